@@ -1,0 +1,40 @@
+package imapwire
+
+import "strconv"
+
+// MaxQuoted is the longest value that AppendString writes as a quoted string.
+const MaxQuoted = 512
+
+// AppendString writes s as a quoted string when every reader can parse it as one, otherwise as a
+// non-synchronising literal. Nothing is ever escaped: RFC 3656 knows no escapes, and several Cyrus
+// releases read quoted strings but not literals.
+func AppendString[T ~string | ~[]byte](dst []byte, s T) []byte {
+	if Quotable(s) {
+		dst = append(dst, '"')
+		dst = append(dst, s...)
+		return append(dst, '"')
+	}
+	return AppendLiteral(dst, s)
+}
+
+// AppendLiteral writes s as {n+} CRLF octets.
+func AppendLiteral[T ~string | ~[]byte](dst []byte, s T) []byte {
+	dst = append(dst, '{')
+	dst = strconv.AppendInt(dst, int64(len(s)), 10)
+	dst = append(dst, "+}\r\n"...)
+	return append(dst, s...)
+}
+
+// Quotable reports whether s may stand between quotes unescaped.
+func Quotable[T ~string | ~[]byte](s T) bool {
+	if len(s) > MaxQuoted {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= 0x80, c == 0, c == '\r', c == '\n', c == '"', c == '\\':
+			return false
+		}
+	}
+	return true
+}
