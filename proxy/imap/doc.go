@@ -1,0 +1,2 @@
+// Package imap is the IMAP frontend.
+package imap
