@@ -1,0 +1,152 @@
+// Package dialogue writes down what two programs say to each other: a TCP relay that keeps the
+// lines of both directions.
+package dialogue
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+)
+
+// maxKept bounds the octets that a Relay keeps; later ones still pass.
+const maxKept = 64 << 20
+
+// Line is one line of one side, without its end.
+type Line struct {
+	Conn   int  // connections count from 1
+	Client bool // said by the one that connected
+	Text   string
+}
+
+func (l Line) String() string {
+	who := "S"
+	if l.Client {
+		who = "C"
+	}
+	return fmt.Sprintf("#%d %s: %q", l.Conn, who, l.Text)
+}
+
+// Relay leads connections to a server and keeps the lines. It is safe for concurrent use.
+type Relay struct {
+	listener net.Listener
+	target   string
+
+	mu    sync.Mutex
+	lines []Line
+	kept  int
+	conns map[net.Conn]bool
+	count int
+	wg    sync.WaitGroup
+}
+
+// Listen starts a relay on addr ("127.0.0.1:0") that leads to target.
+func Listen(addr, target string) (*Relay, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{listener: l, target: target, conns: map[net.Conn]bool{}}
+	r.wg.Add(1)
+	go r.accept()
+	return r, nil
+}
+
+// Addr is where the relay listens.
+func (r *Relay) Addr() string { return r.listener.Addr().String() }
+
+// Take returns what has been said since the last Take, in the order of its arrival.
+func (r *Relay) Take() []Line {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lines := r.lines
+	r.lines, r.kept = nil, 0
+	return lines
+}
+
+// Close ends the relay and its connections.
+func (r *Relay) Close() {
+	r.listener.Close()
+	r.mu.Lock()
+	for c := range r.conns {
+		c.Close()
+	}
+	r.conns = nil
+	r.mu.Unlock()
+	r.wg.Wait()
+}
+
+func (r *Relay) accept() {
+	defer r.wg.Done()
+	for {
+		client, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", r.target)
+		if err != nil {
+			client.Close()
+			continue
+		}
+		r.mu.Lock()
+		if r.conns == nil {
+			r.mu.Unlock()
+			client.Close()
+			server.Close()
+			return
+		}
+		r.count++
+		n := r.count
+		r.conns[client], r.conns[server] = true, true
+		r.mu.Unlock()
+		r.wg.Add(2)
+		go r.pump(n, true, server, client)
+		go r.pump(n, false, client, server)
+	}
+}
+
+func (r *Relay) pump(conn int, fromClient bool, dst, src net.Conn) {
+	defer r.wg.Done()
+	io.Copy(dst, io.TeeReader(src, &splitter{relay: r, conn: conn, client: fromClient}))
+	dst.Close()
+	src.Close()
+	r.mu.Lock()
+	delete(r.conns, dst)
+	delete(r.conns, src)
+	r.mu.Unlock()
+}
+
+// splitter cuts one direction into lines.
+type splitter struct {
+	relay  *Relay
+	conn   int
+	client bool
+	rest   []byte
+}
+
+func (s *splitter) Write(p []byte) (int, error) {
+	s.rest = append(s.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(s.rest, []byte("\n"))
+		if !ok {
+			break
+		}
+		s.relay.keep(Line{s.conn, s.client, strings.TrimSuffix(string(line), "\r")})
+		s.rest = rest
+	}
+	if len(s.rest) > 1<<20 { // no line protocol
+		s.rest = nil
+	}
+	return len(p), nil
+}
+
+func (r *Relay) keep(l Line) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept < maxKept {
+		r.lines = append(r.lines, l)
+		r.kept += len(l.Text)
+	}
+}
