@@ -6,17 +6,21 @@
 package backend
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/emersion/go-sasl"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/mbox"
@@ -64,7 +68,7 @@ type Verification uint8
 
 const (
 	VerifyCA   Verification = iota // signed by RootCAs; the name does not matter
-	VerifyName                     // signed by RootCAs, for Settings.TLSName
+	VerifyName                     // signed by RootCAs, for Settings.TLSName or the host
 	VerifyPin                      // the key's SHA-256 is one of Settings.Pins
 	VerifyNone                     // any
 )
@@ -84,7 +88,7 @@ type Settings struct {
 
 	Authname string   // our identity there
 	Password string   // its password
-	Mechs    []string // SASL mechanisms in order of preference; nil means EXTERNAL (with Certificate), SCRAM-SHA-256, SCRAM-SHA-1, PLAIN
+	Mechs    []string // SASL mechanisms in order of preference; nil for the usual
 	// AllowPlaintext permits PLAIN in clear beyond loopback.
 	AllowPlaintext bool
 
@@ -102,40 +106,118 @@ type Config struct {
 }
 
 // Set is all servers. It is safe for concurrent use.
-type Set struct{}
+type Set struct {
+	log     *slog.Logger
+	metrics metrics
+
+	mu      sync.RWMutex
+	cfg     Config
+	servers map[mbox.Server]*server // those used so far
+}
 
 // New returns a set. It dials nothing.
-func New(cfg Config) *Set { return &Set{} }
+func New(cfg Config) *Set {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Set{log: cfg.Logger, metrics: newMetrics(cfg.Metrics), cfg: cfg, servers: make(map[mbox.Server]*server)}
+}
+
+// Update replaces the settings. Open connections and what is known about failures stay.
+func (s *Set) Update(def Settings, servers map[mbox.Server]Settings) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Default, s.cfg.Servers = def, servers
+	for _, srv := range s.servers {
+		srv.sessions = tls.NewLRUClientSessionCache(sessionCache)
+	}
+}
 
 // Known reports whether server has settings of its own.
-func (s *Set) Known(server mbox.Server) bool { return false }
+func (s *Set) Known(server mbox.Server) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.cfg.Servers[server]
+	return ok
+}
 
 // Servers returns the servers with settings of their own, sorted.
-func (s *Set) Servers() []mbox.Server { return nil }
+func (s *Set) Servers() []mbox.Server {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.cfg.Servers))
+}
 
 // Settings returns what holds for server; the host is filled in.
-func (s *Set) Settings(server mbox.Server) Settings { return Settings{} }
-
-// Dial connects to a service of a server, over TLS if the policy is Implicit. It tries every address
-// for at most 2 s, for 5 s in all. A server that failed three times in a row is left alone for 5 s,
-// doubling to 60 s, then tried by one caller at a time.
-//
-// A connection counts as good once the first octet has been read from it, and as failed if reading
-// ends or times out before that: set a read deadline for the greeting.
-func (s *Set) Dial(ctx context.Context, server mbox.Server, svc Service) (*Conn, error) {
-	return nil, ErrUnreachable
+func (s *Set) Settings(server mbox.Server) Settings {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.settings(server)
 }
 
-// SASL chooses a mechanism among those a server offers and returns its client, to act as authz (""
-// for ourselves). secured is Conn.Secured. The client's Start gives the same mechanism. An
-// initial response of nil means none. Errors wrap ErrNoMechanism.
-func (s *Set) SASL(server mbox.Server, offered []string, authz string, secured bool) (mech string, client sasl.Client, err error) {
-	return "", nil, ErrNoMechanism
+func (s *Set) settings(server mbox.Server) Settings {
+	set, known := s.cfg.Servers[server]
+	if !known {
+		set = s.cfg.Default
+		set.Host = ""
+	}
+	if set.Host != "" {
+		return set
+	}
+	// Cyrus: a server is named host, host:port or host:port/option; the port is that of IMAP, and
+	// the option tls asks for TLS from the first octet.
+	name, option, _ := strings.Cut(string(server), "/")
+	if option == "tls" {
+		set.TLS = Implicit
+	}
+	set.Host = name
+	if host, port, err := net.SplitHostPort(name); err == nil {
+		set.Host = host
+		if n, err := strconv.Atoi(port); err == nil && set.Ports[IMAP] == 0 {
+			set.Ports = maps.Clone(set.Ports)
+			if set.Ports == nil {
+				set.Ports = make(map[Service]int)
+			}
+			set.Ports[IMAP] = n
+		}
+	}
+	return set
 }
 
-// LoginFailed notes that a server refused our own identity, which an operator must hear of. It does
-// not open the breaker.
-func (s *Set) LoginFailed(server mbox.Server, svc Service, err error) {}
+var defaultPorts = map[TLSPolicy][services]int{
+	NoTLS:    {143, 2003, 110, 4190},
+	StartTLS: {143, 2003, 110, 4190},
+	Implicit: {993, 2003, 995, 4190},
+}
+
+func (set Settings) port(svc Service) int {
+	if n := set.Ports[svc]; n != 0 {
+		return n
+	}
+	return defaultPorts[set.TLS][svc]
+}
+
+// server is what is known about one server from using it.
+type server struct {
+	name     mbox.Server
+	conns    atomic.Int64
+	sessions tls.ClientSessionCache
+	breakers [services]breaker
+}
+
+const sessionCache = 32
+
+// use returns the settings of a server and what is known about it.
+func (s *Set) use(name mbox.Server) (Settings, *server, tls.ClientSessionCache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	srv := s.servers[name]
+	if srv == nil {
+		srv = &server{name: name, sessions: tls.NewLRUClientSessionCache(sessionCache)}
+		s.servers[name] = srv
+	}
+	return s.settings(name), srv, srv.sessions
+}
 
 // State describes one service of one server for status output.
 type State struct {
@@ -150,25 +232,29 @@ type State struct {
 }
 
 // State returns the states of the services of server that have been used.
-func (s *Set) State(server mbox.Server) []State { return nil }
-
-// Conn is a connection to a backend.
-type Conn struct {
-	net.Conn
+func (s *Set) State(name mbox.Server) []State {
+	s.mu.RLock()
+	srv := s.servers[name]
+	s.mu.RUnlock()
+	if srv == nil {
+		return nil
+	}
+	var states []State
+	for svc := range services {
+		if st := srv.breakers[svc].status(); st.Breaker != "" {
+			st.Server, st.Service = name, svc
+			states = append(states, st)
+		}
+	}
+	return states
 }
 
-// NeedStartTLS reports whether the policy demands StartTLS and it has not happened yet.
-func (c *Conn) NeedStartTLS() bool { return false }
-
-// StartTLS performs the handshake, after the server has agreed. Drop whatever was buffered before.
-// After an error, which wraps ErrTLS, the connection must be closed.
-func (c *Conn) StartTLS(ctx context.Context) error { return ErrTLS }
-
-// Secured reports whether a password may be sent: TLS, or a server on this host.
-func (c *Conn) Secured() bool { return false }
-
-// CloseWrite ends our direction; the server's may go on.
-func (c *Conn) CloseWrite() error { return nil }
-
-// Server returns the name the connection was dialled by.
-func (c *Conn) Server() mbox.Server { return "" }
+// LoginFailed notes that a server refused our own identity, which an operator must hear of. It does
+// not open the breaker, and is logged once a minute for each server and service.
+func (s *Set) LoginFailed(name mbox.Server, svc Service, err error) {
+	_, srv, _ := s.use(name)
+	s.metrics.logins.WithLabelValues(string(name), svc.String()).Inc()
+	if srv.breakers[svc].alarm() {
+		s.log.Error("backend refuses our identity", "backend", string(name), "service", svc.String(), "err", err)
+	}
+}

@@ -1,0 +1,116 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	breakAfter = 3 // failures in a row
+	breakFirst = 5 * time.Second
+	breakMost  = 60 * time.Second
+	alarmEvery = time.Minute
+)
+
+// breaker keeps callers from waiting for a server that does not answer. Closed, it lets everybody
+// through; open, nobody; when its time is over, one caller goes and finds out for all.
+type breaker struct {
+	mu       sync.Mutex
+	used     bool
+	failures int // in a row
+	delay    time.Duration
+	retryAt  time.Time // zero while closed
+	probing  bool
+	conns    int
+	lastErr  error
+	lastAt   time.Time
+	alarmed  time.Time
+}
+
+// admit reports whether a caller may go; probe is true for the one who goes on behalf of all and
+// must say how it ended.
+func (b *breaker) admit(now time.Time) (probe bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = true
+	switch {
+	case b.retryAt.IsZero():
+		return false, nil
+	case b.probing || now.Before(b.retryAt):
+		return false, fmt.Errorf("%w (%w)", ErrBreakerOpen, b.lastErr)
+	}
+	b.probing = true
+	return true, nil
+}
+
+// ok closes the breaker.
+func (b *breaker) ok() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failures, b.delay, b.retryAt, b.probing = 0, 0, time.Time{}, false
+}
+
+// failed counts a failure. Those of callers who had left before the breaker opened change nothing.
+func (b *breaker) failed(now time.Time, probe bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failures++
+	b.lastErr, b.lastAt = withoutSentinel(err), now
+	if !probe && (b.failures < breakAfter || !b.retryAt.IsZero()) {
+		return
+	}
+	b.probing = false
+	b.delay = min(max(2*b.delay, breakFirst), breakMost)
+	b.retryAt = now.Add(time.Duration(float64(b.delay) * (0.8 + 0.4*rand.Float64())))
+}
+
+// undecided ends a probe that found out nothing; the next caller may try at once.
+func (b *breaker) undecided() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.probing = false
+}
+
+func (b *breaker) count(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conns += n
+}
+
+// alarm reports whether it is time to alarm again.
+func (b *breaker) alarm() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.alarmed) < alarmEvery {
+		return false
+	}
+	b.alarmed = time.Now()
+	return true
+}
+
+// status returns an empty Breaker for one that was never used.
+func (b *breaker) status() State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.used {
+		return State{}
+	}
+	st := State{Breaker: "closed", Failures: b.failures, RetryAt: b.retryAt, Conns: b.conns, LastAt: b.lastAt}
+	switch {
+	case b.probing:
+		st.Breaker = "half-open"
+	case !b.retryAt.IsZero():
+		st.Breaker = "open"
+	}
+	if b.lastErr != nil {
+		st.LastError = b.lastErr.Error()
+	}
+	return st
+}
+
+// withoutSentinel keeps the text of the last failure but not its identity: what was a TLS failure
+// then is an open breaker now.
+func withoutSentinel(err error) error { return errors.New(err.Error()) }

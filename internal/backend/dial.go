@@ -1,0 +1,201 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+const (
+	dialEach = 2 * time.Second
+	dialAll  = 5 * time.Second
+)
+
+// Dial connects to a service of a server, over TLS if the policy is Implicit. It tries every address
+// for at most 2 s, for 5 s in all. A server that failed three times in a row is left alone for 5 s,
+// doubling to 60 s, then tried by one caller at a time.
+//
+// A connection counts as good once the first octet has been read from it, and as failed if reading
+// ends or times out before that: set a read deadline for the greeting.
+func (s *Set) Dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, error) {
+	conn, err := s.dial(ctx, name, svc)
+	result := "ok"
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, ErrBreakerOpen):
+		result = "breaker"
+	case errors.Is(err, ErrBusy):
+		result = "busy"
+	case errors.Is(err, ErrTLS):
+		result = "tls"
+	default:
+		result = "unreachable"
+	}
+	s.metrics.dials.WithLabelValues(string(name), svc.String(), result).Inc()
+	return nil, fmt.Errorf("dialling %s of %s: %w", svc, name, err)
+}
+
+func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, error) {
+	set, srv, sessions := s.use(name)
+	if n := srv.conns.Add(1); set.MaxConns > 0 && n > int64(set.MaxConns) {
+		srv.conns.Add(-1)
+		return nil, ErrBusy
+	}
+	b := &srv.breakers[svc]
+	probe, err := b.admit(time.Now())
+	if err != nil {
+		srv.conns.Add(-1)
+		return nil, err
+	}
+	b.count(1)
+	c := &Conn{set: s, settings: set, srv: srv, svc: svc, sessions: sessions, probe: probe}
+	began := time.Now()
+	if err := c.open(ctx); err != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			c.judge(nil, false)
+		} else {
+			c.judge(err, true)
+		}
+		c.Close()
+		return nil, err
+	}
+	s.metrics.dials.WithLabelValues(string(name), svc.String(), "ok").Inc()
+	s.metrics.seconds.WithLabelValues(svc.String()).Observe(time.Since(began).Seconds())
+	return c, nil
+}
+
+// open tries the addresses in the order in which the resolver prefers them.
+func (c *Conn) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialAll)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", c.settings.Host)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	port := strconv.Itoa(c.settings.port(c.svc))
+	dialer := net.Dialer{
+		Timeout:         dialEach,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
+		Control:         boundRetransmission,
+	}
+	if c.settings.Bind.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.settings.Bind, 0))
+	}
+	var errs []error
+	for _, addr := range addrs {
+		if bind := c.settings.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
+			continue
+		}
+		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(addr.Unmap().String(), port))
+		if err == nil {
+			c.raw, c.Conn = conn, conn
+			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Inc()
+			break
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
+		}
+	}
+	if c.Conn == nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(errs...))
+	}
+	if c.settings.TLS == Implicit {
+		return c.StartTLS(ctx)
+	}
+	return nil
+}
+
+// Conn is a connection to a backend. Reading and writing may go on at the same time; Close and the
+// deadlines may be called at any time, also during StartTLS.
+type Conn struct {
+	net.Conn // replaced by StartTLS
+	raw      net.Conn
+
+	set      *Set
+	settings Settings
+	srv      *server
+	svc      Service
+	sessions tls.ClientSessionCache
+	probe    bool
+
+	judged sync.Once
+	closed sync.Once
+	mu     sync.Mutex // for replacing Conn against Close
+	secure bool
+}
+
+// judge tells the breaker, once, what this connection says about the server.
+func (c *Conn) judge(err error, decided bool) {
+	c.judged.Do(func() {
+		b := &c.srv.breakers[c.svc]
+		switch {
+		case decided && err == nil:
+			b.ok()
+		case decided:
+			b.failed(time.Now(), c.probe, err)
+		case c.probe:
+			b.undecided()
+		}
+	})
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.judge(nil, true)
+	} else if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.judge(fmt.Errorf("connected, but no greeting: %w", err), true)
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *Conn) Close() error {
+	var err error
+	c.closed.Do(func() {
+		c.judge(nil, false)
+		c.srv.conns.Add(-1)
+		c.srv.breakers[c.svc].count(-1)
+		c.mu.Lock()
+		conn := c.Conn
+		c.mu.Unlock()
+		if conn != nil {
+			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Dec()
+			err = conn.Close()
+		}
+	})
+	return err
+}
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error { return c.raw.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.raw.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadline(t) }
+
+// CloseWrite ends our direction; the server's may go on.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// Server returns the name the connection was dialled by.
+func (c *Conn) Server() mbox.Server { return c.srv.name }
+
+// Service returns the protocol spoken.
+func (c *Conn) Service() Service { return c.svc }
