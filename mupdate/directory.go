@@ -1,0 +1,42 @@
+package mupdate
+
+import (
+	"context"
+
+	"murder/internal/mbox"
+)
+
+// Directory is the map of mailboxes as this package needs it. A cluster node satisfies it. All
+// methods are called concurrently.
+type Directory interface {
+	// Write decides writes in order, all or none: one verdict for each, or an error. An error that
+	// is not mbox.ErrUnavailable means that the outcome is unknown. What was decided is in View
+	// when it returns.
+	Write(context.Context, []mbox.Write) ([]mbox.Verdict, error)
+	// Barrier returns once everything committed before the call is in View.
+	Barrier(context.Context) (uint64, error)
+	// View returns the newest local copy; it is cheap and does not wait.
+	View() mbox.View
+	// Changes waits for changes after the index and returns them in order with the index up to
+	// which they are complete. mbox.ErrLagged means that they are no longer kept.
+	Changes(ctx context.Context, after uint64) ([]mbox.Change, uint64, error)
+	// Synced reports whether View has ever been complete.
+	Synced() bool
+}
+
+// The interfaces below are optional: a View that has them makes the answers safer.
+
+// ConflictView knows names that two backends claim and on which no operator has decided yet.
+type ConflictView interface {
+	InConflict(mbox.Name) bool
+}
+
+// TransferView knows whether the session that began the transfer of a name is still there.
+type TransferView interface {
+	TransferOrphaned(mbox.Name) bool
+}
+
+// TombstoneView walks names that were deleted not long ago, in mbox.OrderDB.
+type TombstoneView interface {
+	Tombstones(yield func(mbox.Name) bool)
+}

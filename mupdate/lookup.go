@@ -1,0 +1,185 @@
+package mupdate
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// find answers FIND (RFC 3656 section 4.5): at most one row. A voter confirms its copy first; a
+// learner that cannot goes on with what it has.
+func (c *conn) find(f *frame, args []string) error {
+	learner := c.srv.cfg.Upstream != ""
+	limit := c.srv.cfg.CommandTimeout
+	if learner {
+		limit = c.srv.cfg.NoopTimeout
+	}
+	if err := c.barrier(limit); err != nil {
+		if !learner {
+			c.reply(f.tag, "NO", noQuorum)
+			return nil
+		}
+		c.srv.metrics.stale.Inc()
+	}
+	view := c.srv.cfg.Directory.View()
+	e, ok := view.Get(c.name(args[0]))
+	if ok {
+		if text := c.protect(view, &e); text != "" {
+			c.reply(f.tag, "NO", text)
+			return nil
+		}
+		c.out.row(f.tag, &e)
+	}
+	c.reply(f.tag, "OK", "Search completed")
+	return nil
+}
+
+// list answers LIST (RFC 3656 section 4.6): one copy, not older than the command, in the order of the
+// client's own list. A learner does not answer from an unconfirmed copy either, because ctl_mboxlist
+// deletes by the answer.
+func (c *conn) list(f *frame, args []string) error {
+	prefix := ""
+	if len(args) > 0 {
+		prefix = args[0]
+	}
+	if prefix != "" {
+		c.session.Flags |= mbox.Sync
+		if server, _, ok := strings.Cut(prefix, "!"); ok {
+			c.learn(mbox.Server(server))
+		}
+	}
+	if err := c.barrier(c.srv.cfg.CommandTimeout); err != nil {
+		c.reply(f.tag, "NO", noQuorum)
+		return nil
+	}
+	err := c.dump(c.srv.cfg.Directory.View(), f.tag, func(e *mbox.Entry) bool {
+		return strings.HasPrefix(string(e.Location), prefix)
+	})
+	if err != nil {
+		return err
+	}
+	c.reply(f.tag, "OK", "list complete")
+	return nil
+}
+
+// dump writes the wanted records of a copy in the session's order.
+func (c *conn) dump(view mbox.View, tag string, want func(*mbox.Entry) bool) error {
+	limit := time.Now().Add(c.srv.cfg.DumpTimeout)
+	var err error
+	inOrder(view, c.order, func(e *mbox.Entry) bool {
+		if want(e) {
+			c.out.row(tag, e)
+			if len(c.out.buf) >= flushAt {
+				err = c.flushBy(limit)
+			}
+		}
+		return err == nil
+	})
+	return err
+}
+
+// inOrder walks a copy in any order; only that of the copy itself is free of sorting.
+func inOrder(view mbox.View, order mbox.Order, yield func(*mbox.Entry) bool) {
+	if order == mbox.OrderDB {
+		var e mbox.Entry
+		view.Ascend("", func(next mbox.Entry) bool {
+			e = next
+			return yield(&e)
+		})
+		return
+	}
+	all := make([]mbox.Entry, 0, view.Len())
+	view.Ascend("", func(e mbox.Entry) bool { all = append(all, e); return true })
+	slices.SortFunc(all, func(a, b mbox.Entry) int { return order.Compare(a.Name, b.Name) })
+	for i := range all {
+		if !yield(&all[i]) {
+			return
+		}
+	}
+}
+
+// protect withholds the truth where ctl_mboxlist -m would destroy the asking backend's mailbox over
+// it: FIND that names another server makes it wipe its own copy, NO does not.
+func (c *conn) protect(view mbox.View, e *mbox.Entry) string {
+	backend := c.session.Flags&mbox.Sync != 0 || len(c.bound) > 0
+	holder := e.Location.Server()
+	if !backend || len(c.session.Servers) == 0 || c.speaksFor(holder) {
+		return ""
+	}
+	switch e.State {
+	case mbox.Active:
+		if v, ok := view.(ConflictView); ok && v.InConflict(e.Name) {
+			return conflictText(e.Name, e.Location)
+		}
+		if c.brake.count(holder, c.srv) {
+			return conflictText(e.Name, e.Location)
+		}
+	case mbox.Reserved:
+		if v, ok := view.(TransferView); ok && e.Transfer && v.TransferOrphaned(e.Name) {
+			return inTransfer
+		}
+	}
+	return ""
+}
+
+// conflictBrake stops a backend whose servername has changed from being told, name by name, that all
+// its mailboxes live on its former self.
+type conflictBrake struct {
+	holder  mbox.Server
+	names   int
+	alarmed bool
+}
+
+// count reports whether the brake is on for one more name held by holder.
+func (b *conflictBrake) count(holder mbox.Server, s *Server) bool {
+	if s.cfg.ConflictBrake < 0 || s.seen.lately(holder) {
+		return false
+	}
+	if b.holder != holder {
+		b.holder, b.names = holder, 0
+	}
+	b.names++
+	if b.names <= s.cfg.ConflictBrake {
+		return false
+	}
+	if !b.alarmed {
+		b.alarmed = true
+		s.metrics.alarms.Inc()
+		s.log.Error("a backend asks for many names held by a server that has not been seen: was it renamed? answers are withheld",
+			"backend", holder, "names", b.names)
+	}
+	return true
+}
+
+// sightings remembers which servers have spoken to this node not long ago. Backends come for one
+// command at a time, so an open connection is no measure.
+type sightings struct {
+	mu   sync.Mutex
+	last map[mbox.Server]time.Time
+}
+
+const (
+	sightingLasts = time.Hour
+	maxSightings  = 4096
+)
+
+func (s *sightings) note(server mbox.Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == nil {
+		s.last = make(map[mbox.Server]time.Time)
+	}
+	if _, ok := s.last[server]; ok || len(s.last) < maxSightings {
+		s.last[server] = time.Now()
+	}
+}
+
+func (s *sightings) lately(server mbox.Server) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.last[server]
+	return ok && time.Since(at) < sightingLasts
+}

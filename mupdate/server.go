@@ -1,0 +1,185 @@
+package mupdate
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrServerClosed is what Serve returns after Shutdown.
+var ErrServerClosed = errors.New("mupdate server closed")
+
+// Server serves MUPDATE on any number of listeners. Its methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	nonce   string // drawn at start, part of every session id
+	counter atomic.Uint64
+	closing atomic.Bool
+	ctx     context.Context // ends when sessions must give up
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // sessions
+	guard   shrinkGuard
+	seen    sightings
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+}
+
+// New returns a server that is not serving yet. It panics without a Directory or without Auth.
+func New(cfg Config) *Server {
+	if cfg.Directory == nil || cfg.Auth == nil {
+		panic("mupdate: Config needs Directory and Auth")
+	}
+	cfg.setDefaults()
+	var nonce [6]byte
+	rand.Read(nonce[:])
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{
+		cfg:       cfg,
+		log:       cfg.Logger,
+		metrics:   newMetrics(cfg.Metrics),
+		nonce:     hex.EncodeToString(nonce[:]),
+		ctx:       ctx,
+		cancel:    cancel,
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+	}
+}
+
+// Serve accepts connections until Shutdown or a fatal error of the listener, which it closes. A
+// listener whose connections are *tls.Conn serves implicit TLS.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	s.mu.Lock()
+	if s.closing.Load() {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case s.closing.Load():
+			if err == nil {
+				nc.Close()
+			}
+			return ErrServerClosed
+		case err == nil:
+			pause = 0
+			s.admit(nc)
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accepting mupdate connections: %w", err)
+		default: // out of file descriptors, most likely
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log.Warn("accepting a connection failed", "err", err)
+			select {
+			case <-time.After(pause):
+			case <-s.ctx.Done():
+			}
+		}
+	}
+}
+
+func (s *Server) admit(nc net.Conn) {
+	c := newConn(s, nc)
+	s.mu.Lock()
+	switch {
+	case s.closing.Load():
+		s.mu.Unlock()
+		nc.Close()
+		return
+	case len(s.conns) >= s.cfg.MaxConnections:
+		s.mu.Unlock()
+		s.metrics.connections.WithLabelValues("refused").Inc()
+		if _, encrypted := nc.(*tls.Conn); !encrypted {
+			nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			nc.Write([]byte("* BYE \"Server Unable\"\r\n"))
+		}
+		nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	s.metrics.connections.WithLabelValues("accepted").Inc()
+	s.metrics.open.Inc()
+	go s.run(c)
+}
+
+// run is the life of one connection. A panic ends this one only.
+func (s *Server) run(c *conn) {
+	defer s.wg.Done()
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("panic in a session", "conn", c.session.ID, "err", r, "stack", string(debug.Stack()))
+			c.base.Close()
+		}
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		s.metrics.open.Dec()
+		c.endSession()
+	}()
+	c.serve()
+}
+
+func (s *Server) sessionID() string {
+	return s.cfg.NodeID + "-" + s.nonce + "-" + strconv.FormatUint(s.counter.Add(1), 36)
+}
+
+// Shutdown closes the listeners, lets every session finish the commands it has received and say BYE,
+// and waits. When ctx ends first, what is left is cut off and ctx's error returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing.Store(true)
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	for c := range s.conns {
+		c.interrupt()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	defer s.cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.cancel()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.base.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return ctx.Err()
+}
+
+// Connections returns the number of open connections.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// AllowShrink lets the next dump through although it holds less than half of what the one before
+// held. An operator confirms with it that the records are really gone.
+func (s *Server) AllowShrink() { s.guard.set(0) }

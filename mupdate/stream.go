@@ -1,0 +1,233 @@
+package mupdate
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// stream is the part of a session after UPDATE. Its goroutine owns the connection's output; the
+// session's goroutine goes on reading and posts its answers here, because a NOOP may be answered only
+// after the rows before it.
+type stream struct {
+	c     *conn
+	tag   string
+	hosts []mbox.Server
+	after uint64 // rows up to this index are out
+	ctx   context.Context
+	stop  context.CancelFunc
+
+	posts   chan post
+	waiting []post
+	done    chan struct{}
+
+	mu   sync.Mutex
+	wake context.CancelFunc // interrupts the wait for changes
+}
+
+// post is an answer to be sent once rows up to after are out. The zero word is a go-ahead.
+type post struct {
+	tag, word, text string
+	after           uint64
+	last            bool // end the stream behind it
+}
+
+func newStream(c *conn, tag string, hosts []mbox.Server, after uint64) *stream {
+	s := &stream{c: c, tag: tag, hosts: hosts, after: after, posts: make(chan post, 16), done: make(chan struct{})}
+	s.ctx, s.stop = context.WithCancel(c.srv.ctx)
+	c.srv.metrics.streams.Inc()
+	return s
+}
+
+func (s *stream) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// post hands an answer over. It waits when many are outstanding.
+func (s *stream) post(p post) {
+	select {
+	case s.posts <- p:
+	case <-s.done:
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wake != nil {
+		s.wake()
+	}
+}
+
+// finish is called by the session's goroutine at its end: it lets the stream say what err demands,
+// and waits for it.
+func (s *stream) finish(err error) {
+	var b bye
+	switch {
+	case errors.Is(err, errLogout): // its answer has been posted
+		s.post(post{word: "none", last: true})
+	case errors.As(err, &b):
+		s.post(post{tag: "*", word: "BYE", text: string(b), last: true})
+	default:
+		s.stop()
+		s.c.base.Close()
+	}
+	<-s.done
+}
+
+func (s *stream) run() {
+	reason := "error"
+	defer func() {
+		if r := recover(); r != nil {
+			s.c.log.Error("panic in a stream", "err", r, "stack", string(debug.Stack()))
+		}
+		s.stop()
+		s.c.srv.metrics.streams.Dec()
+		s.c.srv.metrics.streamsEnded.WithLabelValues(reason).Inc()
+		close(s.done)
+		s.c.interrupt()
+	}()
+	err := s.follow()
+	var timeout interface{ Timeout() bool }
+	switch {
+	case err == nil || s.ctx.Err() != nil:
+		reason = "closed"
+	case errors.Is(err, mbox.ErrLagged):
+		reason = "lagged"
+		s.c.out.status("*", "BYE", "stream fell behind, start again")
+		s.c.flush()
+	case errors.As(err, &timeout) && timeout.Timeout():
+		reason = "slow"
+	}
+	if err != nil && reason != "closed" {
+		s.c.log.Warn("stream ended", "user", s.c.session.Identity, "reason", reason, "err", err)
+	}
+}
+
+// follow sends changes in log order until the session ends. A change after a quiet time goes out at
+// once; under load they are gathered for at most the coalescing window, in which several changes of
+// one name become the last of them.
+func (s *stream) follow() error {
+	dir := s.c.srv.cfg.Directory
+	var sent time.Time // when rows last went out
+	for {
+		wait, cancel := context.WithCancel(s.ctx)
+		s.mu.Lock()
+		s.wake = cancel
+		s.mu.Unlock()
+		end := s.answer()
+		if err := s.c.flush(); err != nil || end {
+			cancel()
+			return err
+		}
+		if len(s.waiting) == 0 {
+			s.c.out.quiet()
+			pause(wait, s.c.srv.cfg.Coalesce-time.Since(sent))
+		}
+		changes, index, err := dir.Changes(wait, s.after)
+		woken := wait.Err() != nil
+		cancel()
+		switch {
+		case s.ctx.Err() != nil:
+			return nil
+		case err != nil && woken:
+			continue
+		case err != nil:
+			return err
+		}
+		n, err := s.rows(changes)
+		if err != nil {
+			return err
+		}
+		s.after = index
+		if n > 0 {
+			sent = time.Now()
+			s.c.srv.guard.set(dir.View().Len())
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// answer writes the posted answers whose rows are out.
+func (s *stream) answer() (end bool) {
+	for len(s.waiting) < cap(s.posts) {
+		select {
+		case p := <-s.posts:
+			s.waiting = append(s.waiting, p)
+			continue
+		default:
+		}
+		break
+	}
+	n := 0
+	for _, p := range s.waiting {
+		if p.after > s.after {
+			break
+		}
+		n++
+		switch p.word {
+		case "":
+			s.c.out.line(goAheadLine)
+		case "none":
+		default:
+			s.c.out.status(p.tag, p.word, p.text)
+		}
+		if p.last {
+			return true
+		}
+	}
+	s.waiting = slices.Delete(s.waiting, 0, n)
+	return false
+}
+
+// rows writes a batch of changes, each name once.
+func (s *stream) rows(changes []mbox.Change) (n int, err error) {
+	var later map[mbox.Name]int // index of the last change of a name
+	if len(changes) > 1 {
+		later = make(map[mbox.Name]int, len(changes))
+		for i := range changes {
+			if s.wants(&changes[i]) {
+				later[changes[i].Name] = i
+			}
+		}
+	}
+	for i := range changes {
+		ch := &changes[i]
+		if !s.wants(ch) || later != nil && later[ch.Name] != i {
+			continue
+		}
+		s.c.out.row(s.tag, &ch.Entry)
+		n++
+		if len(s.c.out.buf) >= flushAt {
+			if err := s.c.flush(); err != nil {
+				return n, err
+			}
+		}
+	}
+	s.c.srv.metrics.rows.Add(float64(n))
+	return n, s.c.flush()
+}
+
+func (s *stream) wants(ch *mbox.Change) bool {
+	return len(s.hosts) == 0 || slices.Contains(s.hosts, ch.Old.Server()) ||
+		ch.State != mbox.Absent && slices.Contains(s.hosts, ch.Location.Server())
+}
