@@ -41,8 +41,10 @@ type Options struct {
 	NoPush bool                // no ctl_mboxlist -m at the start of a backend
 	Conf   map[string][]string // further imapd.conf lines, by node; "" for every node
 
-	// Backends are called beN.<Domain>; default "rig.test".
+	// Domain ends the names of nodes, be1.<Domain>; default "rig.test".
 	Domain string
+	// Hosts are further names for the nodes' view, with their addresses.
+	Hosts map[string][]string
 }
 
 // Rig is a set of running Cyrus servers.
@@ -116,6 +118,11 @@ func New(o Options) (_ *Rig, err error) {
 	var hosts strings.Builder
 	for _, n := range r.nodes {
 		fmt.Fprintf(&hosts, "%s %s %s\n", n.Host, n.Server, n.Name)
+	}
+	for name, addrs := range o.Hosts {
+		for _, a := range addrs {
+			fmt.Fprintf(&hosts, "%s %s\n", a, name)
+		}
 	}
 	services := fmt.Sprintf("imap %d/tcp\npop3 %d/tcp\nlmtp %d/tcp\nsieve %d/tcp\nmupdate %d/tcp\n",
 		IMAPPort, POP3Port, LMTPPort, SievePort, MupdatePort)

@@ -4,11 +4,7 @@ package cyrus
 
 import (
 	"errors"
-	"strings"
 	"testing"
-	"time"
-
-	"murder/test/imapline"
 )
 
 // The rig by itself: Cyrus's own master, two backends, one frontend.
@@ -50,51 +46,4 @@ func TestRigWithCyrusMaster(t *testing.T) {
 			t.Fatalf("an unknown flag: %v", err)
 		}
 	})
-}
-
-// signOn opens an IMAP session for the length of the test.
-func signOn(t testing.TB, n *Node, user string) *imapline.Conn {
-	t.Helper()
-	c, err := n.IMAP(user)
-	if err != nil {
-		t.Fatalf("%s on %s: %v", user, n.Name, err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-func ok(t testing.TB, c *imapline.Conn, format string, args ...any) imapline.Reply {
-	t.Helper()
-	r, err := c.OK(format, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// patience is how long eventually goes on trying.
-const patience = 20 * time.Second
-
-// eventually tries until it succeeds, for what a server announces to nobody.
-func eventually(t testing.TB, try func() error) {
-	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("still, after %s: %v", patience, err)
-		}
-	}
-}
-
-// inStep runs ctl_mboxlist -mw, which compares a backend's list with the MUPDATE server's and says
-// what it would change: nothing.
-func inStep(t testing.TB, n *Node) {
-	t.Helper()
-	out, err := n.Exec("ctl_mboxlist", "-m", "-w")
-	if err != nil || strings.TrimSpace(out) != "" {
-		t.Errorf("ctl_mboxlist -mw on %s: %v\n%s", n.Name, err, out)
-	}
 }
