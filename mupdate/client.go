@@ -75,7 +75,7 @@ type Greeting struct {
 }
 
 // Client is a connection that has logged in. One goroutine may use it at a time; Close may be called
-// from any. After an error that is not a *ResponseError it is of no more use.
+// from any. After an error that is not a *ResponseError, or is one of BYE, it is of no more use.
 type Client struct {
 	cfg      ClientConfig
 	base, nc net.Conn
@@ -83,6 +83,7 @@ type Client struct {
 	out      output
 	greeting Greeting
 	secured  bool
+	silence  time.Duration // how long a read waits
 	counter  int
 }
 
@@ -140,7 +141,7 @@ func dialOne(ctx context.Context, cfg ClientConfig, host, address string) (*Clie
 		cfg.TLS = cfg.TLS.Clone()
 		cfg.TLS.ServerName = host
 	}
-	c := &Client{cfg: cfg, base: nc, nc: nc}
+	c := &Client{cfg: cfg, base: nc, nc: nc, silence: cfg.Timeout}
 	c.in = input{r: nc, p: parser{literal: 2 * maxLiteral}}
 	c.out.w = nc
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
@@ -152,7 +153,7 @@ func dialOne(ctx context.Context, cfg ClientConfig, host, address string) (*Clie
 		err = c.handshake(ctx)
 	}
 	if err == nil {
-		err = c.readGreeting()
+		err = c.readGreeting(ctx)
 	}
 	if err == nil && cfg.TLSMode == StartTLS {
 		err = c.startTLS(ctx)
@@ -173,7 +174,7 @@ func (c *Client) Close() error { return c.nc.Close() }
 // bounded makes the end of ctx, and a silence of Timeout, end what the connection is doing. Each
 // read renews the latter.
 func (c *Client) bounded(ctx context.Context) (done func()) {
-	c.base.SetDeadline(time.Now().Add(c.cfg.Timeout))
+	c.base.SetDeadline(time.Now().Add(c.silence))
 	stop := context.AfterFunc(ctx, func() { c.base.SetDeadline(time.Unix(1, 0)) })
 	return func() { stop() }
 }
@@ -199,31 +200,27 @@ func (c *Client) read(ctx context.Context) (frame, error) {
 }
 
 func (c *Client) flushAndFill(ctx context.Context) error {
-	if err := c.out.flush(); err != nil {
-		return err
-	}
-	if ctx.Err() == nil {
-		c.base.SetReadDeadline(time.Now().Add(c.cfg.Timeout))
-	}
-	if ctx.Err() != nil {
+	c.base.SetDeadline(time.Now().Add(c.silence))
+	if ctx.Err() != nil { // its deadline may have come before ours
 		return ctx.Err()
 	}
-	if err := c.in.fill(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return err
+	err := c.out.flush()
+	if err == nil {
+		err = c.in.fill()
 	}
-	return nil
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // readGreeting reads up to the line that ends a greeting and ignores what it does not know (RFC 3656
 // section 3.8).
-func (c *Client) readGreeting() error {
+func (c *Client) readGreeting(ctx context.Context) error {
 	c.greeting = Greeting{}
 	g := &c.greeting
 	for {
-		f, err := c.read(context.Background())
+		f, err := c.read(ctx)
 		if err != nil {
 			return err
 		}
@@ -259,7 +256,7 @@ func (c *Client) startTLS(ctx context.Context) error {
 	if err := c.handshake(ctx); err != nil {
 		return err
 	}
-	return c.readGreeting()
+	return c.readGreeting(ctx)
 }
 
 func (c *Client) handshake(ctx context.Context) error {
@@ -319,14 +316,11 @@ func (c *Client) login(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		word, _, _ := strings.Cut(strings.TrimPrefix(line, "A01 "), " ")
-		if bye := strings.HasPrefix(line, "* BYE"); bye || word != line && strings.HasPrefix(line, "A01 ") {
-			text := strings.Trim(line[min(len(line), 5+len(word)):], `"`)
-			if bye {
-				return &ResponseError{"BYE", strings.Trim(line[5:], ` "`)}
-			}
-			if word != "OK" {
-				return &ResponseError{word, text}
+		// A challenge is bare base64, so a line with a space in it is the end.
+		if _, rest, over := strings.Cut(line, " "); over {
+			word, text, _ := strings.Cut(rest, " ")
+			if word = strings.ToUpper(word); word != "OK" {
+				return &ResponseError{word, strings.Trim(text, `"`)}
 			}
 			break
 		}

@@ -148,17 +148,11 @@ func (c *Client) Batch(ctx context.Context, writes []mbox.Write) (errs []error, 
 	defer c.bounded(ctx)()
 	sent := 0
 	for len(errs) < len(writes) {
-		for ; sent < len(writes) && sent-len(errs) < window; sent++ {
-			w := &writes[sent]
-			switch w.Kind {
-			case mbox.Reserve, mbox.Deactivate:
-				c.command(w.Kind.String(), string(w.Name), string(w.Location))
-			case mbox.Activate:
-				c.command(w.Kind.String(), string(w.Name), string(w.Location), string(w.ACL))
-			case mbox.Delete:
-				c.command(w.Kind.String(), string(w.Name))
-			default:
-				return errs, fmt.Errorf("mupdate cannot send a %v", w.Kind)
+		if sent-len(errs) <= window/2 { // not one command for each answer
+			for ; sent < len(writes) && sent-len(errs) < window; sent++ {
+				if err := c.send(&writes[sent]); err != nil {
+					return errs, err
+				}
 			}
 		}
 		f, err := c.read(ctx)
@@ -170,16 +164,22 @@ func (c *Client) Batch(ctx context.Context, writes []mbox.Write) (errs []error, 
 			return errs, err
 		}
 		errs = append(errs, err)
-		// Send the next half window in one go rather than one command for each answer.
-		for sent-len(errs) > window/2 && len(errs) < len(writes) {
-			f, ok, _, err := c.in.next()
-			if err != nil || !ok {
-				break
-			}
-			errs = append(errs, completion(&f))
-		}
 	}
 	return errs, nil
+}
+
+func (c *Client) send(w *mbox.Write) error {
+	switch w.Kind {
+	case mbox.Reserve, mbox.Deactivate:
+		c.command(w.Kind.String(), string(w.Name), string(w.Location))
+	case mbox.Activate:
+		c.command(w.Kind.String(), string(w.Name), string(w.Location), string(w.ACL))
+	case mbox.Delete:
+		c.command(w.Kind.String(), string(w.Name))
+	default:
+		return fmt.Errorf("mupdate cannot send a %v", w.Kind)
+	}
+	return nil
 }
 
 // Events are the callbacks of a follower, called by one goroutine. Each may be nil.
@@ -207,8 +207,7 @@ func (c *Client) Update(ctx context.Context, hosts []mbox.Server, ev Events) err
 	if ev.Begin != nil {
 		ev.Begin()
 	}
-	timeout := c.cfg.Timeout
-	defer func() { c.cfg.Timeout = timeout }()
+	defer func() { c.silence = c.cfg.Timeout }()
 	synced, probed := false, false
 	for {
 		f, err := c.read(ctx)
@@ -231,7 +230,7 @@ func (c *Client) Update(ctx context.Context, hosts []mbox.Server, ev Events) err
 		case f.tag == tag && !synced:
 			if err = completion(&f); err == nil {
 				synced = true
-				c.cfg.Timeout = timeout / 3
+				c.silence = c.cfg.Timeout / 3
 				if ev.Synced != nil {
 					err = ev.Synced()
 				}
