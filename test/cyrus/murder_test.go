@@ -259,3 +259,6 @@ func (m *murder) push(t testing.TB, n *Node) {
 		t.Errorf("ctl_mboxlist -m on %s: %v\n%s", n.Name, err, out)
 	}
 }
+
+// rigMupdate is the MUPDATE server that backends are told.
+func (m *murder) rigMupdate() string { return m.Node("be1").mupdate() }

@@ -1,0 +1,115 @@
+//go:build cyrus
+
+package cyrus
+
+import (
+	"strings"
+	"testing"
+
+	"murder/test/mupdateline"
+)
+
+// One name on two backends. The second to CREATE it is refused and keeps nothing.
+func TestSecondCreateIsRefused(t *testing.T) {
+	m := newMurder(t, Options{})
+	be1, be2 := m.Node("be1"), m.Node("be2")
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	admin2 := signOn(t, be2, m.Admin())
+	refused(t, admin2, "CREATE user.u1")
+	m.lives(t, "user.u1", be1)
+	if names, err := admin2.List("user.*"); err != nil || len(names) != 0 {
+		t.Errorf("be2 kept %q (%v)", names, err)
+	}
+	// A rename onto the name is refused as well, and the old name comes back.
+	ok(t, admin2, "CREATE user.u2")
+	refused(t, admin2, "RENAME user.u2 user.u1")
+	m.lives(t, "user.u1", be1)
+	m.push(t, be2) // Cyrus: RENAME has deleted the old name in the map before the new one is refused
+	m.lives(t, "user.u2", be2)
+}
+
+// Two backends hold one name because one of them was cut off while it was made: the start of the
+// second must neither take the name over nor destroy its own copy unseen.
+func TestTwoHoldersOfOneName(t *testing.T) {
+	m := newMurder(t, Options{NoPush: true})
+	m.ours(t)
+	be1, be2 := m.Node("be1"), m.Node("be2")
+	// be2 makes the mailbox while it belongs to no Murder.
+	if err := be2.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := be2.SetMupdate(""); err != nil {
+		t.Fatal(err)
+	}
+	if err := be2.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, signOn(t, be2, m.Admin()), "CREATE user.u1")
+	u1 := signOn(t, be2, "u1")
+	if err := u1.Append("INBOX", "Subject: precious\r\n\r\nhello\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	u1.Close()
+	if err := be2.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	if err := be2.SetMupdate(m.rigMupdate()); err != nil {
+		t.Fatal(err)
+	}
+	if err := be2.Start(); err != nil {
+		t.Fatal(err)
+	}
+
+	// An ACTIVATE of be2 (a SETACL is one) does not move the name.
+	refused(t, signOn(t, be2, m.Admin()), "SETACL user.u1 u3 lrs")
+	m.lives(t, "user.u1", be1)
+
+	// The conflict is known now, and ctl_mboxlist -m leaves both copies alone.
+	out, err := be2.Exec("ctl_mboxlist", "-m")
+	if err != nil {
+		t.Errorf("ctl_mboxlist -m on be2: %v\n%s", err, out)
+	}
+	m.lives(t, "user.u1", be1)
+	ok(t, signOn(t, be2, "u1"), "SELECT INBOX")
+	if r := ok(t, signOn(t, be2, "u1"), "STATUS INBOX (MESSAGES)"); !contains(r.Lines, "MESSAGES 1") {
+		t.Errorf("be2's copy: %q", r.Lines)
+	}
+	m.down = true // the conflict is the operator's to decide
+}
+
+// An identity that is bound to one server cannot touch what another one holds.
+func TestBoundIdentity(t *testing.T) {
+	m := newMurder(t, Options{}, "--mupdate-backend", "only2:labpass=be2.rig.test", "--mupdate-reader", "reader:labpass")
+	m.ours(t)
+	be1 := m.Node("be1")
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	for identity, commands := range map[string][][]string{
+		"only2": {
+			{"ACTIVATE", "user.u1", "be2.rig.test!default", "u1\tlrs\t"},
+			{"RESERVE", "user.u1", "be2.rig.test!default"},
+			{"DEACTIVATE", "user.u1", "be2.rig.test!default"},
+			{"DELETE", "user.u1"},
+			{"ACTIVATE", "user.u5", "be1.rig.test!default", "u5\tlrs\t"},
+		},
+		"reader": {
+			{"ACTIVATE", "user.u5", "be1.rig.test!default", "u5\tlrs\t"},
+			{"DELETE", "user.u1"},
+		},
+	} {
+		for _, addr := range m.nodes {
+			c, err := mupdateline.Login(addr, identity, "labpass")
+			if err != nil {
+				t.Fatalf("%s at %s: %v", identity, addr, err)
+			}
+			for _, cmd := range commands {
+				if _, err := c.Do(cmd[0], cmd[1:]...); err == nil || !strings.Contains(err.Error(), cmd[0]) {
+					t.Errorf("%s at %s: %q is answered %v", identity, addr, cmd, err)
+				}
+			}
+			c.Close()
+		}
+	}
+	m.lives(t, "user.u1", be1)
+	m.gone(t, "user.u5")
+}
