@@ -73,6 +73,8 @@ const (
 	DenyUnknownDelete
 	// DenyUnboundDelete refuses DELETE from a session whose server is not known.
 	DenyUnboundDelete
+	// CompleteTransfer lets a Sync session ACTIVATE over another server's transfer reservation.
+	CompleteTransfer
 )
 
 // Outcome is the decision on a Write. The values travel in the dedupe table: never renumber them.
