@@ -1,0 +1,315 @@
+// Package config is the one file that configures murderd: a typed structure, its defaults, strict
+// reading with positions in every message, and printing.
+//
+// The structure is the documentation: the doc tags become the example file and docs/config.md, so
+// neither can say something else than the code. Keys that are missing keep their defaults, unknown
+// keys are errors, secrets are read from files of their own.
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// Roles of a node.
+const (
+	Coordinator = "coordinator"
+	Frontend    = "frontend"
+	Both        = "both"
+	Agent       = "agent"
+)
+
+// DefaultFile is where murderd looks without --config, DefaultSocket where murderctl does.
+const (
+	DefaultFile   = "/etc/murder/murderd.toml"
+	DefaultSocket = "/run/murder/admin.sock"
+)
+
+// Config is the whole file.
+type Config struct {
+	Node      Node      `toml:"node" doc:"Who this node is. The id must never be used for another machine."`
+	Cluster   Cluster   `toml:"cluster" doc:"The port between nodes, and how the map is replicated."`
+	Admin     Admin     `toml:"admin" doc:"Where murderctl, health checks and metrics reach this node."`
+	Log       Log       `toml:"log" doc:"What is written to standard error."`
+	TLS       TLS       `toml:"tls" doc:"The certificate shown to clients. Nodes among themselves use the cluster's own."`
+	Users     Users     `toml:"users" doc:"Who may log in through the frontends, and how passwords are checked."`
+	Namespace Namespace `toml:"namespace" doc:"How names look to clients. It must agree with imapd.conf on the backends."`
+	Backends  Backends  `toml:"backends" doc:"How backends are reached."`
+	MUPDATE   MUPDATE   `toml:"mupdate" doc:"The server that Cyrus's mupdate_server points at."`
+	IMAP      IMAP      `toml:"imap" doc:"The IMAP frontend."`
+	POP3      Proxy     `toml:"pop3" doc:"The POP3 frontend."`
+	Sieve     Proxy     `toml:"sieve" doc:"The ManageSieve frontend."`
+	LMTP      LMTP      `toml:"lmtp" doc:"Delivery from the MTA."`
+	Socketmap Socketmap `toml:"socketmap" doc:"Look-ups by Postfix: is there such a mailbox, and where?"`
+}
+
+// Node is the identity of this process.
+type Node struct {
+	ID          string `toml:"id" doc:"Name of this node in the cluster. Default: the host name up to its first dot."`
+	Role        string `toml:"role" doc:"coordinator (keeps the map), frontend (serves mail clients), both, or agent (beside a backend)."`
+	DataDir     string `toml:"data_dir" doc:"Directory of the map's copy, the log, and the keys of this node."`
+	Development bool   `toml:"development" doc:"Marks a trial: secrets may stand in this file."`
+}
+
+// Cluster is replication.
+type Cluster struct {
+	Listen            string   `toml:"listen" doc:"Address of the port between nodes."`
+	Advertise         string   `toml:"advertise" doc:"host:port under which other nodes reach it. Default: the host name, if listen names no address."`
+	Timing            string   `toml:"timing" doc:"How soon a silent leader is replaced: lan, lan-fast or wan."`
+	Voters            int      `toml:"voters" doc:"How many coordinators shall vote: 1, 3 or 5."`
+	PromoteAfter      Duration `toml:"promote_after" doc:"How long a new coordinator must keep up before it votes."`
+	SnapshotInterval  Duration `toml:"snapshot_interval" doc:"Time between two looks whether a snapshot of the map is due."`
+	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
+	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
+	ReadyTimeout      Duration `toml:"ready_timeout" doc:"How long to wait at start for a complete map before serving anyway."`
+}
+
+// Admin is the operator's side.
+type Admin struct {
+	Socket string `toml:"socket" doc:"Unix socket of the admin API; who can open it may do everything."`
+	Listen string `toml:"listen" doc:"Address of health checks, metrics and the admin API. Loopback only; \"\" for none."`
+}
+
+// Log is logging.
+type Log struct {
+	Level  string `toml:"level" doc:"debug, info, warn or error. A change takes effect on SIGHUP."`
+	Format string `toml:"format" doc:"text or json."`
+}
+
+// TLS is the certificate for clients.
+type TLS struct {
+	CertFile     string `toml:"cert_file" doc:"Certificate and what signed it, PEM. Read again when it changes."`
+	KeyFile      string `toml:"key_file" doc:"Its private key, PEM."`
+	ClientCAFile string `toml:"client_ca_file" doc:"Authorities whose client certificates log in by EXTERNAL."`
+	MinVersion   string `toml:"min_version" doc:"1.2 or 1.3."`
+}
+
+// Users is authentication on the frontends.
+type Users struct {
+	File           string   `toml:"file" doc:"Users file; murderctl user add writes it. Read again when it changes."`
+	Saslauthd      string   `toml:"saslauthd" doc:"Socket of saslauthd, asked after the file. Example: /run/saslauthd/mux."`
+	Admins         []string `toml:"admins" doc:"Users who see all mailboxes and may act as anybody."`
+	Proxies        []string `toml:"proxies" doc:"Users who may act as anybody but an administrator, such as a web mail program."`
+	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`
+	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
+	Pause          Duration `toml:"pause" doc:"Time from a wrong password to its refusal."`
+	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait."`
+	FailureEvery   Duration `toml:"failure_every" doc:"Time in which one more wrong password is forgiven."`
+}
+
+// Namespace is how names look.
+type Namespace struct {
+	Alt           bool   `toml:"altnamespace" doc:"A user's folders stand beside INBOX instead of below it. Cyrus: altnamespace."`
+	UnixHierarchy bool   `toml:"unixhierarchysep" doc:"\"/\" separates levels instead of \".\". Cyrus: unixhierarchysep."`
+	UserPrefix    string `toml:"userprefix" doc:"Where other users' folders appear with altnamespace. Cyrus: userprefix."`
+	SharedPrefix  string `toml:"sharedprefix" doc:"Where shared folders appear with altnamespace. Cyrus: sharedprefix."`
+	AltPrefix     string `toml:"altprefix" doc:"Where own folders appear whose names are taken otherwise. Cyrus: altprefix."`
+	VirtDomains   bool   `toml:"virtdomains" doc:"User names carry a domain. Cyrus: virtdomains: userid."`
+	DefaultDomain string `toml:"defaultdomain" doc:"The domain whose users are written without it. Cyrus: defaultdomain."`
+	CrossDomains  bool   `toml:"crossdomains" doc:"Show mailboxes of other domains. Cyrus: crossdomains."`
+	DeletedPrefix string `toml:"deletedprefix" doc:"Top of the tree of deleted mailboxes. Cyrus: deletedprefix."`
+}
+
+// Backends is how backends are reached.
+type Backends struct {
+	Default Backend            `toml:"default" doc:"What holds for every backend."`
+	Servers map[string]Backend `toml:"servers" doc:"One backend, by the servername that it writes into the map. Keys that are missing are those of the default. Backends need no entry if the default fits."`
+}
+
+// Backend is one backend. Zero values take over what the default says.
+type Backend struct {
+	Host           string   `toml:"host" doc:"Name or address to connect to. Default: the servername."`
+	IMAP           int      `toml:"imap" doc:"IMAP port. Default: 143, or 993 with tls = implicit."`
+	LMTP           int      `toml:"lmtp" doc:"LMTP port. Default: 2003."`
+	POP3           int      `toml:"pop3" doc:"POP3 port. Default: 110, or 995 with tls = implicit."`
+	Sieve          int      `toml:"sieve" doc:"ManageSieve port. Default: 4190."`
+	Bind           string   `toml:"bind" doc:"Local address to connect from."`
+	TLS            string   `toml:"tls" doc:"starttls, implicit or none."`
+	Verify         string   `toml:"verify" doc:"Which certificates are accepted: ca, name, pin or none."`
+	CAFile         string   `toml:"ca_file" doc:"Authorities for verify = ca or name. Default: the system's."`
+	TLSName        string   `toml:"tls_name" doc:"Name expected in the certificate. Default: the host."`
+	Pins           []string `toml:"pins" doc:"SHA-256 of public keys (SPKI) in hexadecimal, for verify = pin."`
+	CertFile       string   `toml:"cert_file" doc:"Our certificate towards the backend, PEM."`
+	KeyFile        string   `toml:"key_file" doc:"Its key, PEM."`
+	Authname       string   `toml:"authname" doc:"Our identity there; it must stand in the backend's proxyservers. Cyrus: proxy_authname."`
+	PasswordFile   string   `toml:"password_file" doc:"File that holds its password."`
+	Password       string   `toml:"password" doc:"Its password, for trials only (node.development)."`
+	Mechs          []string `toml:"mechs" doc:"SASL mechanisms in order of preference. Default: what suits the connection."`
+	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let the password cross the network in clear."`
+	MaxConns       int      `toml:"max_conns" doc:"Connections at a time; 0 for no limit."`
+	Public         string   `toml:"public" doc:"Name under which clients reach the backend directly, for referrals."`
+}
+
+// MUPDATE is the MUPDATE server.
+type MUPDATE struct {
+	Listen            []string                `toml:"listen" doc:"Addresses."`
+	ServerName        string                  `toml:"server_name" doc:"Name in the greeting. Default: the host name."`
+	Upstream          string                  `toml:"upstream" doc:"Name of the cluster in the greeting of frontends and agents."`
+	AllowPlaintext    bool                    `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
+	AllowProxy        bool                    `toml:"allow_proxy" doc:"Accept an authorization identity that differs from the login."`
+	ReadOnly          bool                    `toml:"read_only" doc:"Refuse writes here, as a Cyrus slave does."`
+	StrictRFC         bool                    `toml:"strict_rfc" doc:"The replies of RFC 3656 where Cyrus's differ."`
+	DenyUnknownDelete bool                    `toml:"deny_unknown_delete" doc:"Refuse DELETE of a name that does not exist."`
+	DenyUnboundDelete bool                    `toml:"deny_unbound_delete" doc:"Refuse DELETE from a session whose server is not known."`
+	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
+	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
+	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`
+	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time."`
+	LoginTimeout      Duration                `toml:"login_timeout" doc:"Time from connect to login."`
+	IdleTimeout       Duration                `toml:"idle_timeout" doc:"Time without a command; at least 15m."`
+	CommandTimeout    Duration                `toml:"command_timeout" doc:"By when a command is answered."`
+	Identities        map[string]Identity     `toml:"identities" doc:"One login of backends, frontends or operators, by name."`
+	Peers             map[string]PeerSettings `toml:"peers" doc:"What is known about clients by their address, for logins shared by many: an address or prefix. The longest that fits counts."`
+}
+
+// Identity is one MUPDATE login.
+type Identity struct {
+	PasswordFile string   `toml:"password_file" doc:"File that holds the password."`
+	Password     string   `toml:"password" doc:"The password, for trials only (node.development)."`
+	Role         string   `toml:"role" doc:"reader (look-ups and streams), backend (also writes, for its servers), or admin. Default: reader."`
+	Servers      []string `toml:"servers" doc:"Servernames that a backend may write for. Empty: any."`
+	Takeover     bool     `toml:"takeover" doc:"May take over records of other servers (planned failover of a backend)."`
+	Permissive   bool     `toml:"permissive" doc:"Every write wins, as with Cyrus's own master."`
+	Order        string   `toml:"order" doc:"Sort order of its mailbox list: dbname (Cyrus 3.6 and later), octet or mboxsort. Default: dbname."`
+}
+
+// PeerSettings describe clients by address.
+type PeerSettings struct {
+	Servers []string `toml:"servers" doc:"Servernames that these clients may write for."`
+	Order   string   `toml:"order" doc:"Sort order of their mailbox lists: dbname, octet or mboxsort. Default: dbname."`
+}
+
+// IMAP is the IMAP frontend.
+type IMAP struct {
+	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Hostname       string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
+	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
+	LoginTimeout   Duration `toml:"login_timeout" doc:"Time from connect to login."`
+	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time without a command; at least 30m (RFC 9051)."`
+	MaxMessage     int64    `toml:"max_message" doc:"Octets of one appended message; 0 leaves it to the backends."`
+	Suppress       []string `toml:"suppress_capabilities" doc:"Capabilities never shown. Cyrus: suppress_capabilities."`
+	HideOrigin     bool     `toml:"hide_origin" doc:"Keep the client's address from the backends' logs."`
+	SpecialUse     bool     `toml:"specialusealways" doc:"Show special-use flags in plain LIST answers too. Cyrus: specialusealways."`
+	ProbeInterval  Duration `toml:"probe_interval" doc:"Time between two looks at each backend's capabilities."`
+	Placement      string   `toml:"placement" doc:"Backend of a new user: least-mailboxes or round-robin."`
+	PlaceOn        []string `toml:"place_on" doc:"Servernames that take new users. Empty: all. Cyrus: serverlist."`
+}
+
+// Proxy is a frontend of POP3 or ManageSieve.
+type Proxy struct {
+	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS (POP3: STLS)."`
+	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
+	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time without a command."`
+}
+
+// LMTP is delivery.
+type LMTP struct {
+	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets."`
+	Hostname        string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
+	RequireAuth     bool     `toml:"require_auth" doc:"MTAs must log in over TCP; over a unix socket they need not."`
+	MaxConnections  int      `toml:"max_connections" doc:"Connections at a time."`
+	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
+	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 leaves it to the backends."`
+	UnknownUser     string   `toml:"unknown_user" doc:"Answer for a mailbox that does not exist: reject (5xx) or defer (4xx)."`
+	StripDomain     bool     `toml:"strip_domain" doc:"Ignore the domain of recipients. Without virtdomains this is what Cyrus does."`
+	PlusFallback    bool     `toml:"plus_fallback" doc:"Deliver user+folder to the INBOX if there is no such folder."`
+	PostUser        string   `toml:"postuser" doc:"Local part that addresses shared folders: postuser+folder. Cyrus: postuser."`
+	DeliveryTimeout Duration `toml:"delivery_timeout" doc:"By when a backend must have taken a message."`
+}
+
+// Socketmap answers Postfix.
+type Socketmap struct {
+	Listen         []string `toml:"listen" doc:"Addresses and paths of unix sockets."`
+	MaxConnections int      `toml:"max_connections" doc:"Connections at a time."`
+}
+
+// Default returns the defaults for a role.
+func Default(role string) *Config {
+	c := &Config{
+		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder"},
+		Cluster: Cluster{Listen: ":7401", Timing: "lan", Voters: 3, PromoteAfter: seconds(10), SnapshotInterval: seconds(60),
+			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(30)},
+		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
+		Log:       Log{Level: "info", Format: "text"},
+		TLS:       TLS{MinVersion: "1.2"},
+		Users:     Users{Pause: seconds(3), Failures: 20, FailureEvery: seconds(30)},
+		Namespace: Namespace{UnixHierarchy: true, Alt: true, UserPrefix: "Other Users", SharedPrefix: "Shared Folders", AltPrefix: "Alt Folders", DeletedPrefix: "DELETED"},
+		Backends:  Backends{Default: Backend{TLS: "starttls", Verify: "ca"}},
+		MUPDATE: MUPDATE{Upstream: "murder", Replay: "suspect", ConflictBrake: 20, MaxConnections: 4096,
+			LoginTimeout: seconds(60), IdleTimeout: seconds(3 * 3600), CommandTimeout: seconds(10)},
+		IMAP: IMAP{MaxConnections: 20000, LoginTimeout: seconds(60), IdleTimeout: seconds(1800), ProbeInterval: seconds(60),
+			Placement: "least-mailboxes"},
+		POP3:  Proxy{MaxConnections: 10000, IdleTimeout: seconds(600)},
+		Sieve: Proxy{MaxConnections: 2000, IdleTimeout: seconds(1800)},
+		LMTP: LMTP{MaxConnections: 1000, MaxRecipients: 1000, UnknownUser: "reject", PlusFallback: true,
+			DeliveryTimeout: seconds(300)},
+		Socketmap: Socketmap{MaxConnections: 1000},
+	}
+	switch role {
+	case Agent:
+		c.MUPDATE.Listen = []string{"127.0.0.1:3905"}
+	default:
+		c.MUPDATE.Listen = []string{":3905"}
+	}
+	if c.Serves() {
+		c.IMAP.Listen, c.IMAP.ListenTLS = []string{":143"}, []string{":993"}
+		c.POP3.Listen, c.POP3.ListenTLS = []string{":110"}, []string{":995"}
+		c.Sieve.Listen = []string{":4190"}
+		c.LMTP.Listen = []string{"127.0.0.1:24", "/run/murder/lmtp.sock"}
+		c.Socketmap.Listen = []string{"127.0.0.1:7404"}
+	}
+	return c
+}
+
+// Serves reports whether the role has mail frontends.
+func (c *Config) Serves() bool { return c.Node.Role == Frontend || c.Node.Role == Both }
+
+// Votes reports whether the role takes part in decisions.
+func (c *Config) Votes() bool { return c.Node.Role == Coordinator || c.Node.Role == Both }
+
+func shortHost() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "node"
+	}
+	host, _, _ = strings.Cut(host, ".")
+	return host
+}
+
+// Duration is a time.Duration written as "1h30m" or "500ms". It is a structure so that a number
+// without a unit is not taken for nanoseconds.
+type Duration struct{ time.Duration }
+
+func seconds(n int) Duration { return Duration{time.Duration(n) * time.Second} }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is no duration: write it like \"500ms\", \"10s\" or \"1h30m\"", text)
+	}
+	if v < 0 {
+		return fmt.Errorf("%q is negative", text)
+	}
+	d.Duration = v
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String writes the duration without empty parts: 1h, not 1h0m0s.
+func (d Duration) String() string {
+	s := d.Duration.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

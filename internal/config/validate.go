@@ -1,0 +1,283 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// checker collects problems.
+type checker struct{ problems Problems }
+
+func (k *checker) add(key, hint, format string, args ...any) {
+	k.problems = append(k.problems, Problem{Key: key, Hint: hint, Message: fmt.Sprintf(format, args...)})
+}
+
+func (k *checker) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		last := len(allowed) - 1
+		k.add(key, "", "%q is not possible: want %s or %s", value, strings.Join(allowed[:last], ", "), allowed[last])
+	}
+}
+
+func (k *checker) atLeast(key string, value, least int) {
+	if value < least {
+		k.add(key, "", "%d is too small: want %d or more", value, least)
+	}
+}
+
+// address checks host:port; a path is allowed where unix sockets are.
+func (k *checker) address(key, value string, unix bool) {
+	if unix && strings.HasPrefix(value, "/") {
+		return
+	}
+	_, port, err := net.SplitHostPort(value)
+	if n, convErr := strconv.Atoi(port); err != nil || convErr != nil || n < 0 || n > 65535 {
+		want := `"host:port" or ":port"`
+		if unix {
+			want += ` or the path of a unix socket`
+		}
+		k.add(key, "", "%q is no address: want %s", value, want)
+	}
+}
+
+func (k *checker) addresses(key string, values []string, unix bool) {
+	for _, v := range values {
+		k.address(key, v, unix)
+	}
+}
+
+// readable checks that a file named by a key can be read.
+func (k *checker) readable(key, file string) {
+	if file == "" {
+		return
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		k.add(key, "create it, or correct the path", "cannot read %s: %v", file, underlying(err))
+		return
+	}
+	f.Close()
+}
+
+func underlying(err error) error {
+	if pe, ok := err.(*os.PathError); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// secret checks a pair of KEY_file and KEY.
+func (k *checker) secret(prefix, file, plain string, development bool) {
+	switch {
+	case file != "" && plain != "":
+		k.add(prefix+".password", "remove one", "stands beside password_file")
+	case plain != "" && !development:
+		k.add(prefix+".password", "write it into a file that only murderd can read and name that in password_file", "secrets do not belong into this file")
+	}
+	k.readable(prefix+".password_file", file)
+}
+
+var nodeID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// validate checks everything that can be known without starting. Files that are named must be there.
+func (c *Config) validate() Problems {
+	k := &checker{}
+	k.oneOf("node.role", c.Node.Role, Coordinator, Frontend, Both, Agent)
+	if !nodeID.MatchString(c.Node.ID) {
+		k.add("node.id", "", "%q is not possible: want 1 to 63 letters, digits, \".\", \"-\" and \"_\", a letter or digit first", c.Node.ID)
+	}
+	if c.Node.DataDir == "" {
+		k.add("node.data_dir", "name a directory that belongs to murderd alone, such as /var/lib/murder", "is empty")
+	}
+	c.validateCluster(k)
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.oneOf("log.format", c.Log.Format, "text", "json")
+	c.validateTLS(k)
+	c.validateUsers(k)
+	c.validateBackends(k)
+	c.validateMUPDATE(k)
+	c.validateFrontends(k)
+	return k.problems
+}
+
+func (c *Config) validateCluster(k *checker) {
+	k.address("cluster.listen", c.Cluster.Listen, false)
+	if c.Cluster.Advertise != "" {
+		k.address("cluster.advertise", c.Cluster.Advertise, false)
+		host, _, _ := net.SplitHostPort(c.Cluster.Advertise)
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			k.add("cluster.advertise", "name this machine as other nodes reach it", "%q cannot be dialled by other nodes", c.Cluster.Advertise)
+		}
+	}
+	k.oneOf("cluster.timing", c.Cluster.Timing, "lan", "lan-fast", "wan")
+	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
+		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
+	}
+	if c.Admin.Socket == "" && c.Admin.Listen == "" {
+		k.add("admin.socket", "murderctl could not reach this node", "is empty, and admin.listen too")
+	}
+	if c.Admin.Socket != "" && (!strings.HasPrefix(c.Admin.Socket, "/") || len(c.Admin.Socket) > 100) {
+		k.add("admin.socket", "", "%q is no path of a socket: want an absolute path of at most 100 octets", c.Admin.Socket)
+	}
+	if c.Admin.Listen != "" {
+		k.address("admin.listen", c.Admin.Listen, false)
+		if !loopback(c.Admin.Listen) {
+			k.add("admin.listen", "use 127.0.0.1:7403 and reach it through ssh or a proxy of yours", "%q can be reached from outside, and whoever reaches it may do everything", c.Admin.Listen)
+		}
+	}
+}
+
+func (c *Config) validateTLS(k *checker) {
+	k.oneOf("tls.min_version", c.TLS.MinVersion, "1.2", "1.3")
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		k.add("tls.cert_file", "set both or none", "needs tls.key_file, and the other way round")
+	}
+	k.readable("tls.cert_file", c.TLS.CertFile)
+	k.readable("tls.key_file", c.TLS.KeyFile)
+	k.readable("tls.client_ca_file", c.TLS.ClientCAFile)
+}
+
+func (c *Config) validateUsers(k *checker) {
+	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
+		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd is set")
+	}
+	k.readable("users.file", c.Users.File)
+	k.atLeast("users.failures", c.Users.Failures, 1)
+}
+
+func (c *Config) validateBackends(k *checker) {
+	c.validateBackend(k, "backends.default", c.Backends.Default, true)
+	for _, name := range slices.Sorted(maps.Keys(c.Backends.Servers)) {
+		c.validateBackend(k, keyPath([]string{"backends", "servers", name}), c.Backends.Servers[name], false)
+	}
+	if c.Serves() && c.Backends.Default.Authname == "" && len(c.Backends.Servers) == 0 {
+		k.add("backends.default.authname", "name an identity that stands in proxyservers in the backends' imapd.conf", "is not set, so no backend would let us in")
+	}
+}
+
+func (c *Config) validateBackend(k *checker, prefix string, b Backend, whole bool) {
+	if whole || b.TLS != "" {
+		k.oneOf(prefix+".tls", b.TLS, "starttls", "implicit", "none")
+	}
+	if whole || b.Verify != "" {
+		k.oneOf(prefix+".verify", b.Verify, "ca", "name", "pin", "none")
+	}
+	for _, port := range []struct {
+		key string
+		n   int
+	}{{"imap", b.IMAP}, {"lmtp", b.LMTP}, {"pop3", b.POP3}, {"sieve", b.Sieve}} {
+		if port.n < 0 || port.n > 65535 {
+			k.add(prefix+"."+port.key, "", "%d is no port: want 1 to 65535", port.n)
+		}
+	}
+	if b.Bind != "" {
+		if _, err := netip.ParseAddr(b.Bind); err != nil {
+			k.add(prefix+".bind", "", "%q is no address: want one of this machine", b.Bind)
+		}
+	}
+	if b.Verify == "pin" && len(b.Pins) == 0 {
+		k.add(prefix+".pins", "", "is empty, but verify = \"pin\" needs one")
+	}
+	k.readable(prefix+".ca_file", b.CAFile)
+	k.readable(prefix+".cert_file", b.CertFile)
+	k.readable(prefix+".key_file", b.KeyFile)
+	k.secret(prefix, b.PasswordFile, b.Password, c.Node.Development)
+}
+
+func (c *Config) validateMUPDATE(k *checker) {
+	m := &c.MUPDATE
+	k.addresses("mupdate.listen", m.Listen, false)
+	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
+	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
+	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
+		id, prefix := m.Identities[name], keyPath([]string{"mupdate", "identities", name})
+		if id.Role != "" {
+			k.oneOf(prefix+".role", id.Role, "reader", "backend", "admin")
+		}
+		if id.Order != "" {
+			k.oneOf(prefix+".order", id.Order, "dbname", "octet", "mboxsort")
+		}
+		if len(id.Servers) > 0 && id.Role != "backend" {
+			k.add(prefix+".servers", "set role = \"backend\"", "binds only backends")
+		}
+		k.secret(prefix, id.PasswordFile, id.Password, c.Node.Development)
+		if id.PasswordFile == "" && id.Password == "" {
+			k.add(prefix+".password_file", "name a file that holds the password", "is not set, so nobody could log in as %s", name)
+		}
+	}
+	for _, prefix := range slices.Sorted(maps.Keys(m.Peers)) {
+		key := keyPath([]string{"mupdate", "peers", prefix})
+		if _, err := ParsePrefix(prefix); err != nil {
+			k.add(key, "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", prefix)
+		}
+		if o := m.Peers[prefix].Order; o != "" {
+			k.oneOf(key+".order", o, "dbname", "octet", "mboxsort")
+		}
+	}
+}
+
+func (c *Config) validateFrontends(k *checker) {
+	type listener struct {
+		key   string
+		addrs []string
+		tls   bool
+	}
+	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin")
+	k.oneOf("lmtp.unknown_user", c.LMTP.UnknownUser, "reject", "defer")
+	k.addresses("lmtp.listen", c.LMTP.Listen, true)
+	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
+	for _, l := range []listener{
+		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
+		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},
+		{"sieve.listen", c.Sieve.Listen, false}, {"sieve.listen_tls", c.Sieve.ListenTLS, true},
+	} {
+		k.addresses(l.key, l.addrs, false)
+		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
+			continue
+		}
+		reachable := slices.ContainsFunc(l.addrs, func(a string) bool { return !loopback(a) })
+		switch {
+		case l.tls:
+			k.add(l.key, "set tls.cert_file and tls.key_file, or "+l.key+" = []", "needs a certificate")
+		case reachable && !c.Users.AllowPlaintext:
+			k.add(l.key, "set tls.cert_file and tls.key_file, or "+l.key+" = []", "nobody could log in without a certificate")
+		}
+	}
+	if !c.Serves() {
+		for _, l := range []listener{
+			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
+			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
+			{key: "sieve.listen", addrs: c.Sieve.Listen}, {key: "sieve.listen_tls", addrs: c.Sieve.ListenTLS},
+			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
+		} {
+			if len(l.addrs) > 0 {
+				k.add(l.key, "set node.role to \"frontend\" or \"both\"", "a node of role %s has no mail frontends", c.Node.Role)
+			}
+		}
+	}
+}
+
+// loopback reports whether only this machine reaches an address.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// ParsePrefix reads an address or a prefix.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	return netip.ParsePrefix(s)
+}
