@@ -36,7 +36,7 @@ type TransferView interface {
 	TransferOrphaned(mbox.Name) bool
 }
 
-// TombstoneView walks names that were deleted not long ago, in mbox.OrderDB.
-type TombstoneView interface {
-	Tombstones(yield func(mbox.Name) bool)
+// DeletedView walks names that were deleted not long ago, in any order.
+type DeletedView interface {
+	DeletedNames(yield func(mbox.Name) bool)
 }

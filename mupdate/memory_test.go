@@ -223,7 +223,7 @@ func (v *memoryView) Index() uint64                           { return v.index }
 func (v *memoryView) Len() int                                { return len(v.names) }
 func (v *memoryView) InConflict(n mbox.Name) bool             { return v.contest[n] }
 func (v *memoryView) TransferOrphaned(n mbox.Name) bool       { return v.orphans[n] }
-func (v *memoryView) Tombstones(yield func(mbox.Name) bool)   { slices.Values(v.gone)(yield) }
+func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) { slices.Values(v.gone)(yield) }
 func (v *memoryView) Get(n mbox.Name) (e mbox.Entry, ok bool) { e, ok = v.records[n]; return e, ok }
 func (v *memoryView) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {
 	for _, n := range v.names {

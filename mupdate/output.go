@@ -45,9 +45,24 @@ func (o *output) status(tag, word, text string) {
 	o.buf = append(o.buf, tag...)
 	o.buf = append(o.buf, ' ')
 	o.buf = append(o.buf, word...)
-	o.buf = append(o.buf, ' ')
-	o.buf = imapwire.AppendString(o.buf, text)
-	o.buf = append(o.buf, '\r', '\n')
+	o.buf = append(o.buf, ' ', '"')
+	o.buf = appendText(o.buf, text)
+	o.buf = append(o.buf, '"', '\r', '\n')
+}
+
+// appendText makes a text for people fit between quotes: a literal would be right too, but some Cyrus
+// releases cannot read one.
+func appendText(dst []byte, text string) []byte {
+	for _, c := range []byte(text[:min(len(text), imapwire.MaxQuoted)]) {
+		switch {
+		case c == '"' || c == '\\':
+			c = '\''
+		case c < ' ' || c > '~':
+			c = '?'
+		}
+		dst = append(dst, c)
+	}
+	return dst
 }
 
 // row writes a record as MAILBOX, RESERVE or, for an absent name, DELETE (RFC 3656 section 3).

@@ -63,7 +63,7 @@ func (c *conn) replay(view mbox.View, tag string, want func(*mbox.Entry) bool) e
 	if mode == ReplayOff {
 		return nil
 	}
-	gone := tombstones(view, c.order)
+	gone := deleted(view, c.order)
 	var highest mbox.Name
 	return c.dump(view, tag, func(e *mbox.Entry) bool {
 		for len(gone) > 0 && c.order.Compare(gone[0], e.Name) < 0 {
@@ -76,9 +76,9 @@ func (c *conn) replay(view mbox.View, tag string, want func(*mbox.Entry) bool) e
 	})
 }
 
-func tombstones(view mbox.View, order mbox.Order) (names []mbox.Name) {
-	if v, ok := view.(TombstoneView); ok {
-		v.Tombstones(func(n mbox.Name) bool { names = append(names, n); return true })
+func deleted(view mbox.View, order mbox.Order) (names []mbox.Name) {
+	if v, ok := view.(DeletedView); ok {
+		v.DeletedNames(func(n mbox.Name) bool { names = append(names, n); return true })
 		slices.SortFunc(names, order.Compare)
 	}
 	return names

@@ -1,0 +1,254 @@
+package mupdate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"murder/internal/mbox"
+)
+
+// What a client pipelines is proposed together, however the segments fall.
+func TestWritesAreProposedTogether(t *testing.T) {
+	dir := newMemory()
+	dir.gate = make(chan struct{})
+	s := startServer(t, testConfig(t, dir))
+	c := dialClient(t, s, "be-a")
+	var writes []mbox.Write
+	for i := range 600 {
+		writes = append(writes, mbox.Write{Kind: mbox.Activate, Name: mbox.Name(fmt.Sprintf("user.u%03d", i)), Location: "a.example!p", ACL: "u\tlrs\t"})
+	}
+	time.AfterFunc(20*time.Millisecond, func() { close(dir.gate) })
+	errs, err := c.Batch(t.Context(), writes)
+	if err != nil || errors.Join(errs...) != nil || len(errs) != len(writes) {
+		t.Fatalf("%d answers, %v, %v", len(errs), err, errors.Join(errs...))
+	}
+	if n := len(dir.batches); n > 60 {
+		t.Errorf("%d proposals for %d writes: %v", n, len(writes), dir.batches)
+	}
+	for _, n := range dir.batches {
+		if n > 256 {
+			t.Errorf("%d writes in one proposal", n)
+		}
+	}
+}
+
+// A directory that does not come back must not keep a backend waiting (it holds locks meanwhile).
+func TestStuckDirectoryClosesTheConnection(t *testing.T) {
+	dir := newMemory()
+	dir.gate = make(chan struct{})
+	cfg := testConfig(t, dir)
+	cfg.CommandTimeout = 50 * time.Millisecond
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "be-a")
+	var refused *ResponseError
+	if err := c.Activate(t.Context(), "n", "a.example!p", ""); err == nil || errors.As(err, &refused) {
+		t.Fatalf("got %v, want a closed connection", err)
+	}
+}
+
+// U10: a client that does not read is cut off; its rows do not pile up here.
+func TestSlowStreamIsCut(t *testing.T) {
+	dir := newMemory()
+	cfg := testConfig(t, dir)
+	cfg.WriteTimeout = 100 * time.Millisecond
+	cfg.Coalesce = time.Millisecond
+	s := startServer(t, cfg)
+	d := dialServer(t, s)
+	d.nc.(*net.TCPConn).SetReadBuffer(4096)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.send("U01 UPDATE\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	acl := mbox.ACL(strings.Repeat("someone\tlrswipkxtecdan\t", 4000))
+	deadline := time.Now().Add(20 * time.Second)
+	for i := 0; s.Connections() > 0; i++ {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i%50)), Location: "a!p", ACL: acl, State: mbox.Active})
+		if time.Now().After(deadline) {
+			t.Fatal("the stream is still there")
+		}
+		time.Sleep(time.Millisecond) // paces the load, nothing depends on it
+	}
+}
+
+// What the directory no longer remembers cannot be streamed: the client has to begin again.
+func TestLaggedStreamEnds(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	d := dialServer(t, s)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	d.send("U01 UPDATE\r\n")
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	dir.mu.Lock()
+	dir.index, dir.first = 10, 10
+	close(dir.moved)
+	dir.moved = make(chan struct{})
+	dir.mu.Unlock()
+	if got, err := d.line(); err != nil || got != `* BYE "stream fell behind, start again"` {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if _, err := d.line(); !errors.Is(err, io.EOF) {
+		t.Fatalf("not closed: %v", err)
+	}
+}
+
+// A dump that lost half of its records would make frontends delete the other half.
+func TestShrunkenDumpIsWithheld(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	for i := range 300 {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), Location: "a!p", State: mbox.Active})
+	}
+	dump := func() error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err := dialClient(t, s, "ro").Update(ctx, nil, Events{Synced: func() error { return io.EOF }})
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	}
+	if err := dump(); err != nil {
+		t.Fatal(err)
+	}
+	dir.mu.Lock()
+	for i := range 200 {
+		delete(dir.records, mbox.Name(fmt.Sprint("n", i)))
+	}
+	dir.mu.Unlock()
+	var refused *ResponseError
+	if err := dump(); !errors.As(err, &refused) || refused.Status != "NO" {
+		t.Fatalf("got %v", err)
+	}
+	s.AllowShrink()
+	if err := dump(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShutdownSaysBye(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	plain, stream := dialServer(t, s), dialServer(t, s)
+	for _, d := range []*dialogue{plain, stream} {
+		if err := d.login("ro"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream.send("U01 UPDATE\r\n")
+	if err := stream.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	go s.Shutdown(t.Context())
+	for _, d := range []*dialogue{plain, stream} {
+		if got, err := d.line(); err != nil || got != `* BYE "shutting down"` {
+			t.Errorf("got %q, %v", got, err)
+		}
+		d.nc.Close()
+	}
+}
+
+// A panic ends the session in which it happens.
+func TestPanicStaysInItsSession(t *testing.T) {
+	dir := newMemory()
+	cfg := testConfig(t, &bomb{memory: dir})
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	s := startServer(t, cfg)
+	other, c := dialClient(t, s, "be-b"), dialClient(t, s, "be-a")
+	if _, _, err := c.Find(t.Context(), "n"); err == nil {
+		t.Fatal("an answer")
+	}
+	if err := other.Noop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type bomb struct{ *memory }
+
+func (b *bomb) View() mbox.View { panic("boom") }
+
+// A4: SCRAM's last message is one more challenge, answered by an empty line.
+func TestScram(t *testing.T) {
+	s := startServer(t, testConfig(t, newMemory()))
+	cfg := ClientConfig{Addresses: []string{s.addr}, SASL: scramAuth("be-a", testPassword)}
+	c, err := Dial(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Noop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.SASL = scramAuth("be-a", "wrong")
+	if _, err := Dial(t.Context(), cfg); err == nil {
+		t.Fatal("a wrong password was taken")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	cfg := testConfig(t, newMemory())
+	cfg.Metrics = reg
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "be-a")
+	if err := c.Reserve(t.Context(), "n", "a.example!p"); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "murder_mupdate_commands_total" {
+			continue
+		}
+		for _, m := range f.Metric {
+			if m.Label[1].GetValue() == "RESERVE" && m.Label[0].GetValue() == "OK" && m.Counter.GetValue() == 1 {
+				return
+			}
+		}
+	}
+	t.Error("RESERVE was not counted")
+}
+
+// Peer rules fill in what the identity leaves open.
+func TestPeerRule(t *testing.T) {
+	dir := newMemory()
+	cfg := testConfig(t, dir)
+	cfg.Peers = []PeerRule{{Prefix: mustPrefix("127.0.0.0/8"), Servers: []mbox.Server{"here.example"}, Order: mbox.OrderOctet}}
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "any")
+	var refused *ResponseError
+	if err := c.Reserve(t.Context(), "n", "else.example!p"); !errors.As(err, &refused) || refused.Status != "NO" {
+		t.Fatalf("got %v", err)
+	}
+	for _, name := range []mbox.Name{"a", "a.b", "a-b"} {
+		if err := c.Activate(t.Context(), name, "here.example!p", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	if err := c.List(t.Context(), "", func(e mbox.Entry) error { got = append(got, string(e.Name)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if want := "a a-b a.b"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
