@@ -124,6 +124,7 @@ func (m *murder) record(t testing.TB, name string) mupdateline.Row {
 	for i, addr := range m.nodes {
 		c := m.session(t, addr)
 		row, err := c.Find(name)
+		c.Close()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +160,9 @@ func (m *murder) gone(t testing.TB, name string) {
 // rows is the whole list of one node, by name.
 func (m *murder) rows(t testing.TB, addr, prefix string) map[string]mupdateline.Row {
 	t.Helper()
-	list, err := m.session(t, addr).Do("LIST", prefix)
+	c := m.session(t, addr)
+	list, err := c.Do("LIST", prefix)
+	c.Close()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,10 @@ var build struct {
 }
 
 // Main runs a package's tests and removes what the harness has built for them.
-func Main(m *testing.M) {
-	code := m.Run()
+func Main(m *testing.M) { Exit(m.Run()) }
+
+// Exit is the end of a TestMain that has more to do than Main.
+func Exit(code int) {
 	if build.dir != "" && os.Getenv("MURDER_BIN") == "" {
 		os.RemoveAll(build.dir)
 	}

@@ -252,19 +252,28 @@ func (c *Cluster) awaitEnd(id string) error {
 
 // Start starts a node again that has ended, with the configuration that it had, and returns when it
 // is ready.
-func (c *Cluster) Start(id string) error {
-	if alive(c.PID(id)) {
-		return fmt.Errorf("%s runs already", id)
+func (c *Cluster) Start(id string) error { return c.StartAll([]string{id}) }
+
+// StartAll starts several nodes again, and only then waits for them: a majority may be among them.
+func (c *Cluster) StartAll(ids []string) error {
+	for _, id := range ids {
+		if alive(c.PID(id)) {
+			return fmt.Errorf("%s runs already", id)
+		}
+		p, err := c.run(id, "--config", c.env[strings.ToUpper(id)+"_CONFIG"])
+		if err != nil {
+			return fmt.Errorf("starting %s: %w", id, err)
+		}
+		c.nodes[id] = p
 	}
-	config := c.env[strings.ToUpper(id)+"_CONFIG"]
-	p, err := c.run(id, "--config", config)
-	if err != nil {
-		return fmt.Errorf("starting %s: %w", id, err)
-	}
-	c.nodes[id] = p
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return c.AwaitReady(ctx, id)
+	for _, id := range ids {
+		if err := c.AwaitReady(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Done tells the end of `murderd dev`.

@@ -1,38 +1,194 @@
 package harness
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"murder/cluster/admin"
 )
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// pause lies between two questions about what nobody announces.
+const pause = 20 * time.Millisecond
+
+// Get asks a node's admin interface: Get(ctx, "c1", "/v1/status", &status).
+func (c *Cluster) Get(ctx context.Context, id, path string, answer any) error {
+	socket := c.env[strings.ToUpper(id)+"_ADMIN"]
+	if socket == "" {
+		return fmt.Errorf("%s/env has no admin socket of %s", c.Dir, id)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(socket, "unix:"))
+		}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+id+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s at %s: %s: %s", path, id, resp.Status, bytes.TrimSpace(body))
+	}
+	return json.Unmarshal(body, answer)
+}
+
+// Status is the cluster as one node sees it.
+func (c *Cluster) Status(ctx context.Context, id string) (s admin.Status, err error) {
+	return s, c.Get(ctx, id, "/v1/status", &s)
+}
+
+// Leader waits until the coordinators that run agree on a leader among them, and returns its id.
+func (c *Cluster) Leader(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return poll(ctx, func() (string, error) {
+		var leader string
+		for _, id := range c.Coordinators() {
+			if !alive(c.PID(id)) {
+				continue
+			}
+			s, err := c.Status(ctx, id)
+			if err != nil {
+				return "", err
+			}
+			if s.Leader == "" || (leader != "" && leader != s.Leader) {
+				return "", fmt.Errorf("%s follows %q, another %q", id, s.Leader, leader)
+			}
+			leader = s.Leader
+		}
+		if !slices.Contains(c.ids, leader) || !alive(c.PID(leader)) {
+			return "", fmt.Errorf("the leader %q does not run", leader)
+		}
+		return leader, nil
+	})
+}
 
 // AwaitReady waits until a node says that it is ready.
 func (c *Cluster) AwaitReady(ctx context.Context, id string) error {
 	url := "http://" + c.Addr(id, "http") + "/readyz"
-	for {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	_, err := poll(ctx, func() (string, error) {
+		if !alive(c.PID(id)) {
+			cancel(fmt.Errorf("%s has ended", id))
+		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
-			return err
+			return "", err
 		}
 		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-			err = fmt.Errorf("%s", resp.Status)
+		if err != nil {
+			return "", err
 		}
-		if !alive(c.PID(id)) {
-			return fmt.Errorf("%s ended", id)
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+			return "", fmt.Errorf("%s is not ready: %s: %s", id, resp.Status, body)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w", id, err)
-		case <-time.After(20 * time.Millisecond):
+		return "", nil
+	})
+	return err
+}
+
+// AwaitEqual waits until every node's copy has the same digest at one index, and fails the test if
+// they do not come to that.
+func (c *Cluster) AwaitEqual(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	report, err := poll(ctx, func() (r admin.DigestReport, err error) {
+		if err := c.Get(ctx, c.anyone(), "/v1/digest", &r); err != nil {
+			return r, err
+		}
+		if !r.Equal || len(r.Nodes) < len(c.ids) {
+			return r, fmt.Errorf("not equal: %+v", r)
+		}
+		return r, nil
+	})
+	if err != nil {
+		t.Errorf("comparing the copies: %v", err)
+		return
+	}
+	for _, n := range report.Nodes {
+		if n.Digest != report.Nodes[0].Digest {
+			t.Errorf("the report says equal and is not: %+v", report)
 		}
 	}
 }
 
-func (c *Cluster) AwaitEqual(t testing.TB) {}
+// anyone is a coordinator that runs.
+func (c *Cluster) anyone() string {
+	for _, id := range c.Coordinators() {
+		if alive(c.PID(id)) {
+			return id
+		}
+	}
+	return c.ids[0]
+}
+
+// poll asks until there is an answer; the error is that of the last question.
+func poll[A any](ctx context.Context, ask func() (A, error)) (A, error) {
+	var last error
+	for {
+		a, err := ask()
+		if err == nil {
+			return a, nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return a, fmt.Errorf("%w: %w", context.Cause(ctx), last)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Murderctl runs the operator's tool at a node and returns what it writes to its output.
+func (c *Cluster) Murderctl(ctx context.Context, id string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
+	defer cancel()
+	args = append([]string{"--admin", c.env[strings.ToUpper(id)+"_ADMIN"]}, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "murderctl"), args...)
+	var errText bytes.Buffer
+	cmd.Stderr = &errText
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("murderctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(errText.Bytes()))
+	}
+	return out, err
+}
+
+// MurderctlJSON runs the operator's tool with -o json and decodes its answer.
+func (c *Cluster) MurderctlJSON(ctx context.Context, id string, answer any, args ...string) error {
+	out, err := c.Murderctl(ctx, id, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, answer); err != nil {
+		return fmt.Errorf("murderctl %s: %w in %q", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
