@@ -1,0 +1,73 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+
+	"murder/cluster/admin"
+)
+
+// handleCall answers what another member asks in JSON.
+func (n *Node) handleCall(ctx context.Context, peer member, method string, body []byte) (any, error) {
+	coordinatorOnly := func() error {
+		if peer.Role != Coordinator {
+			return refuse("node %s is a %s: only coordinators may ask for %s", peer.Node, peer.Role, method)
+		}
+		return nil
+	}
+	switch method {
+	case "status":
+		return n.ownStatus(), nil
+	case "digest":
+		return n.ownDigest(ctx, body)
+	case "authority":
+		if err := coordinatorOnly(); err != nil {
+			return nil, err
+		}
+		ca := n.ca.Load()
+		if ca == nil {
+			return nil, notProposed("node %s has not got the authority's key yet", n.cfg.NodeID)
+		}
+		key, err := encodeKey(ca.key)
+		return authorityAnswer{key}, err
+	case "renew":
+		req, err := decode[renewRequest](body)
+		if err != nil {
+			return nil, err
+		}
+		return n.issueRenewal(peer, req)
+	case "join":
+		req, err := decode[joinRequest](body)
+		if err == nil {
+			err = coordinatorOnly()
+		}
+		if err != nil {
+			return nil, err
+		}
+		r := n.reign.Load()
+		if r == nil {
+			return nil, n.notLeading() // never passed on twice
+		}
+		return r.takeIn(ctx, req)
+	case "transfer":
+		req, err := decode[admin.TransferRequest](body)
+		if err == nil {
+			err = coordinatorOnly()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n.reign.Load() == nil {
+			return nil, n.notLeading()
+		}
+		return nil, n.transferTo(ctx, req.To)
+	}
+	return nil, refuse("node %s does not know the request %q: it may run an older version", n.cfg.NodeID, method)
+}
+
+func decode[T any](body []byte) (v T, err error) {
+	if err := json.Unmarshal(body, &v); err != nil {
+		return v, refuse("request: %v", err)
+	}
+	return v, nil
+}

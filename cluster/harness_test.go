@@ -1,0 +1,254 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"murder/cluster/admin"
+	"murder/internal/mbox"
+)
+
+// rig is a cluster in this process: real TLS on loopback, real files, ports chosen by the system.
+type rig struct {
+	t     *testing.T
+	nodes map[string]*Node
+	cfgs  map[string]Config
+	net   *cuts
+}
+
+// cuts are links that do not work, by cluster address.
+type cuts struct {
+	mu   sync.Mutex
+	addr map[string]string // address to node
+	cut  map[string]bool   // nodes that are alone
+}
+
+func (c *cuts) alone(node string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut[node]
+}
+
+func (c *cuts) nodeAt(addr string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.addr[addr]
+}
+
+func testLogger(t *testing.T) *slog.Logger {
+	if os.Getenv("MURDER_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test", t.Name())
+}
+
+func newRig(t *testing.T) *rig {
+	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
+		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool)}}
+}
+
+func (r *rig) config(id string, role Role) Config {
+	return Config{
+		NodeID: id, DataDir: r.t.TempDir(), Role: role, Listen: "127.0.0.1:0",
+		Timing: "lan-fast", PromoteAfter: time.Millisecond, Logger: testLogger(r.t), BinaryVersion: "test",
+	}
+}
+
+// open starts a node, or starts it again on the address that it had.
+func (r *rig) open(cfg Config) *Node {
+	r.t.Helper()
+	id := cfg.NodeID
+	cfg.hooks.dial = func(addr string) error {
+		if to := r.net.nodeAt(addr); r.net.alone(id) || r.net.alone(to) {
+			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
+		}
+		return nil
+	}
+	if cfg.hooks.exit == nil {
+		cfg.hooks.exit = func(code int, reason string) { r.t.Errorf("node %s would exit with %d: %s", id, code, reason) }
+	}
+	n, err := Open(cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cfg.Listen = n.Address()
+	r.nodes[id], r.cfgs[id] = n, cfg
+	r.net.mu.Lock()
+	r.net.addr[n.Address()] = id
+	r.net.mu.Unlock()
+	r.t.Cleanup(func() { n.kill() })
+	return n
+}
+
+// kill stops a node without saying goodbye.
+func (n *Node) kill() {
+	n.mu.Lock()
+	stopped := n.stopped
+	n.stopped = true
+	n.mu.Unlock()
+	if !stopped {
+		n.halt()
+	}
+}
+
+func (r *rig) kill(id string) {
+	r.nodes[id].kill()
+	delete(r.nodes, id)
+}
+
+// isolate cuts a node from all others, connections that exist included.
+func (r *rig) isolate(id string) {
+	r.net.mu.Lock()
+	r.net.cut[id] = true
+	r.net.mu.Unlock()
+	for _, n := range r.nodes {
+		n.port.sever()
+		n.engine.Load().trans.CloseStreams()
+		n.links.dropAll()
+	}
+}
+
+func (r *rig) heal() {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	clear(r.net.cut)
+}
+
+func (s *linkSet) dropAll() {
+	s.mu.Lock()
+	var names []string
+	for name := range s.links {
+		names = append(names, name)
+	}
+	s.mu.Unlock()
+	for _, name := range names {
+		s.drop(name)
+	}
+}
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// start makes a cluster of c1 (and c2, c3) and learners f1 ... and waits until all have their place.
+func startRig(t *testing.T, coordinators, learners int) *rig {
+	t.Helper()
+	r := newRig(t)
+	ctx := testContext(t)
+	c1 := r.open(r.config("c1", Coordinator))
+	if _, err := c1.Init(ctx, admin.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	join := func(id string, role Role) {
+		n := r.open(r.config(id, role))
+		tok, err := c1.CreateToken(ctx, admin.TokenRequest{Role: string(role)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := n.Join(ctx, tok.Token); err != nil {
+				t.Errorf("joining %s: %v", id, err)
+			}
+		})
+	}
+	for i := 2; i <= coordinators; i++ {
+		join(fmt.Sprint("c", i), Coordinator)
+	}
+	for i := 1; i <= learners; i++ {
+		join(fmt.Sprint("f", i), Frontend)
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	r.waitVoters(coordinators)
+	return r
+}
+
+func (r *rig) waitVoters(want int) {
+	r.t.Helper()
+	r.eventually(fmt.Sprintf("%d voters", want), func() bool {
+		l := r.leader()
+		return l != nil && len(votersOf(l.engine.Load().raft)) == want
+	})
+}
+
+// eventually polls a condition; what waits for an event of ours uses the event instead.
+func (r *rig) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("never happened: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// leader returns a node that leads now, or nil.
+func (r *rig) leader() *Node {
+	for _, n := range r.nodes {
+		if n.reign.Load() != nil && !r.net.alone(n.cfg.NodeID) {
+			return n
+		}
+	}
+	return nil
+}
+
+func (r *rig) waitLeader() *Node {
+	r.t.Helper()
+	var l *Node
+	r.eventually("a leader", func() bool { l = r.leader(); return l != nil })
+	return l
+}
+
+func activate(name string) mbox.Write {
+	return mbox.Write{Kind: mbox.Activate, Name: mbox.Name(name), Location: "b1!default", ACL: "anyone\tlrs\t",
+		By: mbox.Session{ID: "s-" + name, Identity: "cyrus", Servers: []mbox.Server{"b1"}}}
+}
+
+func write(t *testing.T, n *Node, ws ...mbox.Write) []mbox.Verdict {
+	t.Helper()
+	vs, err := n.Write(testContext(t), ws)
+	if err != nil {
+		t.Fatalf("writing at %s: %v", n.cfg.NodeID, err)
+	}
+	return vs
+}
+
+func mustHave(t *testing.T, n *Node, name string) {
+	t.Helper()
+	if _, ok := n.View().Get(mbox.Name(name)); !ok {
+		t.Fatalf("node %s does not have %s at index %d", n.cfg.NodeID, name, n.View().Index())
+	}
+}
+
+// equalDigests asserts that all copies are alike at one index.
+func (r *rig) equalDigests() {
+	r.t.Helper()
+	for _, n := range r.nodes {
+		rep, err := n.Digest(testContext(r.t))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if !rep.Equal {
+			r.t.Fatalf("copies differ: %+v", rep)
+		}
+		return
+	}
+}
+
+func isRefusal(err error) bool {
+	var f *failure
+	return errors.As(err, &f) && f.class == classRefused
+}

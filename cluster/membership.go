@@ -1,0 +1,177 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"murder/cluster/admin"
+	"murder/fsm"
+)
+
+// keepMembers makes raft's configuration follow the registry: what is registered takes part, at the
+// address that it registered; coordinators that keep up become voters.
+func (r *reign) keepMembers(ctx context.Context) {
+	t := time.NewTicker(membershipInterval)
+	defer t.Stop()
+	for {
+		if err := r.reconcile(ctx); err != nil && ctx.Err() == nil {
+			r.node.log.Warn("membership change failed", "err", err)
+		}
+		select {
+		case <-t.C:
+		case <-r.kick:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reconcile makes at most one change: raft allows one at a time.
+func (r *reign) reconcile(ctx context.Context) error {
+	f := r.engine.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	servers := f.Configuration().Servers
+	r.followers.Store(len(servers) > 1)
+	var err error
+	done := false
+	r.node.State().Nodes(func(rec fsm.Node) bool {
+		at := slices.IndexFunc(servers, func(s raft.Server) bool { return string(s.ID) == rec.ID })
+		id, addr := raft.ServerID(rec.ID), raft.ServerAddress(rec.Address)
+		switch {
+		case at < 0:
+			r.node.log.Info("adding node", "peer", rec.ID, "address", rec.Address)
+			err, done = await(ctx, r.engine.raft.AddNonvoter(id, addr, f.Index(), raftCallLimit)), true
+		case servers[at].Address != addr:
+			r.node.log.Info("node has a new address", "peer", rec.ID, "address", rec.Address)
+			change := r.engine.raft.AddNonvoter
+			if servers[at].Suffrage == raft.Voter {
+				change = r.engine.raft.AddVoter
+			}
+			err, done = await(ctx, change(id, addr, f.Index(), raftCallLimit)), true
+		}
+		return !done
+	})
+	if done || err != nil {
+		r.kickSoon()
+		return err
+	}
+	return r.promote(ctx, f.Index(), servers)
+}
+
+func (r *reign) kickSoon() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// promote makes voters of coordinators that have kept up for a while. An even number of voters is
+// worth no more than one less, so from an odd number two are promoted, one after the other.
+func (r *reign) promote(ctx context.Context, index uint64, servers []raft.Server) error {
+	voters := 0
+	var ready []raft.Server
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			voters++
+		} else if r.ready(string(s.ID)) {
+			ready = append(ready, s)
+		}
+	}
+	want := 1
+	if voters%2 == 1 {
+		want = 2
+	}
+	if len(ready) < want || voters+want > r.node.cfg.Voters {
+		return nil
+	}
+	s := ready[0]
+	r.node.log.Info("node becomes a voter", "peer", string(s.ID), "voters", voters+1)
+	err := await(ctx, r.engine.raft.AddVoter(s.ID, s.Address, index, raftCallLimit))
+	r.kickSoon()
+	return err
+}
+
+// ready reports whether a learner may become a voter. One without a log on disk never may: a voter
+// that forgets its vote breaks raft.
+func (r *reign) ready(id string) bool {
+	rec, ok := r.node.State().Node(id)
+	if !ok || rec.Role != fsm.RoleCoordinator || !rec.DurableLog || rec.State == fsm.NodeDraining {
+		return false
+	}
+	p, ok := r.position(id)
+	now := time.Now()
+	return ok && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= r.node.cfg.PromoteAfter
+}
+
+// Transfer hands leadership to another voter: to, or the one that is furthest if to is empty.
+func (n *Node) Transfer(ctx context.Context, to string) error {
+	e := n.engine.Load()
+	if e == nil {
+		return errNotMember
+	}
+	if n.reign.Load() == nil {
+		l, err := n.leaderLink(ctx)
+		if err != nil {
+			return err
+		}
+		return l.call(ctx, "transfer", admin.TransferRequest{To: to}, nil)
+	}
+	return n.transferTo(ctx, to)
+}
+
+func (n *Node) transferTo(ctx context.Context, to string) error {
+	e := n.engine.Load()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	target, err := n.successor(e, to)
+	if err != nil {
+		return err
+	}
+	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
+		return fmt.Errorf("transferring leadership: to %s: %w", target.ID, err)
+	}
+	for failures := 0; ; failures++ {
+		if id, ok := n.Leader(); ok && id != n.cfg.NodeID {
+			return nil
+		}
+		if err := n.pause(ctx, failures); err != nil {
+			return fmt.Errorf("transferring leadership: to %s: no new leader was seen: %w", target.ID, err)
+		}
+	}
+}
+
+// successor chooses the voter that is furthest among those heard of lately.
+func (n *Node) successor(e *engine, to string) (raft.Server, error) {
+	var best raft.Server
+	var furthest uint64
+	r := n.reign.Load()
+	for _, s := range votersOf(e.raft) {
+		id := string(s.ID)
+		if id == n.cfg.NodeID {
+			continue
+		}
+		if id == to {
+			return s, nil
+		}
+		p := position{}
+		if r != nil {
+			p, _ = r.position(id)
+		}
+		if time.Since(p.at) < 3*beatInterval && p.last >= furthest || best.ID == "" {
+			best, furthest = s, p.last
+		}
+	}
+	switch {
+	case to != "":
+		return best, fmt.Errorf("node %s is not another voter: see murderctl cluster status", to)
+	case best.ID == "":
+		return best, fmt.Errorf("there is no other voter to lead")
+	}
+	return best, nil
+}

@@ -1,0 +1,303 @@
+package cluster
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"murder/fsm"
+	"murder/internal/mbox"
+)
+
+const (
+	maxChanges     = 64 << 10 // kept for followers of the change feed
+	changesAtATime = 4096
+)
+
+// replica is this node's copy of the map: what raft applies entries to.
+//
+// Raft calls ApplyBatch, Snapshot and Restore from one goroutine. Everything else reads what they
+// publish. The library's own applied index is of no use to readers: it moves before the entry has
+// been applied, and some entries never come here.
+type replica struct {
+	log  *slog.Logger
+	exit func(code int, reason string)
+
+	machine *fsm.Machine // raft's goroutine only
+	view    atomic.Pointer[fsm.View]
+	clock   atomic.Uint64 // lease clock, ms
+
+	mu      sync.Mutex
+	index   uint64
+	waiters waiterHeap
+	moved   chan struct{} // closed and replaced when index moves
+	// changes are those of every index above floor, oldest first.
+	changes []appliedChange
+	floor   uint64
+
+	// digests of the last entries, for comparing copies at one index.
+	digests [digestsKept]indexDigest
+
+	diverged atomic.Bool // a checkpoint did not agree with this copy
+}
+
+const digestsKept = 1024
+
+type indexDigest struct {
+	index  uint64
+	digest fsm.Digest
+}
+
+type appliedChange struct {
+	at uint64 // index at which a follower of the feed sees it
+	mbox.Change
+}
+
+func newReplica(log *slog.Logger, exit func(int, string)) *replica {
+	r := &replica{log: log, exit: exit, machine: fsm.New(), moved: make(chan struct{})}
+	r.view.Store(r.machine.View())
+	return r
+}
+
+// Apply implements raft.FSM.
+func (r *replica) Apply(l *raft.Log) any { return r.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM. The response to a command is []fsm.Result.
+func (r *replica) ApplyBatch(logs []*raft.Log) []any {
+	responses := make([]any, len(logs))
+	var changes []appliedChange
+	digests := make([]indexDigest, 0, len(logs))
+	applied := false
+	for i, l := range logs {
+		if l.Type != raft.LogCommand {
+			continue
+		}
+		res, err := r.machine.Apply(l.Index, l.Data)
+		if err != nil {
+			r.stop(l.Index, err)
+			// Only in tests does the process still run. It must not apply anything else.
+			select {}
+		}
+		applied = true
+		responses[i] = res.Results
+		digests = append(digests, indexDigest{l.Index, r.machine.Digest()})
+		for _, c := range res.Changes {
+			changes = append(changes, appliedChange{l.Index, c})
+		}
+	}
+	if applied {
+		r.publish(changes, digests)
+	}
+	return responses
+}
+
+// stop ends the process: an entry that cannot be applied here has been or will be applied elsewhere,
+// so going on would make this copy differ.
+func (r *replica) stop(index uint64, err error) {
+	var unknown *fsm.UnknownCommandError
+	code, advice := ExitCorrupt, "wipe the data directory and join this node again"
+	if errors.As(err, &unknown) {
+		code, advice = ExitVersion, "install a newer version of this program"
+	}
+	r.log.Error("entry cannot be applied: this node stops", "index", index, "err", err, "hint", advice)
+	r.exit(code, fmt.Sprintf("entry %d cannot be applied: %v: %s", index, err, advice))
+}
+
+// publish makes what has been applied visible, readers first, waiters after.
+func (r *replica) publish(changes []appliedChange, digests []indexDigest) {
+	if d := r.machine.Divergence(); d != nil && !r.diverged.Swap(true) {
+		r.log.Error("copy differs from the leader's", "index", d.Index, "own", fmt.Sprintf("%x", d.Own), "leader", fmt.Sprintf("%x", d.Leader))
+	}
+	index := r.machine.Index()
+	r.clock.Store(r.machine.Clock())
+	r.view.Store(r.machine.View())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index = index
+	for _, d := range digests {
+		r.digests[d.index%digestsKept] = d
+	}
+	r.changes = append(r.changes, changes...)
+	if len(r.changes) > 2*maxChanges {
+		// Forget whole indexes only, and not at every entry.
+		over := len(r.changes) - maxChanges
+		r.floor = r.changes[over-1].at
+		for over < len(r.changes) && r.changes[over].at == r.floor {
+			over++
+		}
+		r.changes = slices.Clone(r.changes[over:])
+	}
+	r.wake()
+}
+
+// wake is called with mu held after index has moved.
+func (r *replica) wake() {
+	for len(r.waiters) > 0 && r.waiters[0].index <= r.index {
+		close(heap.Pop(&r.waiters).(*waiter).done)
+	}
+	close(r.moved)
+	r.moved = make(chan struct{})
+}
+
+// Snapshot implements raft.FSM: it takes the copy, which costs nothing.
+func (r *replica) Snapshot() (raft.FSMSnapshot, error) {
+	return &replicaSnapshot{r.machine.Snapshot()}, nil
+}
+
+type replicaSnapshot struct{ s *fsm.Snapshot }
+
+func (s *replicaSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.s.WriteTo(sink); err != nil {
+		sink.Cancel()
+		return fmt.Errorf("writing snapshot: %w", err)
+	}
+	return sink.Close()
+}
+
+func (s *replicaSnapshot) Release() { s.s = nil }
+
+// Restore implements raft.FSM. Readers keep the old copy until the new one is complete, and followers
+// of the change feed get the difference.
+func (r *replica) Restore(rc io.ReadCloser) error {
+	defer rc.Close()
+	m, err := fsm.ReadSnapshot(rc)
+	if err != nil {
+		var unknown *fsm.UnknownCommandError
+		if errors.As(err, &unknown) {
+			r.stop(0, err)
+		}
+		return fmt.Errorf("reading snapshot: %w", err)
+	}
+	old, index := r.view.Load(), m.Index()
+	var changes []appliedChange
+	fits := old.Index() > 0
+	if fits {
+		fsm.Diff(old, m.View(), func(c mbox.Change) bool {
+			changes = append(changes, appliedChange{index, c})
+			fits = len(changes) <= maxChanges
+			return fits
+		})
+	}
+	r.machine = m
+	r.clock.Store(m.Clock())
+	r.view.Store(m.View())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index = index
+	if fits {
+		r.changes = append(r.changes, changes...)
+	} else {
+		r.changes, r.floor = nil, index
+	}
+	r.wake()
+	return nil
+}
+
+// digestAt returns the digest of the copy at an index not long ago.
+func (r *replica) digestAt(index uint64) (fsm.Digest, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.digests[index%digestsKept]
+	return d.digest, d.index == index
+}
+
+// applied returns the index of the copy and a channel that is closed when it moves.
+func (r *replica) applied() (uint64, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.index, r.moved
+}
+
+// wait returns when the copy has reached index.
+func (r *replica) wait(ctx context.Context, index uint64) error {
+	r.mu.Lock()
+	if r.index >= index {
+		r.mu.Unlock()
+		return nil
+	}
+	w := &waiter{index: index, done: make(chan struct{})}
+	heap.Push(&r.waiters, w)
+	r.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.at >= 0 {
+		heap.Remove(&r.waiters, w.at)
+	}
+	return ctx.Err()
+}
+
+// since returns changes after an index, oldest first, and the index that they lead to. It waits until
+// there is something; with a bounded number of changes at a time.
+func (r *replica) since(ctx context.Context, after uint64) ([]mbox.Change, uint64, error) {
+	for {
+		r.mu.Lock()
+		if after < r.floor {
+			r.mu.Unlock()
+			return nil, 0, mbox.ErrLagged
+		}
+		if r.index > after {
+			first := sort.Search(len(r.changes), func(i int) bool { return r.changes[i].at > after })
+			end, to := len(r.changes), r.index
+			if end-first > changesAtATime {
+				to = r.changes[first+changesAtATime-1].at
+				end = sort.Search(len(r.changes), func(i int) bool { return r.changes[i].at > to })
+			}
+			out := make([]mbox.Change, 0, end-first)
+			for _, c := range r.changes[first:end] {
+				out = append(out, c.Change)
+			}
+			r.mu.Unlock()
+			return out, to, nil
+		}
+		moved := r.moved
+		r.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// waiter waits for an index; waiterHeap has the lowest first.
+type waiter struct {
+	index uint64
+	done  chan struct{}
+	at    int // place in the heap, -1 outside
+}
+
+type waiterHeap []*waiter
+
+func (h waiterHeap) Len() int           { return len(h) }
+func (h waiterHeap) Less(i, j int) bool { return h[i].index < h[j].index }
+func (h waiterHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+func (h *waiterHeap) Push(x any) {
+	w := x.(*waiter)
+	w.at = len(*h)
+	*h = append(*h, w)
+}
+func (h *waiterHeap) Pop() any {
+	old := *h
+	w := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	w.at = -1
+	return w
+}

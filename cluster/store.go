@@ -1,0 +1,330 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	storeAlarm = 3 * time.Second
+	storeLimit = 10 * time.Second
+	logCache   = 1024 // entries
+
+	retainSnapshots   = 3
+	maxSnapshotReads  = 2 // at the same time: a hundred frontends may all ask at once
+	databaseOpenLimit = 5 * time.Second
+)
+
+// logAndStable is what raft-boltdb and raft's in-memory store both are.
+type logAndStable interface {
+	raft.LogStore
+	raft.StableStore
+}
+
+// stores are what raft keeps its state in.
+type stores struct {
+	log       raft.LogStore
+	stable    raft.StableStore
+	snapshots raft.SnapshotStore
+	close     func() error
+	guard     *storeGuard // nil for learners
+}
+
+// openStores opens the durable log of a coordinator, or the memory log of a learner: a learner never
+// votes, so it may forget its log; it goes on from its last snapshot.
+func openStores(c *Config, durable bool) (*stores, error) {
+	dir := filepath.Join(c.DataDir, raftDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the raft directory: %w", err)
+	}
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, retainSnapshots, newHCLog(c.Logger, "snapshot"))
+	if err != nil {
+		return nil, fmt.Errorf("opening the snapshots: %w", err)
+	}
+	s := &stores{snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
+	if !durable {
+		mem := raft.NewInmemStore()
+		s.log, s.stable, s.close = mem, mem, func() error { return nil }
+		return s, nil
+	}
+	path := filepath.Join(dir, "raft.db")
+	if err := checkDatabaseSize(path); err != nil {
+		return nil, err
+	}
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		BoltOptions: &bbolt.Options{
+			Timeout:        databaseOpenLimit,
+			NoFreelistSync: true, // the file never shrinks; writing its free list would slow every commit
+			FreelistType:   bbolt.FreelistMapType,
+		},
+	})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("opening the log: another process uses %s: stop it first", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the log %s: %w", path, err)
+	}
+	var inner logAndStable = bolt
+	if c.hooks.wrap != nil {
+		inner = c.hooks.wrap(bolt)
+	}
+	s.guard = newStoreGuard(inner, c.Logger, c.hooks.exit)
+	cache, err := raft.NewLogCache(logCache, s.guard)
+	if err != nil {
+		bolt.Close()
+		return nil, err
+	}
+	s.log, s.stable = cache, s.guard
+	s.close = func() error {
+		s.guard.stop()
+		return bolt.Close()
+	}
+	return s, nil
+}
+
+// storeGuard ends the process when the log store fails or hangs. The library would go on: with a full
+// disk a leader keeps winning elections that it cannot use, and with a hanging disk it keeps sending
+// heartbeats, so that nobody else may lead.
+type storeGuard struct {
+	inner logAndStable
+	log   *slog.Logger
+	exit  func(code int, reason string)
+
+	mu      sync.Mutex
+	calls   map[uint64]call
+	next    uint64
+	alarmed bool
+	slowest time.Duration // of the calls that have ended since start
+
+	done chan struct{}
+	wg   sync.WaitGroup
+}
+
+type call struct {
+	what  string
+	begun time.Time
+}
+
+func newStoreGuard(inner logAndStable, log *slog.Logger, exit func(int, string)) *storeGuard {
+	g := &storeGuard{inner: inner, log: log, exit: exit, calls: make(map[uint64]call), done: make(chan struct{})}
+	g.wg.Go(g.watch)
+	return g
+}
+
+func (g *storeGuard) stop() {
+	close(g.done)
+	g.wg.Wait()
+}
+
+// oldest is the age of the longest call under way.
+func (g *storeGuard) oldest(now time.Time) (what string, age time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.calls {
+		if d := now.Sub(c.begun); d > age {
+			what, age = c.what, d
+		}
+	}
+	return what, age
+}
+
+func (g *storeGuard) watch() {
+	tick := time.NewTicker(storeAlarm / 12)
+	defer tick.Stop()
+	for {
+		select {
+		case <-g.done:
+			return
+		case now := <-tick.C:
+			what, age := g.oldest(now)
+			switch {
+			case age > storeLimit:
+				g.fail(what, fmt.Errorf("no answer from the disk for %s", age.Round(time.Second)))
+				return
+			case age > storeAlarm && !g.alarmed:
+				g.alarmed = true
+				g.log.Error("log store hangs", "cmd", what, "dur", age)
+			case age <= storeAlarm:
+				g.alarmed = false
+			}
+		}
+	}
+}
+
+// fail does not wait for anything that might wait for the disk.
+func (g *storeGuard) fail(what string, err error) {
+	reason := fmt.Sprintf("log store: %s failed: %v; this coordinator stops so that another can lead", what, err)
+	g.log.Error("log store failed: this coordinator stops so that another can lead", "cmd", what, "err", err)
+	g.exit(ExitStore, reason)
+}
+
+func (g *storeGuard) do(what string, f func() error) error {
+	g.mu.Lock()
+	g.next++
+	id, begun := g.next, time.Now()
+	g.calls[id] = call{what, begun}
+	g.mu.Unlock()
+	err := f()
+	g.mu.Lock()
+	delete(g.calls, id)
+	g.slowest = max(g.slowest, time.Since(begun))
+	g.mu.Unlock()
+	if err != nil {
+		g.fail(what, err)
+	}
+	return err
+}
+
+func (g *storeGuard) FirstIndex() (i uint64, err error) {
+	err = g.do("reading the first index", func() error { i, err = g.inner.FirstIndex(); return err })
+	return i, err
+}
+
+func (g *storeGuard) LastIndex() (i uint64, err error) {
+	err = g.do("reading the last index", func() error { i, err = g.inner.LastIndex(); return err })
+	return i, err
+}
+
+// GetLog may fail without harm: the entry may have been compacted away.
+func (g *storeGuard) GetLog(index uint64, log *raft.Log) error { return g.inner.GetLog(index, log) }
+
+func (g *storeGuard) StoreLog(log *raft.Log) error { return g.StoreLogs([]*raft.Log{log}) }
+
+func (g *storeGuard) StoreLogs(logs []*raft.Log) error {
+	return g.do("writing entries", func() error { return g.inner.StoreLogs(logs) })
+}
+
+// deleteStep is how many entries one transaction removes: a big one would block all writes meanwhile.
+const deleteStep = 4096
+
+// DeleteRange removes old entries in steps. A tail that conflicts with the leader's goes in one
+// transaction: a crash half-way would leave a hole in the log.
+func (g *storeGuard) DeleteRange(first, last uint64) error {
+	oldest, err := g.FirstIndex()
+	if err != nil {
+		return err
+	}
+	for first <= last {
+		end := last
+		if first <= oldest {
+			end = min(last, first+deleteStep-1)
+			oldest = end + 1
+		}
+		if err := g.do("deleting entries", func() error { return g.inner.DeleteRange(first, end) }); err != nil {
+			return err
+		}
+		first = end + 1
+	}
+	return nil
+}
+
+func (g *storeGuard) Set(key, value []byte) error {
+	return g.do("writing "+string(key), func() error { return g.inner.Set(key, value) })
+}
+
+func (g *storeGuard) SetUint64(key []byte, value uint64) error {
+	return g.do("writing "+string(key), func() error { return g.inner.SetUint64(key, value) })
+}
+
+// Get and GetUint64 report a missing key as an error, which is no failure.
+func (g *storeGuard) Get(key []byte) ([]byte, error)       { return g.inner.Get(key) }
+func (g *storeGuard) GetUint64(key []byte) (uint64, error) { return g.inner.GetUint64(key) }
+
+// checkDatabaseSize refuses a raft.db that has been cut short: bbolt maps the file into memory, and
+// touching a page behind its end kills the process with a signal that says nothing.
+func checkDatabaseSize(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	if info.Size() == 0 {
+		return nil // bbolt makes a new one of it
+	}
+	need, ok := highWater(f)
+	switch {
+	case !ok:
+		return fmt.Errorf("%s has no valid header: the log is damaged; wipe the data directory and join this node again", path)
+	case info.Size() < need:
+		return fmt.Errorf("%s has %d octets of at least %d: the log was cut short; wipe the data directory and join this node again", path, info.Size(), need)
+	}
+	return nil
+}
+
+// highWater reads the size that the newest valid meta page of a bbolt file promises.
+//
+// A meta page is a page header of 16 octets and then, in native order: magic, version, page size,
+// flags (uint32 each), root page and sequence, free list page, high-water page, transaction (uint64
+// each), and the FNV-64a sum of all these.
+func highWater(r io.ReaderAt) (need int64, ok bool) {
+	const header, body, magic = 16, 56, 0xED0CDAED
+	var newest uint64
+	meta := func(at int64) {
+		var buf [body + 8]byte
+		if _, err := r.ReadAt(buf[:], at+header); err != nil {
+			return
+		}
+		o := binary.NativeEndian
+		sum := fnv.New64a()
+		sum.Write(buf[:body])
+		if o.Uint32(buf[0:]) != magic || o.Uint64(buf[body:]) != sum.Sum64() {
+			return
+		}
+		if tx := o.Uint64(buf[48:]); !ok || tx >= newest {
+			newest, ok = tx, true
+			need = int64(o.Uint64(buf[40:])) * int64(o.Uint32(buf[8:]))
+		}
+	}
+	meta(0)
+	for size := int64(1 << 10); size <= 1<<16; size <<= 1 { // the second meta page is page 1
+		meta(size)
+	}
+	return need, ok
+}
+
+// snapshotGate bounds how many snapshots are read at the same time.
+type snapshotGate struct {
+	raft.SnapshotStore
+	slots chan struct{}
+}
+
+func (g *snapshotGate) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	g.slots <- struct{}{}
+	meta, r, err := g.SnapshotStore.Open(id)
+	if err != nil {
+		<-g.slots
+		return nil, nil, err
+	}
+	return meta, &gatedReader{ReadCloser: r, slots: g.slots}, nil
+}
+
+type gatedReader struct {
+	io.ReadCloser
+	slots chan struct{}
+	once  sync.Once
+}
+
+func (r *gatedReader) Close() error {
+	r.once.Do(func() { <-r.slots })
+	return r.ReadCloser.Close()
+}
