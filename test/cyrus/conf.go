@@ -65,7 +65,6 @@ func (n *Node) imapdConf() string {
 			set("mupdate_server", "%s", at)
 			set("mupdate_config", "standard")
 			set("mupdate_authname", "%s", o.Proxy)
-			set("mupdate_username", "%s", o.Proxy)
 			set("mupdate_password", "%s", o.Password)
 			set("mupdate_retry_delay", "2")
 		}

@@ -13,7 +13,7 @@ func TestXferOfAUser(t *testing.T) {
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin1, admin2 := signOn(t, be1, m.Admin()), signOn(t, be2, m.Admin())
 	names := []string{"user.u1"}
-	for i := range 10 {
+	for i := range 50 {
 		names = append(names, fmt.Sprintf("user.u1.f%d", i))
 	}
 	for _, name := range names {
