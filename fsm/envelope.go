@@ -32,6 +32,9 @@ const (
 	envelopeMagic   = 0xE5
 	envelopeVersion = 1
 
+	// minEnvelope is the size of the smallest one: seven numbers, no body.
+	minEnvelope = 3 + 7 + 4
+
 	// flagIgnorable: a binary that does not know the command may skip it. Only for commands that
 	// touch no replicated table, the dedupe table included.
 	flagIgnorable = 1
@@ -131,7 +134,7 @@ func decodeBatch(b []byte, near *mbox.Session) (clock uint64, envelopes []decode
 	if !checkCRC(b, r) {
 		return 0, nil, corrupt("batch header checksum")
 	}
-	if n > MaxCommands || n > uint64(len(r.b)) {
+	if n > MaxCommands || n > uint64(len(r.b))/minEnvelope {
 		return 0, nil, corrupt("batch of %d commands", n)
 	}
 	envelopes = make([]decoded, 0, n)

@@ -30,11 +30,11 @@ func (m *Machine) setHold(h Hold) {
 		return
 	}
 	m.holds.set(h.Name, h)
-	if known && old.Session != h.Session {
+	m.sessionHolds.Set(holdKey(h))
+	if known && holdKey(old) != holdKey(h) {
 		m.sessionHolds.Delete(holdKey(old))
 		m.tidyLease(old.Session)
 	}
-	m.sessionHolds.Set(holdKey(h))
 }
 
 func (m *Machine) dropHold(n mbox.Name) {
@@ -99,7 +99,7 @@ func (m *Machine) followSession(w MailboxWrite, cur mbox.Entry, v mbox.Verdict) 
 	deleted, direct := mbox.Name(""), false
 	switch {
 	case w.Kind == mbox.Delete:
-		if cur.State == mbox.Active && v.Outcome == mbox.Done && w.By.Flags&mbox.Sync == 0 {
+		if cur.State == mbox.Active && v.Outcome == mbox.Done && w.By.Flags&mbox.Sync == 0 && w.By.ID != "" {
 			deleted, direct = w.Name, true
 		}
 	case w.Kind == mbox.Reserve && v.Outcome == mbox.Done:

@@ -115,7 +115,7 @@ func (m *Machine) applyOnce(e decoded) Result {
 	if e.Command == nil {
 		return Result{} // skipped; see flagIgnorable
 	}
-	if e.Proposer == 0 || commands[e.Command.kind()].ignorable {
+	if k := e.Command.kind(); e.Proposer == 0 || k == kindRegisterProposer || commands[k].ignorable {
 		return m.do(e.Command)
 	}
 	key := &incarnation{proposer: e.Proposer, incarnation: e.Incarnation}

@@ -1,0 +1,90 @@
+package fsm
+
+import (
+	"fmt"
+	"testing"
+
+	"murder/internal/mbox"
+)
+
+func TestConflictRegister(t *testing.T) {
+	const n = mbox.Name("user.u")
+	start := func() *rig {
+		r := newRig(t)
+		r.write(activate(n, "a.example!p", acl, by("1", srvA)))
+		r.write(activate(n, "b.example!p", "v\tl\t", by("2", srvB)))
+		r.write(activate(n, "b.example!q", "v\tl\t", by("2", srvB)))
+		return r
+	}
+	r := start()
+	got := r.m.View().Conflict(n)
+	want := Conflict{Name: n, Holder: srvA, Claimant: srvB, Claim: "b.example!q", ACL: "v\tl\t", First: 2, Last: 3, Count: 2,
+		At: 1000, Identity: "be-b", Peer: "192.0.2.1"}
+	if len(got) != 1 || got[0] != want {
+		t.Fatalf("conflict: %+v", got)
+	}
+	r.wantHistory(n, EventActivated, EventConflict, EventConflict)
+
+	for what, c := range map[string]struct {
+		command  Command
+		resolved bool
+	}{
+		"the holder repeats itself":  {MailboxWrite{Write: activate(n, "a.example!p2", acl, by("3", srvA))}, false},
+		"the holder deletes":         {MailboxWrite{Write: remove(n, by("3", srvA))}, true},
+		"the claimant deletes":       {MailboxWrite{Write: remove(n, by("3", srvB))}, true},
+		"a third deletes":            {MailboxWrite{Write: remove(n, by("3", "c.example"))}, false},
+		"takeover":                   {MailboxWrite{Write: activate(n, "b.example!p", acl, by("3", srvB, mbox.Takeover))}, true},
+		"operator":                   {Resolve{What: RegisterConflicts, Name: n}, true},
+		"operator, one claimant":     {Resolve{What: RegisterConflicts, Name: n, Claimant: srvB}, true},
+		"operator, another claimant": {Resolve{What: RegisterConflicts, Name: n, Claimant: "c.example"}, false},
+		"the holder starts a move":   {MailboxWrite{Write: deactivate(n, "a.example!p", by("3", srvA))}, false},
+	} {
+		r := start()
+		r.do(c.command)
+		if got := len(r.m.View().Conflict(n)) == 0; got != c.resolved {
+			t.Errorf("%s: resolved %v, want %v", what, got, c.resolved)
+		}
+		restored(t, r.m)
+	}
+}
+
+// Claims of a name do not touch those of another that begins alike.
+func TestConflictNames(t *testing.T) {
+	r := newRig(t)
+	for _, n := range []mbox.Name{"a", "a.b", "a b"} {
+		r.write(activate(n, "a.example!p", acl, by("1", srvA)))
+		r.write(activate(n, "b.example!p", acl, by("2", srvB)))
+		r.write(activate(n, "c.example!p", acl, by("2", "c.example")))
+	}
+	r.write(remove("a", by("1", srvA)))
+	v := r.m.View()
+	if len(v.Conflict("a")) != 0 || len(v.Conflict("a.b")) != 2 || len(v.Conflict("a b")) != 2 {
+		t.Errorf("conflicts: %v %v %v", v.Conflict("a"), v.Conflict("a.b"), v.Conflict("a b"))
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	r := newRig(t)
+	for i := range 2 * maxEventsPerName {
+		r.write(activate("x", mbox.At(srvA, fmt.Sprint(i)), acl, by("1", srvA)))
+	}
+	if got := len(r.history("x")); got != maxEventsPerName {
+		t.Errorf("%d events of one name", got)
+	}
+	var all []Envelope
+	for i := range maxEvents + 100 {
+		w := activate(mbox.Name(fmt.Sprintf("n%d", i)), "a.example!p", "", by("1", srvA))
+		if all = append(all, Envelope{Command: MailboxWrite{Write: w}}); len(all) == MaxCommands {
+			r.batch(all...)
+			all = nil
+		}
+	}
+	r.batch(all...)
+	if got := r.m.events.len(); got != maxEvents || r.m.eventNames.Len() != maxEvents {
+		t.Errorf("%d events, %d by name", got, r.m.eventNames.Len())
+	}
+	if len(r.history("x")) != 0 {
+		t.Error("the oldest events are still there")
+	}
+	restored(t, r.m)
+}
