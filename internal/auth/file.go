@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -131,7 +132,9 @@ func SetUser(path string, u User) error {
 		return fmt.Errorf("setting a user: %w", err)
 	}
 	line := u.String()
-	if back, err := ParseUser(line); err != nil || back.String() != line || strings.ContainsAny(line, "\r\n") || strings.HasPrefix(line, "#") {
+	back, err := ParseUser(line)
+	if err != nil || back.Name != u.Name || back.Password != u.Password || !slices.Equal(back.Groups, u.Groups) ||
+		strings.ContainsAny(line, "\r\n") || strings.HasPrefix(line, "#") {
 		return fmt.Errorf("setting a user: %q cannot be written into a users file", u.Name)
 	}
 	return editUsers(path, func(lines []string) ([]string, error) {

@@ -1,0 +1,116 @@
+package limit
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestConns(t *testing.T) {
+	c := NewConns(4, 2)
+	var release []func()
+	for i, step := range []struct {
+		addr string
+		want error
+	}{
+		{"192.0.2.1", nil},
+		{"::ffff:192.0.2.1", nil},
+		{"192.0.2.1", ErrAddress},
+		{"2001:db8::1", nil},
+		{"2001:db8::2", nil},
+		{"2001:db8:0:1::1", ErrTotal},
+	} {
+		done, err := c.Acquire(netip.MustParseAddr(step.addr))
+		if !errors.Is(err, step.want) || (err == nil) != (step.want == nil) {
+			t.Errorf("step %d: %v, want %v", i, err, step.want)
+		}
+		if err == nil {
+			release = append(release, done)
+		}
+	}
+	release[3]()
+	release[3]()
+	if _, err := c.Acquire(netip.MustParseAddr("2001:db8::9")); err != nil || c.Len() != 4 {
+		t.Errorf("after a release: %v, %d", err, c.Len())
+	}
+	for _, done := range release {
+		done()
+	}
+	if c.Len() != 1 || len(c.counts) != 1 {
+		t.Errorf("left over: %d %v", c.Len(), c.counts)
+	}
+}
+
+func TestConnsFromLoopbackAreNotCounted(t *testing.T) {
+	c := NewConns(0, 1)
+	for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), {}} {
+		for range 3 {
+			if _, err := c.Acquire(addr); err != nil {
+				t.Errorf("%v: %v", addr, err)
+			}
+		}
+	}
+	var none *Conns
+	if done, err := none.Acquire(netip.Addr{}); err != nil || none.Len() != 0 {
+		t.Error(err)
+	} else {
+		done()
+	}
+}
+
+func TestFailures(t *testing.T) {
+	now := time.Unix(0, 0)
+	f := NewFailures(3, time.Minute, 100)
+	f.now = func() time.Time { return now }
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for i := range 5 {
+		if got, want := f.Blocked(a), i >= 3; got != want {
+			t.Errorf("after %d failures: blocked %v", i, got)
+		}
+		f.Add(a)
+	}
+	if f.Blocked(b) {
+		t.Error("another address is blocked")
+	}
+	now = now.Add(59 * time.Second)
+	if !f.Blocked(a) {
+		t.Error("forgiven too early")
+	}
+	now = now.Add(time.Second)
+	if f.Blocked(a) {
+		t.Error("not forgiven after the interval")
+	}
+	loop := netip.MustParseAddr("127.0.0.1")
+	for range 5 {
+		f.Add(loop)
+	}
+	if f.Blocked(loop) {
+		t.Error("loopback is blocked")
+	}
+	var none *Failures
+	none.Add(a)
+	if none.Blocked(a) {
+		t.Error("nothing blocks")
+	}
+}
+
+func TestFailuresAreBounded(t *testing.T) {
+	now := time.Unix(0, 0)
+	f := NewFailures(3, time.Minute, 16)
+	f.now = func() time.Time { return now }
+	guilty := netip.MustParseAddr("198.51.100.1")
+	for range 3 {
+		f.Add(guilty)
+	}
+	for i := range 1000 {
+		f.Add(netip.MustParseAddr(fmt.Sprintf("192.0.%d.%d", i/250, i%250)))
+	}
+	if len(f.buckets) > 16 {
+		t.Errorf("%d buckets", len(f.buckets))
+	}
+	if !f.Blocked(guilty) {
+		t.Error("many harmless addresses pushed out a guilty one")
+	}
+}
