@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,9 +182,9 @@ func TestDialBreaks(t *testing.T) {
 
 // A server that accepts and says nothing is as bad as one that refuses.
 func TestSilentServerBreaks(t *testing.T) {
-	silent := true
+	var talks atomic.Bool
 	port := serve(t, func(c net.Conn) {
-		if !silent {
+		if talks.Load() {
 			greet(c)
 		}
 	})
@@ -202,7 +203,7 @@ func TestSilentServerBreaks(t *testing.T) {
 	if _, err := s.Dial(t.Context(), "127.0.0.1", IMAP); !errors.Is(err, ErrBreakerOpen) {
 		t.Fatal(err)
 	}
-	silent = false
+	talks.Store(true)
 	srv.breakers[IMAP].retryAt = time.Now() // the time is over
 	c, err := s.Dial(t.Context(), "127.0.0.1", IMAP)
 	if err != nil {
