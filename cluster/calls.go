@@ -49,6 +49,19 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 			return nil, n.notLeading() // never passed on twice
 		}
 		return r.takeIn(ctx, req)
+	case "member":
+		req, err := decode[memberRequest](body)
+		if err == nil {
+			err = coordinatorOnly()
+		}
+		if err != nil {
+			return nil, err
+		}
+		r := n.reign.Load()
+		if r == nil {
+			return nil, n.notLeading()
+		}
+		return nil, r.changeMember(ctx, req)
 	case "transfer":
 		req, err := decode[admin.TransferRequest](body)
 		if err == nil {

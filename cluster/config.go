@@ -74,7 +74,7 @@ type hooks struct {
 // Exit codes of a process that must not go on.
 const (
 	ExitStore   = 74 // the log store failed or hangs: another coordinator shall lead
-	ExitCorrupt = 76 // the log or a copy is damaged: wipe the data directory and join again
+	ExitCorrupt = 76 // the log or a copy is damaged: empty the data directory and join again
 	ExitVersion = 78 // the log holds something that this binary does not know: install a newer one
 )
 

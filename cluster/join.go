@@ -378,7 +378,7 @@ func checkToken(v *fsm.View, use fsm.UseToken) error {
 
 // refusal keeps what is known about an outcome and makes the rest a definite no.
 func refusal(doing string, err error) error {
-	var r *Refused
+	var r *RefusedError
 	if errors.As(err, &r) {
 		return refuse("%s: %v", doing, r)
 	}

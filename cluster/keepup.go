@@ -64,6 +64,7 @@ func (n *Node) followLeader(ctx context.Context, e *engine) {
 		return
 	}
 	if err := n.announce(ctx, e); err != nil {
+		n.noteRefusal(err)
 		n.log.Debug("registering this node failed", "err", err)
 		return
 	}
@@ -115,18 +116,21 @@ func (n *Node) propose(ctx context.Context, c fsm.Command) error {
 		return err
 	}
 	if r := results[0]; r.Refusal != fsm.NotRefused {
-		return &Refused{Refusal: r.Refusal, Detail: r.Detail}
+		return &RefusedError{Refusal: r.Refusal, Detail: r.Detail}
 	}
 	return n.replica.wait(ctx, index)
 }
 
-// Refused says that the cluster decided against a command.
-type Refused struct {
+// RefusedError says that the cluster decided against a command.
+type RefusedError struct {
 	Refusal fsm.Refusal
 	Detail  string
 }
 
-func (r *Refused) Error() string {
+// Refused tells the admin interface that trying again would not help.
+func (r *RefusedError) Refused() bool { return true }
+
+func (r *RefusedError) Error() string {
 	if r.Detail == "" {
 		return r.Refusal.String()
 	}

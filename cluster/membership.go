@@ -57,11 +57,31 @@ func (r *reign) reconcile(ctx context.Context) error {
 		}
 		return !done
 	})
+	if !done && err == nil {
+		done, err = r.dropUnregistered(ctx, servers)
+	}
 	if done || err != nil {
-		r.kickSoon()
+		if err == nil {
+			r.kickSoon()
+		}
 		return err
 	}
 	return r.promote(ctx, f.Index(), servers)
+}
+
+// dropUnregistered takes one server out that has been removed from the registry.
+func (r *reign) dropUnregistered(ctx context.Context, servers []raft.Server) (bool, error) {
+	v := r.node.State()
+	if _, ok := v.Node(r.node.cfg.NodeID); !ok {
+		return false, nil // a cluster that is just beginning
+	}
+	for _, s := range servers {
+		if _, ok := v.Node(string(s.ID)); !ok {
+			r.node.log.Info("removing node", "peer", string(s.ID))
+			return true, await(ctx, r.engine.raft.RemoveServer(s.ID, 0, raftCallLimit))
+		}
+	}
+	return false, nil
 }
 
 func (r *reign) kickSoon() {
@@ -101,12 +121,15 @@ func (r *reign) promote(ctx context.Context, index uint64, servers []raft.Server
 // that forgets its vote breaks raft.
 func (r *reign) ready(id string) bool {
 	rec, ok := r.node.State().Node(id)
-	if !ok || rec.Role != fsm.RoleCoordinator || !rec.DurableLog || rec.State == fsm.NodeDraining {
-		return false
-	}
+	return ok && rec.Role == fsm.RoleCoordinator && rec.DurableLog && rec.State != fsm.NodeDraining &&
+		rec.Attributes[attrNoVote] == "" && r.keepsUp(id, r.node.cfg.PromoteAfter)
+}
+
+// keepsUp reports whether a node is heard of and has been close behind for a while.
+func (r *reign) keepsUp(id string, d time.Duration) bool {
 	p, ok := r.position(id)
 	now := time.Now()
-	return ok && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= r.node.cfg.PromoteAfter
+	return ok && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= d
 }
 
 // Transfer hands leadership to another voter: to, or the one that is furthest if to is empty.

@@ -295,10 +295,10 @@ func (n *Node) admit(alpn string, m member) error {
 	}
 	rec, ok := v.Node(m.Node)
 	if !ok {
-		return fmt.Errorf("node %s is not registered in cluster %s, so it has been removed: to bring it back, empty its data directory and join it again", m.Node, m.Cluster)
+		return refuse("node %s is not registered in cluster %s, so it has been removed: to bring it back, empty its data directory and join it again", m.Node, m.Cluster)
 	}
 	if roleOf(rec.Role) != m.Role {
-		return fmt.Errorf("node %s is registered as a %s, but its certificate is for a %s: empty its data directory and join it again", m.Node, rec.Role, m.Role)
+		return refuse("node %s is registered as a %s, but its certificate is for a %s: empty its data directory and join it again", m.Node, rec.Role, m.Role)
 	}
 	return nil
 }

@@ -104,8 +104,9 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 // so going on would make this copy differ.
 func (r *replica) stop(index uint64, err error) {
 	var unknown *fsm.UnknownCommandError
-	code, advice := ExitCorrupt, "wipe the data directory and join this node again"
-	if errors.As(err, &unknown) {
+	var newer *fsm.SnapshotVersionError
+	code, advice := ExitCorrupt, "empty the data directory and join this node again"
+	if errors.As(err, &unknown) || errors.As(err, &newer) {
 		code, advice = ExitVersion, "install a newer version of this program"
 	}
 	r.log.Error("entry cannot be applied: this node stops", "index", index, "err", err, "hint", advice)
@@ -115,7 +116,7 @@ func (r *replica) stop(index uint64, err error) {
 // publish makes what has been applied visible, readers first, waiters after.
 func (r *replica) publish(changes []appliedChange, digests []indexDigest) {
 	if d := r.machine.Divergence(); d != nil && !r.diverged.Swap(true) {
-		r.log.Error("copy differs from the leader's", "index", d.Index, "own", fmt.Sprintf("%x", d.Own), "leader", fmt.Sprintf("%x", d.Leader))
+		r.log.Error("copy differs from the leader's", "index", d.Index, "own", d.Own.String(), "leader", d.Leader.String())
 	}
 	index := r.machine.Index()
 	r.clock.Store(r.machine.Clock())
@@ -171,8 +172,8 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
 	m, err := fsm.ReadSnapshot(rc)
 	if err != nil {
-		var unknown *fsm.UnknownCommandError
-		if errors.As(err, &unknown) {
+		var newer *fsm.SnapshotVersionError
+		if errors.As(err, &newer) {
 			r.stop(0, err)
 		}
 		return fmt.Errorf("reading snapshot: %w", err)

@@ -111,6 +111,9 @@ func (s *server) propose(f frame) {
 	}
 	u, err := decodeUnit(f.payload, s.peer)
 	if err == nil {
+		err = s.node.admit(alpnRPC, s.peer) // it may have been removed since it connected
+	}
+	if err == nil {
 		u.done = func(results []fsm.Result, index uint64, err error) {
 			if err != nil {
 				s.failed(f.id, err)

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"sort"
 	"strings"
@@ -139,10 +138,9 @@ func (n *Node) askStatus(ctx context.Context, m *admin.NodeStatus) {
 // ownStatus is what this node says about itself.
 func (n *Node) ownStatus() admin.NodeStatus {
 	v := n.State()
-	digest := v.Digest()
 	s := admin.NodeStatus{
 		ID: n.cfg.NodeID, Role: string(n.cfg.Role.member()), Address: n.port.advertise, Services: n.cfg.Services,
-		AppliedIndex: v.Index(), Digest: hex.EncodeToString(digest[:]), Mailboxes: v.Len(),
+		AppliedIndex: v.Index(), Digest: v.Digest().String(), Mailboxes: v.Len(),
 		Synced: n.synced.Load(), Draining: n.draining.Load(), Diverged: n.replica.diverged.Load(),
 		Version: n.cfg.BinaryVersion, MinCluster: minCluster, MaxCluster: maxCluster,
 	}
@@ -244,5 +242,5 @@ func (n *Node) digestAt(ctx context.Context, index uint64) (string, error) {
 	if !ok {
 		return "", notProposed("node %s keeps no digest of index %d any more: ask again", n.cfg.NodeID, index)
 	}
-	return hex.EncodeToString(d[:]), nil
+	return d.String(), nil
 }

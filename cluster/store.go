@@ -82,6 +82,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		inner = c.hooks.wrap(bolt)
 	}
 	s.guard = newStoreGuard(inner, c.Logger, c.hooks.exit)
+	s.guard.start()
 	cache, err := raft.NewLogCache(logCache, s.guard)
 	if err != nil {
 		bolt.Close()
@@ -102,6 +103,8 @@ type storeGuard struct {
 	inner logAndStable
 	log   *slog.Logger
 	exit  func(code int, reason string)
+	alarm time.Duration // age of a call that is worth a line in the log
+	limit time.Duration // age of a call that ends the process
 
 	mu      sync.Mutex
 	calls   map[uint64]call
@@ -119,10 +122,12 @@ type call struct {
 }
 
 func newStoreGuard(inner logAndStable, log *slog.Logger, exit func(int, string)) *storeGuard {
-	g := &storeGuard{inner: inner, log: log, exit: exit, calls: make(map[uint64]call), done: make(chan struct{})}
-	g.wg.Go(g.watch)
+	g := &storeGuard{inner: inner, log: log, exit: exit, alarm: storeAlarm, limit: storeLimit,
+		calls: make(map[uint64]call), done: make(chan struct{})}
 	return g
 }
+
+func (g *storeGuard) start() { g.wg.Go(g.watch) }
 
 func (g *storeGuard) stop() {
 	close(g.done)
@@ -142,7 +147,7 @@ func (g *storeGuard) oldest(now time.Time) (what string, age time.Duration) {
 }
 
 func (g *storeGuard) watch() {
-	tick := time.NewTicker(storeAlarm / 12)
+	tick := time.NewTicker(g.alarm / 12)
 	defer tick.Stop()
 	for {
 		select {
@@ -151,13 +156,13 @@ func (g *storeGuard) watch() {
 		case now := <-tick.C:
 			what, age := g.oldest(now)
 			switch {
-			case age > storeLimit:
+			case age > g.limit:
 				g.fail(what, fmt.Errorf("no answer from the disk for %s", age.Round(time.Second)))
 				return
-			case age > storeAlarm && !g.alarmed:
+			case age > g.alarm && !g.alarmed:
 				g.alarmed = true
 				g.log.Error("log store hangs", "cmd", what, "dur", age)
-			case age <= storeAlarm:
+			case age <= g.alarm:
 				g.alarmed = false
 			}
 		}
@@ -264,9 +269,9 @@ func checkDatabaseSize(path string) error {
 	need, ok := highWater(f)
 	switch {
 	case !ok:
-		return fmt.Errorf("%s has no valid header: the log is damaged; wipe the data directory and join this node again", path)
+		return fmt.Errorf("%s has no valid header: the log is damaged; empty the data directory and join this node again", path)
 	case info.Size() < need:
-		return fmt.Errorf("%s has %d octets of at least %d: the log was cut short; wipe the data directory and join this node again", path, info.Size(), need)
+		return fmt.Errorf("%s has %d octets of at least %d: the log was cut short; empty the data directory and join this node again", path, info.Size(), need)
 	}
 	return nil
 }

@@ -63,6 +63,9 @@ type failure struct {
 
 func (f *failure) Error() string { return f.text }
 
+// Refused tells the admin interface that trying again would not help.
+func (f *failure) Refused() bool { return f.class == classRefused }
+
 func notProposed(format string, args ...any) error {
 	return &failure{classNotProposed, fmt.Sprintf(format, args...)}
 }

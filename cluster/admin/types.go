@@ -175,3 +175,21 @@ type Check struct {
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
 }
+
+// MailboxQuery selects records. All conditions must hold.
+type MailboxQuery struct {
+	Prefix     string // of the name
+	Pattern    string // as in LIST: "*" any text, "%" any text without "."
+	Server     string
+	State      string // active, reserved
+	After      string // names that follow this one
+	Limit      int    // default 1000, at most 10000
+	Consistent bool   // everything committed before is in the answer
+}
+
+// MailboxPage is a part of a list.
+type MailboxPage struct {
+	Index     uint64    `json:"index"` // of the copy that was listed
+	Mailboxes []Mailbox `json:"mailboxes"`
+	Next      string    `json:"next,omitempty"` // MailboxQuery.After of the next page, empty at the end
+}

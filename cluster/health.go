@@ -1,0 +1,83 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"murder/cluster/admin"
+)
+
+var _ admin.Node = (*Node)(nil)
+
+const (
+	defaultMaxLag = 10000 // entries
+	certWarning   = 7 * 24 * time.Hour
+)
+
+// Live reports whether the process works at all: nothing here waits for another node.
+func (n *Node) Live() admin.Health {
+	var h admin.Health
+	if e := n.engine.Load(); e != nil && e.stores.guard != nil {
+		what, age := e.stores.guard.oldest(time.Now())
+		h.Add("log store", age <= storeAlarm, fmt.Sprintf("oldest call %s %s", age.Round(time.Millisecond), what))
+		return h
+	}
+	h.Add("process", true, "")
+	return h
+}
+
+// Ready reports whether this node should get clients. A frontend without a leader stays ready: its
+// copy serves mail, and a load balancer must not take everything down because of a lost quorum.
+func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {
+	var h admin.Health
+	h.Add("member", n.engine.Load() != nil, "")
+	h.Add("copy complete", n.synced.Load(), "")
+	h.Add("not draining", !n.draining.Load(), "")
+	h.Add("copy like the leader's", !n.replica.diverged.Load(), "")
+	if r := n.refusal.Load(); r != nil {
+		h.Add("welcome", false, *r)
+	}
+	if q.MaxLag == 0 {
+		q.MaxLag = defaultMaxLag
+	}
+	if lag, age, ok := n.lag(); ok {
+		h.Add("lag", lag <= q.MaxLag, fmt.Sprintf("%d entries, %s ago", lag, age.Round(time.Millisecond)))
+	}
+	if q.Leader {
+		h.Add("leads", n.reign.Load() != nil, "")
+	}
+	if q.Barrier > 0 {
+		ctx, cancel := context.WithTimeout(ctx, q.Barrier)
+		defer cancel()
+		_, err := n.Barrier(ctx)
+		h.Add("barrier", err == nil, detail(err))
+	}
+	return h
+}
+
+// Healthy reports whether the cluster as a whole could stand the loss of one more voter.
+func (n *Node) Healthy(ctx context.Context) admin.Health {
+	var h admin.Health
+	s := n.Status(ctx)
+	h.Add("leader", s.Leader != "", s.Leader)
+	h.Add("quorum", s.VotersUp >= s.Quorum && s.Voters > 0, fmt.Sprintf("%d of %d voters, %d needed", s.VotersUp, s.Voters, s.Quorum))
+	h.Add("a voter to spare", s.VotersUp > s.Quorum, "")
+	now := n.now()
+	for _, m := range s.Nodes {
+		if m.Diverged {
+			h.Add("copy of "+m.ID, false, "differs from the leader's")
+		}
+		if !m.CertExpires.IsZero() && m.CertExpires.Sub(now) < certWarning {
+			h.Add("certificate of "+m.ID, false, "expires "+m.CertExpires.Format(time.RFC3339))
+		}
+	}
+	return h
+}
+
+func detail(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
