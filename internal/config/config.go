@@ -47,10 +47,11 @@ type Config struct {
 
 // Node is the identity of this process.
 type Node struct {
-	ID          string `toml:"id" doc:"Name of this node in the cluster. Default: the host name up to its first dot."`
-	Role        string `toml:"role" doc:"coordinator (keeps the map), frontend (serves mail clients), both, or agent (beside a backend)."`
-	DataDir     string `toml:"data_dir" doc:"Directory of the map's copy, the log, and the keys of this node."`
-	Development bool   `toml:"development" doc:"Marks a trial: secrets may stand in this file."`
+	ID           string   `toml:"id" doc:"Name of this node in the cluster. Default: the host name up to its first dot."`
+	Role         string   `toml:"role" doc:"coordinator (keeps the map), frontend (serves mail clients), both, or agent (beside a backend)."`
+	DataDir      string   `toml:"data_dir" doc:"Directory of the map's copy, the log, and the keys of this node."`
+	DrainTimeout Duration `toml:"drain_timeout" doc:"How long sessions may go on when the process is told to stop."`
+	Development  bool     `toml:"development" doc:"Marks a trial: secrets may stand in this file."`
 }
 
 // Cluster is replication.
@@ -69,7 +70,7 @@ type Cluster struct {
 // Admin is the operator's side.
 type Admin struct {
 	Socket string `toml:"socket" doc:"Unix socket of the admin API; who can open it may do everything."`
-	Listen string `toml:"listen" doc:"Address of health checks, metrics and the admin API. Loopback only; \"\" for none."`
+	Listen string `toml:"listen" doc:"Address of health checks and metrics; on loopback also of the part of the admin API that changes nothing. \"\" for none."`
 }
 
 // Log is logging.
@@ -101,8 +102,8 @@ type Users struct {
 
 // Namespace is how names look.
 type Namespace struct {
-	Alt           bool   `toml:"altnamespace" doc:"A user's folders stand beside INBOX instead of below it. Cyrus: altnamespace."`
-	UnixHierarchy bool   `toml:"unixhierarchysep" doc:"\"/\" separates levels instead of \".\". Cyrus: unixhierarchysep."`
+	Alt           bool   `toml:"altnamespace" doc:"A user's folders stand beside INBOX instead of below it. Cyrus: altnamespace, on since 3.0, but off in Debian's imapd.conf."`
+	UnixHierarchy bool   `toml:"unixhierarchysep" doc:"\"/\" separates levels instead of \".\". Cyrus: unixhierarchysep, on since 3.0, but off in Debian's imapd.conf."`
 	UserPrefix    string `toml:"userprefix" doc:"Where other users' folders appear with altnamespace. Cyrus: userprefix."`
 	SharedPrefix  string `toml:"sharedprefix" doc:"Where shared folders appear with altnamespace. Cyrus: sharedprefix."`
 	AltPrefix     string `toml:"altprefix" doc:"Where own folders appear whose names are taken otherwise. Cyrus: altprefix."`
@@ -208,17 +209,22 @@ type Proxy struct {
 
 // LMTP is delivery.
 type LMTP struct {
-	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets."`
-	Hostname        string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
-	RequireAuth     bool     `toml:"require_auth" doc:"MTAs must log in over TCP; over a unix socket they need not."`
+	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets. Whoever reaches a socket may deliver."`
+	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
+	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
+	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
+	SoftNoAuth      bool     `toml:"soft_noauth" doc:"Answer MTAs that have not logged in with a temporary failure. Cyrus: soft_noauth."`
 	MaxConnections  int      `toml:"max_connections" doc:"Connections at a time."`
 	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
-	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 leaves it to the backends."`
-	UnknownUser     string   `toml:"unknown_user" doc:"Answer for a mailbox that does not exist: reject (5xx) or defer (4xx)."`
-	StripDomain     bool     `toml:"strip_domain" doc:"Ignore the domain of recipients. Without virtdomains this is what Cyrus does."`
-	PlusFallback    bool     `toml:"plus_fallback" doc:"Deliver user+folder to the INBOX if there is no such folder."`
-	PostUser        string   `toml:"postuser" doc:"Local part that addresses shared folders: postuser+folder. Cyrus: postuser."`
-	DeliveryTimeout Duration `toml:"delivery_timeout" doc:"By when a backend must have taken a message."`
+	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
+	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
+	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, for the time of a migration."`
+	UnknownBackend  string   `toml:"unknown_user_backend" doc:"Servername of the backend that makes mailboxes when mail arrives. Cyrus: autocreate_post there."`
+	Catchall        string   `toml:"catchall" doc:"User who gets mail for unknown recipients. Cyrus: lmtp_catchall_mailbox."`
+	PostUser        string   `toml:"postuser" doc:"Local part that addresses shared mailboxes: postuser+mailbox. Cyrus: postuser."`
+	Downcase        bool     `toml:"downcase_rcpt" doc:"Fold the case of recipients. Cyrus: lmtp_downcase_rcpt."`
+	Fuzzy           bool     `toml:"fuzzy_mailbox_match" doc:"Forgive case, spaces, \"-\" and \"_\" in names of shared mailboxes. Cyrus: lmtp_fuzzy_mailbox_match."`
+	SpoolDir        string   `toml:"spool_dir" doc:"Directory for messages too large for memory. Default: the system's for temporary files."`
 }
 
 // Socketmap answers Postfix.
@@ -230,7 +236,7 @@ type Socketmap struct {
 // Default returns the defaults for a role.
 func Default(role string) *Config {
 	c := &Config{
-		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder"},
+		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder", DrainTimeout: seconds(30)},
 		Cluster: Cluster{Listen: ":7401", Timing: "lan", Voters: 3, PromoteAfter: seconds(10), SnapshotInterval: seconds(60),
 			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(30)},
 		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
@@ -243,10 +249,9 @@ func Default(role string) *Config {
 			LoginTimeout: seconds(60), IdleTimeout: seconds(3 * 3600), CommandTimeout: seconds(10)},
 		IMAP: IMAP{MaxConnections: 20000, LoginTimeout: seconds(60), IdleTimeout: seconds(1800), ProbeInterval: seconds(60),
 			Placement: "least-mailboxes"},
-		POP3:  Proxy{MaxConnections: 10000, IdleTimeout: seconds(600)},
-		Sieve: Proxy{MaxConnections: 2000, IdleTimeout: seconds(1800)},
-		LMTP: LMTP{MaxConnections: 1000, MaxRecipients: 1000, UnknownUser: "reject", PlusFallback: true,
-			DeliveryTimeout: seconds(300)},
+		POP3:      Proxy{MaxConnections: 10000, IdleTimeout: seconds(600)},
+		Sieve:     Proxy{MaxConnections: 2000, IdleTimeout: seconds(1800)},
+		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}
 	switch role {

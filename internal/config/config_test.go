@@ -36,7 +36,6 @@ func TestMessages(t *testing.T) {
 		{"timing", "[cluster]\ntiming = \"fast\"\n", `want lan, lan-fast or wan`},
 		{"no admin", "[admin]\nsocket = \"\"\nlisten = \"\"\n", `f:2:1: admin.socket: is empty, and admin.listen too; murderctl could not`},
 		{"admin socket", "[admin]\nsocket = \"x\"\n", `"x" is no path of a socket`},
-		{"admin outside", "[admin]\nlisten = \":7403\"\n", `can be reached from outside`},
 		{"log", "[log]\nlevel = \"trace\"\nformat = \"xml\"\n", `f:3:1: log.format: "xml" is not possible: want text or json`},
 		{"half a certificate", "[tls]\ncert_file = \"" + secret + "\"\n", `f:2:1: tls.cert_file: needs tls.key_file`},
 		{"no such file", "[tls]\nclient_ca_file = \"/nonexistent/ca\"\n", `cannot read /nonexistent/ca: no such file or directory; create it`},
@@ -59,7 +58,8 @@ func TestMessages(t *testing.T) {
 		{"peer", "[mupdate.peers.here]\norder = \"x\"\n", `f:1:2: mupdate.peers.here: "here" is no address`},
 		{"replay", "[mupdate]\nreplay = \"some\"\n", `want suspect, all or off`},
 		{"placement", "[imap]\nplacement = \"best\"\n", `want least-mailboxes or round-robin`},
-		{"unknown user", "[lmtp]\nunknown_user = \"drop\"\n", `want reject or defer`},
+		{"lmtp on 25", "[lmtp]\nlisten = [\":25\"]\n", `LMTP must not be served on SMTP's port`},
+		{"trusted networks", "[lmtp]\ntrusted_networks = [\"all\"]\n", `"all" is no address`},
 		{"lmtp address", "[lmtp]\nlisten = [\"24\"]\n", `or the path of a unix socket`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

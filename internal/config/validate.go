@@ -128,9 +128,6 @@ func (c *Config) validateCluster(k *checker) {
 	}
 	if c.Admin.Listen != "" {
 		k.address("admin.listen", c.Admin.Listen, false)
-		if !loopback(c.Admin.Listen) {
-			k.add("admin.listen", "use 127.0.0.1:7403 and reach it through ssh or a proxy of yours", "%q can be reached from outside, and whoever reaches it may do everything", c.Admin.Listen)
-		}
 	}
 }
 
@@ -230,8 +227,17 @@ func (c *Config) validateFrontends(k *checker) {
 		tls   bool
 	}
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin")
-	k.oneOf("lmtp.unknown_user", c.LMTP.UnknownUser, "reject", "defer")
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
+	for _, addr := range c.LMTP.Listen {
+		if _, port, _ := net.SplitHostPort(addr); port == "25" {
+			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
+		}
+	}
+	for _, network := range c.LMTP.TrustedNetworks {
+		if _, err := ParsePrefix(network); err != nil {
+			k.add("lmtp.trusted_networks", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", network)
+		}
+	}
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
@@ -242,7 +248,7 @@ func (c *Config) validateFrontends(k *checker) {
 		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
 			continue
 		}
-		reachable := slices.ContainsFunc(l.addrs, func(a string) bool { return !loopback(a) })
+		reachable := slices.ContainsFunc(l.addrs, func(a string) bool { return !Loopback(a) })
 		switch {
 		case l.tls:
 			k.add(l.key, "set tls.cert_file and tls.key_file, or "+l.key+" = []", "needs a certificate")
@@ -264,8 +270,8 @@ func (c *Config) validateFrontends(k *checker) {
 	}
 }
 
-// loopback reports whether only this machine reaches an address.
-func loopback(addr string) bool {
+// Loopback reports whether only this machine reaches an address.
+func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return false
