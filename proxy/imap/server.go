@@ -1,32 +1,211 @@
 package imap
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"slices"
+	"sync"
 	"time"
+
+	"murder/internal/mbox"
 )
 
 // Server is an IMAP frontend. Its methods may be called from any goroutine.
 type Server struct {
-	cfg Config
+	cfg     Config
+	caps    *capTable
+	follow  *follower
+	metrics *metrics
+	place   placer
+	pause   signOnPauses
+	ctx     context.Context
+	stop    context.CancelFunc
+	work    sync.WaitGroup // sessions and the server's own goroutines
+
+	mu        sync.Mutex
+	closing   bool
+	listeners map[net.Listener]struct{}
+	sessions  map[string]*session
 }
 
-// New returns a server that listens on nothing yet.
+// New returns a server that listens on nothing yet, and starts to follow the map. Shutdown must be
+// called to release it.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg}, nil
+	s := &Server{cfg: cfg, listeners: make(map[net.Listener]struct{}), sessions: make(map[string]*session)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.caps = newCapTable(cfg.Suppress)
+	s.follow = newFollower(cfg.Directory, cfg.Namespace)
+	s.metrics = newMetrics(cfg.Metrics)
+	s.work.Go(func() { s.follow.run(s.ctx) })
+	if cfg.ProbeInterval > 0 {
+		s.work.Go(func() { s.probe(s.ctx) })
+	}
+	return s, nil
 }
 
-// Serve accepts connections from ln until the server is shut down or ln fails. With a TLS
-// configuration sessions start with a handshake (port 993); nil means STARTTLS if Config.TLS is set.
-func (s *Server) Serve(ln net.Listener, implicit *tls.Config) error { return net.ErrClosed }
+// Serve accepts connections from ln until the server is shut down, which returns nil, or ln fails.
+// With a TLS configuration sessions start with a handshake (port 993); with nil they start in clear
+// and STARTTLS is offered if Config.TLS is set.
+func (s *Server) Serve(ln net.Listener, implicit *tls.Config) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ln.Close()
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+		ln.Close()
+	}()
+	for {
+		conn, err := ln.Accept()
+		if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) && s.draining() {
+			return nil
+		}
+		var temporary interface{ Temporary() bool }
+		switch {
+		case err == nil:
+			s.accept(conn, implicit)
+		case errors.As(err, &temporary) && temporary.Temporary():
+			// Out of descriptors, most likely: those who are connected go on.
+			s.cfg.Logger.Error("accept failed", "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-s.ctx.Done():
+			}
+		default:
+			return fmt.Errorf("accepting imap connections: %w", err)
+		}
+	}
+}
 
-// Shutdown stops accepting, tells idle sessions to leave, spread over the time that ctx allows,
-// lets busy ones finish their command, and cuts the rest when ctx ends.
-func (s *Server) Shutdown(ctx context.Context) error { return nil }
+func (s *Server) draining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+func (s *Server) accept(conn net.Conn, implicit *tls.Config) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3})
+	}
+	s.mu.Lock()
+	full := len(s.sessions) >= s.cfg.Limits.Connections
+	if full || s.closing {
+		s.mu.Unlock()
+		conn.SetDeadline(time.Now().Add(time.Second))
+		conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
+		conn.Close()
+		s.metrics.refused.Inc()
+		return
+	}
+	ss := s.newSession(conn)
+	s.sessions[ss.id] = ss
+	s.work.Add(1)
+	s.mu.Unlock()
+	s.metrics.sessions.Inc()
+	go func() {
+		defer s.work.Done()
+		if implicit != nil {
+			if err := ss.startTLS(implicit); err != nil {
+				ss.log.Debug("tls handshake failed", "err", err)
+				ss.close()
+				return
+			}
+		}
+		ss.run()
+	}()
+}
+
+func (s *Server) newSession(nc net.Conn) *session {
+	now := time.Now()
+	ss := &session{
+		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc,
+		in: newReader(nc), phase: fresh, first: true, conns: make(map[mbox.Server]*conn),
+	}
+	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
+	ss.ctx, ss.stop = context.WithCancel(s.ctx)
+	ss.peer, ss.local = addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
+	ss.log = s.cfg.Logger.With("conn", ss.id, "peer", ss.peer)
+	ss.info = SessionInfo{ID: ss.id, Peer: ss.peer.String(), Since: now, Active: now}
+	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
+	return ss
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+func (s *Server) forget(ss *session) {
+	s.mu.Lock()
+	delete(s.sessions, ss.id)
+	s.mu.Unlock()
+	s.metrics.sessions.Dec()
+}
+
+// Shutdown stops accepting, tells idle sessions to leave, spread over half the time that ctx allows
+// (a second without a deadline), lets busy ones finish their command, and cuts the rest when ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	list := make([]*session, 0, len(s.sessions))
+	for _, ss := range s.sessions {
+		list = append(list, ss)
+	}
+	s.mu.Unlock()
+	window := time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		window = time.Until(deadline) / 2
+	}
+	for i, ss := range list {
+		ss.end("UNAVAILABLE", "Server is shutting down, reconnect")
+		if i%64 == 63 {
+			select {
+			case <-time.After(window * 64 / time.Duration(len(list))):
+			case <-ctx.Done():
+			}
+		}
+	}
+	for s.count() > 0 && ctx.Err() == nil {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	s.stop()
+	s.mu.Lock()
+	for _, ss := range s.sessions {
+		ss.sock.Close()
+	}
+	s.mu.Unlock()
+	s.work.Wait()
+	return ctx.Err()
+}
+
+func (s *Server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
 
 // SessionInfo describes one session for operators.
 type SessionInfo struct {
@@ -37,14 +216,38 @@ type SessionInfo struct {
 	Since    time.Time
 	Active   time.Time // last command
 	Command  string    // verb being executed, "" when idle
-	Mailbox  string    // selected, external name
+	Mailbox  string    // selected, as the client named it
 	Backend  string    // of the selected mailbox
 	Backends []string  // all open connections
-	In, Out  int64     // octets from and to the client
+	In, Out  int64     // octets from and to the client, up to the last command
 }
 
 // Sessions lists the sessions of this server, oldest first.
-func (s *Server) Sessions() []SessionInfo { return nil }
+func (s *Server) Sessions() []SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]SessionInfo, 0, len(s.sessions))
+	for _, ss := range s.sessions {
+		ss.mu.Lock()
+		info := ss.info
+		info.Backends = slices.Clone(info.Backends)
+		ss.mu.Unlock()
+		list = append(list, info)
+	}
+	slices.SortFunc(list, func(a, b SessionInfo) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	})
+	return list
+}
 
 // Kick ends a session with BYE at the next line boundary; false means there is no such session.
-func (s *Server) Kick(id, reason string) bool { return false }
+func (s *Server) Kick(id, reason string) bool {
+	s.mu.Lock()
+	ss := s.sessions[id]
+	s.mu.Unlock()
+	if ss == nil {
+		return false
+	}
+	ss.end("UNAVAILABLE", cmp.Or(reason, "Disconnected by the administrator"))
+	return true
+}

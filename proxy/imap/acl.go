@@ -1,0 +1,114 @@
+package imap
+
+import (
+	"strings"
+
+	"murder/internal/mbox"
+)
+
+// rights returns what the user may do with a mailbox, without what owners and administrators have
+// by being that.
+func (s *session) rights(e mbox.Entry) mbox.Rights { return e.ACL.RightsOf(s.user, s.groups) }
+
+// visible reports whether the user may know of a mailbox.
+func (s *session) visible(e mbox.Entry) bool {
+	return s.admin || s.view.Owns(e.Name) || s.rights(e).Has(mbox.Lookup)
+}
+
+// Rights that nobody can take from an owner or an administrator. Cyrus: implicit_owner_rights and
+// the admin's own.
+var (
+	ownerRights = mbox.ParseRights("lkxan")
+	adminRights = mbox.ParseRights("la")
+)
+
+// effective adds the implied rights.
+func (s *session) effective(e mbox.Entry) mbox.Rights {
+	r := s.rights(e)
+	if s.view.Owns(e.Name) {
+		r |= ownerRights
+	}
+	if s.admin {
+		r |= adminRights
+	}
+	return r
+}
+
+// aclTarget reads the arguments of a command about an ACL and finds the mailbox; need is a right of
+// which the caller must have one, none for no demand.
+func (s *session) aclTarget(c *command, n int) ([]string, mbox.Entry, error) {
+	if err := s.readWhole(c); err != nil {
+		return nil, mbox.Entry{}, err
+	}
+	args, err := c.exactly(n)
+	if err != nil {
+		return nil, mbox.Entry{}, err
+	}
+	e, err := s.resolve(args[0])
+	if err == nil && !s.visible(e) {
+		err = errNoMailbox
+	}
+	return args, e, err
+}
+
+// getACL executes GETACL (RFC 4314 section 3.3) from the map.
+func (s *session) getACL(c *command) error {
+	args, e, err := s.aclTarget(c, 1)
+	if err != nil {
+		return err
+	}
+	if !s.effective(e).Has(mbox.Administer) {
+		return errPermission
+	}
+	var b strings.Builder
+	b.WriteString("* ACL " + s.nameString(args[0]))
+	e.ACL.Entries(func(id, rights string) bool {
+		b.WriteString(" " + astring(id) + " " + astring(rights))
+		return true
+	})
+	if err := s.say(b.String() + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}
+
+// myRights executes MYRIGHTS (RFC 4314 section 3.5) from the map.
+func (s *session) myRights(c *command) error {
+	args, e, err := s.aclTarget(c, 1)
+	if err != nil {
+		return err
+	}
+	r := s.effective(e)
+	if r == 0 {
+		return errPermission
+	}
+	if err := s.say("* MYRIGHTS " + s.nameString(args[0]) + " " + astring(r.String()) + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}
+
+// listRights executes LISTRIGHTS (RFC 4314 section 3.4) from the map.
+func (s *session) listRights(c *command) error {
+	args, e, err := s.aclTarget(c, 2)
+	if err != nil {
+		return err
+	}
+	if !s.effective(e).Has(mbox.Administer) {
+		return errPermission
+	}
+	always := mbox.Rights(0)
+	if owner, ok := s.cfg.Namespace.Owner(e.Name); ok && string(owner) == args[1] {
+		always = ownerRights
+	}
+	line := "* LISTRIGHTS " + s.nameString(args[0]) + " " + astring(args[1]) + " " + quote(always.String())
+	for _, letter := range "lrswipkxtecdan0123456789" {
+		if !always.Has(mbox.ParseRights(string(letter))) {
+			line += " " + string(letter)
+		}
+	}
+	if err := s.say(line + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}

@@ -1,0 +1,127 @@
+package imap
+
+import (
+	"errors"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// appendMessage executes APPEND, with any number of messages (RFC 3502): the mailbox is found and its
+// backend ready before the first message is taken, and the messages pass through as they come. They
+// are never kept, so a command whose backend is lost is never sent again.
+func (s *session) appendMessage(c *command) error {
+	start := time.Now()
+	ext, head, err := s.firstArg(c)
+	if err != nil {
+		return err
+	}
+	if limit := s.cfg.Limits.Append; limit > 0 && c.open && c.lit.Size > limit {
+		return s.refuseLiteral(c, no("TOOBIG", "Message too large"))
+	}
+	e, err := s.resolve(ext)
+	if err != nil {
+		return s.refuseLiteral(c, s.tryCreate(err))
+	}
+	return s.streamTo(e.Location.Server(), c, head, start)
+}
+
+// tryCreate turns "no such mailbox" into what invites a client to create it (RFC 9051 section 6.3.12).
+func (s *session) tryCreate(err error) error {
+	if errors.Is(err, errNoMailbox) {
+		return errTryCreate
+	}
+	return err
+}
+
+// streamTo sends a command to server as it arrives. A reused connection that fails before anything
+// was taken from the client is replaced first.
+func (s *session) streamTo(server mbox.Server, c *command, head []byte, start time.Time) error {
+	b, _, err := s.to(server)
+	if err != nil {
+		return s.refuseLiteral(c, err)
+	}
+	x := &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}
+	if err := b.begin(x); err != nil {
+		return s.refuseLiteral(c, err)
+	}
+	if err := s.stream(c, b, x, head); err != nil {
+		return err
+	}
+	<-x.done
+	st, _, _ := condition(x.tagged)
+	s.srv.metrics.atBackend(server, st)
+	if x.err != nil {
+		return x.err
+	}
+	return s.tagged(c, x, start)
+}
+
+// firstArg reads the first argument of a command that is to be streamed, also if it is a literal,
+// and returns it with the command as far as it has been read.
+func (s *session) firstArg(c *command) (arg string, head []byte, err error) {
+	head = append([]byte(nil), c.line...)
+	p := parser{b: head, pos: c.args}
+	// A literal right behind the verb is the argument itself.
+	if c.open && literalIsFirst(head[c.args:]) {
+		if c.lit.Size > mbox.MaxNameLen {
+			return "", nil, s.refuseLiteral(c, errBadName)
+		}
+		if !c.lit.NonSync {
+			head = append(head[:len(head)-1], "+}"...)
+			if err := s.say("+ Go ahead\r\n"); err != nil {
+				return "", nil, err
+			}
+		}
+		head = append(head, "\r\n"...)
+		err := s.in.copyN(c.lit.Size, func(b []byte) error { head = append(head, b...); return nil }, nil)
+		if err != nil {
+			return "", nil, errors.Join(errClient, err)
+		}
+		if head, err = s.nextLine(head, c); err != nil {
+			return "", nil, err
+		}
+		p.b = head
+	}
+	arg, err = p.arg()
+	return arg, head, err
+}
+
+// literalIsFirst reports whether the arguments consist of nothing but a literal announcement.
+func literalIsFirst(args []byte) bool {
+	if len(args) < 2 || args[0] != ' ' {
+		return false
+	}
+	for _, c := range args[1:] {
+		if c == ' ' {
+			return false
+		}
+	}
+	return args[1] == '{' || args[1] == '~'
+}
+
+// replace executes REPLACE (RFC 8508) where both mailboxes are on one server.
+func (s *session) replace(c *command) error {
+	start := time.Now()
+	ext, err := secondArg(c)
+	if err != nil {
+		return s.refuseLiteral(c, err)
+	}
+	e, err := s.resolve(ext)
+	if err != nil {
+		return s.refuseLiteral(c, s.tryCreate(err))
+	}
+	if e.Location.Server() != s.sel.server {
+		return s.refuseLiteral(c, no("CANNOT", "The destination is on another server: use APPEND"))
+	}
+	return s.streamTo(e.Location.Server(), c, append([]byte(nil), c.line...), start)
+}
+
+// secondArg returns the mailbox of REPLACE, which must not be a literal.
+func secondArg(c *command) (string, error) {
+	p := parser{b: c.line, pos: c.args}
+	if _, err := p.arg(); err != nil {
+		return "", err
+	}
+	return p.arg()
+}

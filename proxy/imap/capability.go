@@ -1,0 +1,180 @@
+package imap
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"murder/internal/mbox"
+)
+
+// capSet is a set of capabilities in upper case. A nil set is empty.
+type capSet map[string]struct{}
+
+func (c capSet) has(name string) bool { _, ok := c[name]; return ok }
+
+func parseCaps(text string) capSet {
+	set := make(capSet)
+	for _, name := range strings.Fields(text) {
+		set[strings.ToUpper(name)] = struct{}{}
+	}
+	return set
+}
+
+// own are the capabilities that are ours alone, whatever the backends can do.
+const own = "IMAP4rev1 LITERAL+ ID ENABLE"
+
+// ownLoggedIn are those of them that concern a user. CHILDREN, LIST-EXTENDED and LIST-MYRIGHTS come
+// from the map; IDLE is polled where a backend lacks it; STATUS in LIST is asked one by one there.
+const ownLoggedIn = "NAMESPACE CHILDREN UNSELECT IDLE LIST-EXTENDED LIST-STATUS LIST-MYRIGHTS ACL RIGHTS=kxten UNAUTHENTICATE"
+
+// shared are capabilities that every backend must have before any client hears of them. A name that
+// ends in "=" or "*" stands for all with that beginning.
+//
+// Never passed on are, by not being here: what belongs to one server's own connections and neighbours
+// (MUPDATE=, X-REPLICATION, STARTTLS, AUTH=), what would give a backend's address away (URLAUTH,
+// referrals, XAPPLEPUSHSERVICE, JMAPACCESS), and what this frontend would have to take part in and
+// does not (NOTIFY, IMAP4rev2, MULTISEARCH).
+var shared = strings.Fields(`
+	UIDPLUS MOVE REPLACE MULTIAPPEND BINARY CATENATE SPECIAL-USE CREATE-SPECIAL-USE XLIST
+	CONDSTORE QRESYNC UIDONLY UIDBATCHES PARTIAL PREVIEW PREVIEW=* SAVEDATE OBJECTID STATUS=SIZE SAVELIMIT=
+	ESEARCH SEARCHRES SORT SORT=* ESORT THREAD=* WITHIN SEARCH=* CONTEXT=*
+	METADATA QUOTA QUOTASET QUOTA=* X-QUOTA=* UTF8=ACCEPT INPROGRESS ANNOTATE-EXPERIMENT-1
+	APPENDLIMIT= MESSAGELIMIT=`)
+
+func isShared(name string) bool {
+	for _, s := range shared {
+		if prefix, ok := strings.CutSuffix(s, "*"); ok && strings.HasPrefix(name, prefix) {
+			return true
+		}
+		if s == name || strings.HasSuffix(s, "=") && strings.HasPrefix(name, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// capTable knows what each backend could do when last seen. A backend that is down keeps its row.
+type capTable struct {
+	suppress []string
+	mu       sync.RWMutex
+	servers  map[mbox.Server]capSet
+	common   capSet
+}
+
+func newCapTable(suppress []string) *capTable {
+	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet)}
+}
+
+// learn notes what a backend offers a user who is logged in.
+func (t *capTable) learn(server mbox.Server, caps capSet) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.servers[server] = caps
+	t.common = t.intersect()
+}
+
+// forget drops a backend that is no longer part of the Murder.
+func (t *capTable) forget(server mbox.Server) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.servers, server)
+	t.common = t.intersect()
+}
+
+func (t *capTable) of(server mbox.Server) capSet {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.servers[server]
+}
+
+// offered returns what all known backends have in common and clients may know.
+func (t *capTable) offered() capSet {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.common
+}
+
+func (t *capTable) intersect() capSet {
+	var common capSet
+	for _, caps := range t.servers {
+		next := make(capSet)
+		for name := range caps {
+			key, value, limit := strings.Cut(name, "=")
+			limit = limit && strings.HasSuffix(key, "LIMIT")
+			switch {
+			case !isShared(name):
+			case limit: // the smallest counts
+				if common == nil {
+					next[name] = struct{}{}
+				} else if other, ok := common.limit(key); ok {
+					next[key+"="+strconv.FormatInt(min(other, number(value)), 10)] = struct{}{}
+				}
+			case common == nil || common.has(name):
+				next[name] = struct{}{}
+			}
+		}
+		common = next
+	}
+	return common
+}
+
+// limit returns the value of a capability such as APPENDLIMIT=n.
+func (c capSet) limit(key string) (int64, bool) {
+	for name := range c {
+		if k, v, ok := strings.Cut(name, "="); ok && k == key {
+			return number(v), true
+		}
+	}
+	return 0, false
+}
+
+func number(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// capabilities returns the list for the session's present state. It asks nobody.
+func (s *session) capabilities() string {
+	list := strings.Fields(own)
+	if s.phase == fresh {
+		if s.cfg.TLS != nil && s.tls == nil {
+			list = append(list, "STARTTLS")
+		}
+		if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {
+			list = append(list, "LOGINDISABLED")
+		}
+		for _, mech := range s.cfg.Auth.Names(s.authConn()) {
+			list = append(list, "AUTH="+mech)
+		}
+		list = append(list, "SASL-IR")
+	} else {
+		list = append(list, strings.Fields(ownLoggedIn)...)
+		if !s.deflated {
+			list = append(list, "COMPRESS=DEFLATE")
+		}
+		from := len(list)
+		for name := range s.promised {
+			if key, value, ok := strings.Cut(name, "="); ok && key == "APPENDLIMIT" && s.cfg.Limits.Append > 0 {
+				name = key + "=" + strconv.FormatInt(min(number(value), s.cfg.Limits.Append), 10)
+			}
+			list = append(list, name)
+		}
+		slices.Sort(list[from:])
+	}
+	list = slices.DeleteFunc(list, func(name string) bool {
+		return slices.Contains(s.srv.caps.suppress, strings.ToUpper(name))
+	})
+	return strings.Join(list, " ")
+}
+
+func (s *session) capability(c *command) error {
+	if err := s.say("* CAPABILITY " + s.capabilities() + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}

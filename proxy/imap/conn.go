@@ -1,0 +1,431 @@
+package imap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"murder/internal/backend"
+	"murder/internal/imapwire"
+	"murder/internal/mbox"
+)
+
+// errLost means that a backend connection ended before the answer was complete.
+var errLost = errors.New("connection to the backend lost")
+
+// maxTaken bounds one response line that is read into memory, and maxTagged a tagged one.
+const (
+	maxTaken  = 4 << 20
+	maxTagged = 64 << 10
+)
+
+// conn is a session's connection to one backend. The driver sends commands, one exchange each; a
+// goroutine, the pump, reads the answers. The pump runs while an answer is outstanding or the
+// connection has the session's mailbox selected, so an unused connection costs no goroutine.
+type conn struct {
+	s      *session
+	server mbox.Server
+	nc     *backend.Conn
+	in     *reader
+	out    writer
+	caps   capSet
+	// enabled is what the session has enabled here, by the driver.
+	enabled int
+	prefix  string // of our own tags
+	seq     int
+	used    time.Time // last command, by the driver
+
+	mu       sync.Mutex
+	queue    []*exchange
+	pumping  bool
+	selected bool
+	err      error     // why the connection is of no use any more
+	armed    time.Time // when the read deadline was last set
+	heard    time.Time // when the last answer came
+}
+
+// exchange is one command sent to a backend and its answer.
+type exchange struct {
+	tag string
+	// hold keeps the tagged line for the driver instead of relaying it.
+	hold bool
+	// all relays data about the selected mailbox: the command runs where the client's mailbox is,
+	// or opens it.
+	all bool
+	// quiet drops every untagged line that take does not want.
+	quiet bool
+	// take is offered each untagged line whole, and returns true to keep it from the client. It
+	// runs on the pump.
+	take func(line []byte) bool
+	// stall is how long the backend may be silent.
+	stall time.Duration
+
+	relayMore bool          // the client waits for the "+"
+	more      chan struct{} // "+" came
+	done      chan struct{} // closed when the fields below are final
+	tagged    []byte
+	err       error
+	answered  bool // some octet of an answer was seen
+	finish    func(status)
+}
+
+// begin queues x for the answer to the command that is sent next. Without a tag it gets one of ours.
+func (c *conn) begin(x *exchange) error {
+	x.done = make(chan struct{})
+	x.more = make(chan struct{}, 1)
+	if x.stall == 0 {
+		x.stall = c.s.cfg.Limits.BackendStall
+	}
+	c.used = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return fmt.Errorf("%w: %w", errLost, c.err)
+	}
+	for x.tag == "" || c.outstanding(x.tag) && x.hold && strings.HasPrefix(x.tag, c.prefix) {
+		c.seq++
+		x.tag = fmt.Sprintf("%s%d", c.prefix, c.seq)
+	}
+	c.queue = append(c.queue, x)
+	if len(c.queue) == 1 {
+		c.arm()
+	}
+	c.start()
+	return nil
+}
+
+func (c *conn) outstanding(tag string) bool {
+	for _, x := range c.queue {
+		if x.tag == tag {
+			return true
+		}
+	}
+	return false
+}
+
+// start makes sure that the pump runs; c.mu is held.
+func (c *conn) start() {
+	if !c.pumping && c.err == nil {
+		c.pumping = true
+		c.s.pumps.Go(c.pump)
+	}
+}
+
+// arm sets the read deadline for the exchange at the head of the queue; c.mu is held.
+func (c *conn) arm() {
+	c.armed = time.Now()
+	var deadline time.Time
+	if len(c.queue) > 0 {
+		deadline = c.armed.Add(c.queue[0].stall)
+	}
+	c.nc.SetReadDeadline(deadline)
+}
+
+// setSelected tells whether the connection holds the session's selected mailbox.
+func (c *conn) setSelected(selected bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.selected = selected
+	if selected {
+		c.start()
+	}
+}
+
+// drain waits until every command sent has been answered.
+func (c *conn) drain() {
+	c.mu.Lock()
+	var last *exchange
+	if n := len(c.queue); n > 0 {
+		last = c.queue[n-1]
+	}
+	c.mu.Unlock()
+	if last != nil {
+		<-last.done
+	}
+}
+
+func (c *conn) broken() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// write sends p to the backend at once.
+func (c *conn) write(p []byte) error {
+	c.out.Lock()
+	defer c.out.Unlock()
+	if err := c.out.put(p); err != nil {
+		return err
+	}
+	return c.out.flush()
+}
+
+// send sends a whole command whose literals are all announced as {n+}.
+func (c *conn) send(x *exchange, raw []byte) error {
+	if c.caps.has("LITERAL+") || !bytes.Contains(raw, []byte("+}\r\n")) {
+		return c.write(raw)
+	}
+	for len(raw) > 0 {
+		i := bytes.IndexByte(raw, '\n') + 1
+		lit, ok, _ := imapwire.TrailingLiteral(bytes.TrimRight(raw[:i], "\r\n"))
+		if !ok {
+			return c.write(raw)
+		}
+		text := bytes.TrimSuffix(raw[:i], []byte("+}\r\n"))
+		if err := c.write(append(bytes.Clone(text), "}\r\n"...)); err != nil {
+			return err
+		}
+		select {
+		case <-x.more:
+		case <-x.done:
+			return nil // refused
+		}
+		// The rest up to the next announcement goes with the literal.
+		end := i + int(lit.Size)
+		if err := c.write(raw[i:end]); err != nil {
+			return err
+		}
+		raw = raw[end:]
+	}
+	return nil
+}
+
+// do sends a whole command and waits for its answer, which is in x. The error is errLost.
+func (c *conn) do(x *exchange, format func(tag string) []byte) error {
+	x.hold = true
+	if err := c.begin(x); err != nil {
+		return err
+	}
+	if err := c.send(x, format(x.tag)); err != nil {
+		c.lost(err, true)
+	}
+	<-x.done
+	return x.err
+}
+
+// pump relays answers until none is outstanding.
+func (c *conn) pump() {
+	defer c.s.guard("pump")
+	for {
+		if bytes.IndexByte(c.in.buffered(), '\n') < 0 {
+			c.s.flush()
+		}
+		head, err := c.in.head()
+		if err != nil {
+			c.lost(err, true)
+			return
+		}
+		c.mu.Lock()
+		var x *exchange
+		if len(c.queue) > 0 {
+			x = c.queue[0]
+			x.answered = true
+		}
+		selected := c.selected
+		c.mu.Unlock()
+		if more := c.one(head, x, selected); !more {
+			return
+		}
+	}
+}
+
+// one handles one response line, which starts with head. It returns false when the pump must end.
+func (c *conn) one(head []byte, x *exchange, selected bool) bool {
+	relay := selected || x != nil && x.all
+	switch classify(head) {
+	case kindTagged:
+		return c.taggedLine(head, x)
+	case kindContinue:
+		return c.continuation(x)
+	case kindBye:
+		// What follows is the end of the connection; the client is told our own way.
+		c.skip()
+		c.lost(errors.New("backend said BYE"), true)
+		return false
+	case kindOwn:
+		relay = false
+	case kindMailbox:
+	case kindAlert:
+		relay = x == nil || !x.quiet
+	default:
+		relay = x != nil && !x.quiet || selected
+	}
+	switch {
+	case x != nil && x.take != nil:
+		line, err := c.take(maxTaken)
+		if err != nil {
+			c.lost(err, true)
+			return false
+		}
+		if !x.take(line) && relay && !x.quiet {
+			c.s.writeRaw(line)
+		}
+		return true
+	case relay:
+		return c.relay()
+	}
+	return c.skip()
+}
+
+// relay passes one response line on to the client.
+func (c *conn) relay() bool {
+	w := &c.s.out
+	w.Lock()
+	begun := false
+	err := c.in.copyResponse(func(p []byte) error {
+		begun = true
+		return w.put(p)
+	}, func() error {
+		c.extend()
+		return w.flush()
+	})
+	w.Unlock()
+	if err != nil {
+		c.lost(err, !begun)
+		return false
+	}
+	return true
+}
+
+// skip drops one response line.
+func (c *conn) skip() bool {
+	err := c.in.copyResponse(func([]byte) error { return nil }, func() error { c.extend(); return nil })
+	if err != nil {
+		c.lost(err, true)
+	}
+	return err == nil
+}
+
+// take reads one response line into memory.
+func (c *conn) take(limit int) ([]byte, error) {
+	var line []byte
+	err := c.in.copyResponse(func(p []byte) error {
+		if len(line)+len(p) > limit {
+			return imapwire.ErrLineTooLong
+		}
+		line = append(line, p...)
+		return nil
+	}, func() error { c.extend(); return nil })
+	return line, err
+}
+
+// extend moves the read deadline on while data flow.
+func (c *conn) extend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.armed) > time.Second {
+		c.arm()
+	}
+}
+
+func (c *conn) continuation(x *exchange) bool {
+	if x == nil {
+		c.lost(errors.New("continuation request that nobody asked for"), true)
+		return false
+	}
+	ok := true
+	if x.relayMore {
+		ok = c.relay()
+		c.s.flush()
+	} else {
+		ok = c.skip()
+	}
+	select {
+	case x.more <- struct{}{}:
+	default:
+	}
+	return ok
+}
+
+func (c *conn) taggedLine(head []byte, x *exchange) bool {
+	if x == nil || !bytes.HasPrefix(head, []byte(x.tag)) || len(head) <= len(x.tag) || head[len(x.tag)] != ' ' {
+		c.lost(fmt.Errorf("unexpected line %.64q", head), true)
+		return false
+	}
+	st, _, _ := condition(head)
+	if x.hold {
+		line, err := c.take(maxTagged)
+		if err != nil {
+			c.lost(err, true)
+			return false
+		}
+		x.tagged = line
+	} else if !c.relay() {
+		return false
+	} else if bytes.IndexByte(c.in.buffered(), '\n') < 0 {
+		c.s.flush()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false // the driver gave the connection up meanwhile, and x with it
+	}
+	c.queue = c.queue[1:]
+	if len(c.queue) == 0 {
+		c.queue = nil
+	}
+	c.arm()
+	c.heard = c.armed
+	if x.finish != nil {
+		x.finish(st)
+	}
+	close(x.done)
+	if len(c.queue) == 0 && !c.selected {
+		c.pumping = false
+		return false
+	}
+	return true
+}
+
+// lost ends the connection. clean means that the client's stream stands at the start of a line. If
+// the session's mailbox was selected here, the session ends too (the client must not go on with
+// sequence numbers that nobody keeps).
+func (c *conn) lost(cause error, clean bool) {
+	c.nc.Close()
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = cause
+	queue, selected := c.queue, c.selected
+	c.queue, c.selected, c.pumping = nil, false, false
+	c.mu.Unlock()
+	if !clean {
+		// Nothing may be written inside a literal.
+		c.s.abort("backend lost within a response: " + cause.Error())
+	}
+	for _, x := range queue {
+		x.err = fmt.Errorf("%w: %w", errLost, cause)
+		if !x.hold && clean {
+			c.s.writeRaw([]byte(x.tag + " NO [UNAVAILABLE] The server of this mailbox was lost; the outcome is unknown\r\n"))
+		}
+		if x.finish != nil {
+			x.finish(statusNo)
+		}
+		close(x.done)
+	}
+	if selected {
+		c.s.lostSelected(c, cause)
+	}
+}
+
+// close ends an unused connection in good order: LOGOUT, and the answer is not waited for beyond the
+// deadline that the caller has set. CLOSE is never sent, because it would expunge.
+func (c *conn) close() {
+	if c.broken() == nil {
+		c.seq++
+		c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		fmt.Fprintf(c.nc, "%s%d LOGOUT\r\n", c.prefix, c.seq)
+	}
+	c.mu.Lock()
+	c.selected = false
+	if c.err == nil {
+		c.err = errors.New("closed")
+	}
+	c.mu.Unlock()
+	c.nc.Close()
+}

@@ -1,0 +1,108 @@
+package imap
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/flate"
+)
+
+// known are the extensions that ENABLE can turn on. Others are ignored (RFC 5161 section 3.1).
+var known = []string{"CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "UIDONLY"}
+
+// enable executes ENABLE: at every backend that is open now, and at those opened later (see open).
+// The answer is ours, once, whatever they say.
+func (s *session) enable(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	names := strings.Fields(strings.ToUpper(string(c.rest())))
+	if len(names) == 0 {
+		return bad("ENABLE needs an extension")
+	}
+	var added []string
+	for _, name := range names {
+		if slices.Contains(known, name) && s.promised.has(name) && !slices.Contains(s.enabled, name) && !slices.Contains(added, name) {
+			added = append(added, name)
+		}
+	}
+	if len(added) > 0 {
+		s.enabled = append(s.enabled, added...)
+		for _, b := range s.conns {
+			if err := s.enableAt(b); err != nil {
+				if b == s.sel {
+					return err
+				}
+				s.drop(b)
+			}
+		}
+		if slices.Contains(added, "UTF8=ACCEPT") {
+			s.view = s.cfg.Namespace.View(s.user, s.admin, true)
+		}
+	}
+	if err := s.say(strings.TrimRight("* ENABLED "+strings.Join(added, " "), " ") + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}
+
+// enableAt brings a connection up to date with what the session has enabled.
+func (s *session) enableAt(b *conn) error {
+	if b.enabled == len(s.enabled) {
+		return nil
+	}
+	names := s.enabled[b.enabled:]
+	got := make(capSet)
+	x := &exchange{stall: s.cfg.Limits.BackendReply, quiet: b != s.sel, all: b == s.sel, take: func(line []byte) bool {
+		rest, ok := strings.CutPrefix(strings.ToUpper(string(line)), "* ENABLED")
+		if ok {
+			got = parseCaps(rest)
+		}
+		return ok
+	}}
+	err := b.do(x, func(tag string) []byte { return []byte(tag + " ENABLE " + strings.Join(names, " ") + "\r\n") })
+	if err == nil {
+		err = enabledAll(names, got)
+	}
+	if err == nil {
+		b.enabled = len(s.enabled)
+	}
+	return err
+}
+
+// compress executes COMPRESS DEFLATE (RFC 4978) on the client's side; the backends' sides are not
+// concerned.
+func (s *session) compress(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	args, err := c.exactly(1)
+	if err != nil {
+		return err
+	}
+	if !strings.EqualFold(args[0], "DEFLATE") {
+		return bad("Unknown compression")
+	}
+	if s.deflated {
+		return no("COMPRESSIONACTIVE", "DEFLATE is active already")
+	}
+	w, err := flate.NewWriter(s.conn, flate.BestSpeed)
+	if err != nil {
+		return err
+	}
+	// The client may have compressed what it sent right behind, only after this answer.
+	if err := s.say(c.tag + " OK DEFLATE active\r\n"); err != nil {
+		return err
+	}
+	s.srv.metrics.command(c, "OK", "", time.Now())
+	s.deflated = true
+	total := s.in.total
+	s.in.release()
+	s.in = newReader(flate.NewReader(s.conn))
+	s.in.total = total
+	s.out.Lock()
+	s.out.dst, s.out.after = w, w.Flush
+	s.out.Unlock()
+	return nil
+}

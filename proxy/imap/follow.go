@@ -1,0 +1,239 @@
+package imap
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// follower is the one watcher of the map in a server. It keeps three things that a View cannot
+// answer cheaply: how many mailboxes each location holds (for placement), who is let into
+// mailboxes not their own (for LIST), and which sessions have which mailbox selected.
+type follower struct {
+	dir Directory
+	ns  mbox.Namespace
+
+	mu       sync.Mutex
+	index    uint64        // what the tables below reflect; 0 before the first complete pass
+	moved    chan struct{} // closed and replaced at every step
+	counts   map[mbox.Location]int
+	servers  map[mbox.Server]int
+	grants   map[string]map[mbox.Name]struct{} // identifier -> mailboxes of others with "l" for it
+	granted  map[mbox.Name][]string            // the reverse, to take grants back
+	watchers map[mbox.Name]map[*session]mbox.Server
+}
+
+func newFollower(dir Directory, ns mbox.Namespace) *follower {
+	f := &follower{dir: dir, ns: ns, moved: make(chan struct{}), watchers: make(map[mbox.Name]map[*session]mbox.Server)}
+	f.reset()
+	return f
+}
+
+func (f *follower) reset() {
+	f.counts = make(map[mbox.Location]int)
+	f.servers = make(map[mbox.Server]int)
+	f.grants = make(map[string]map[mbox.Name]struct{})
+	f.granted = make(map[mbox.Name][]string)
+}
+
+// run follows until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		at := f.rebuild()
+		for {
+			changes, next, err := f.dir.Changes(ctx, at)
+			if err != nil {
+				if !errors.Is(err, mbox.ErrLagged) {
+					// Not synchronised yet, or stopping.
+					select {
+					case <-time.After(200 * time.Millisecond):
+					case <-ctx.Done():
+					}
+				}
+				break
+			}
+			f.apply(changes, next)
+			at = next
+		}
+	}
+}
+
+// rebuild takes everything from a fresh copy of the map.
+func (f *follower) rebuild() uint64 {
+	view := f.dir.View()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reset()
+	view.Ascend("", func(e mbox.Entry) bool {
+		f.add(e)
+		return true
+	})
+	for name := range f.watchers {
+		e, _ := view.Get(name)
+		f.notify(e, name)
+	}
+	f.step(view.Index())
+	return view.Index()
+}
+
+func (f *follower) apply(changes []mbox.Change, index uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range changes {
+		f.count(c.Old, -1)
+		f.revoke(c.Name)
+		f.add(c.Entry)
+		f.notify(c.Entry, c.Name)
+	}
+	f.step(index)
+}
+
+func (f *follower) step(index uint64) {
+	f.index = index
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+func (f *follower) add(e mbox.Entry) {
+	if e.State == mbox.Absent {
+		return
+	}
+	f.count(e.Location, 1)
+	owner, owned := f.ns.Owner(e.Name)
+	e.ACL.Entries(func(id, rights string) bool {
+		if strings.HasPrefix(id, "-") || owned && id == string(owner) || !strings.Contains(rights, "l") {
+			return true
+		}
+		names := f.grants[id]
+		if names == nil {
+			names = make(map[mbox.Name]struct{})
+			f.grants[id] = names
+		}
+		names[e.Name] = struct{}{}
+		f.granted[e.Name] = append(f.granted[e.Name], id)
+		return true
+	})
+}
+
+func (f *follower) count(l mbox.Location, by int) {
+	if l == "" {
+		return
+	}
+	if f.counts[l] += by; f.counts[l] <= 0 {
+		delete(f.counts, l)
+	}
+	if server := l.Server(); server != "" {
+		if f.servers[server] += by; f.servers[server] <= 0 {
+			delete(f.servers, server)
+		}
+	}
+}
+
+func (f *follower) revoke(name mbox.Name) {
+	for _, id := range f.granted[name] {
+		delete(f.grants[id], name)
+		if len(f.grants[id]) == 0 {
+			delete(f.grants, id)
+		}
+	}
+	delete(f.granted, name)
+}
+
+// notify tells the sessions that have a mailbox selected on a server where it is no more.
+func (f *follower) notify(e mbox.Entry, name mbox.Name) {
+	for s, server := range f.watchers[name] {
+		if e.State == mbox.Active && e.Location.Server() != server {
+			s.mailboxMoved()
+		}
+	}
+}
+
+// watch registers what a session has selected, in place of what it had.
+func (f *follower) watch(s *session, name mbox.Name, server mbox.Server) {
+	f.unwatch(s)
+	s.selName = name
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watchers[name] == nil {
+		f.watchers[name] = make(map[*session]mbox.Server)
+	}
+	f.watchers[name][s] = server
+}
+
+func (f *follower) unwatch(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if set := f.watchers[s.selName]; set != nil {
+		delete(set, s)
+		if len(set) == 0 {
+			delete(f.watchers, s.selName)
+		}
+	}
+}
+
+// reach waits until the tables reflect index, which a committed change is sure to bring about.
+func (f *follower) reach(ctx context.Context, index uint64) bool {
+	for {
+		f.mu.Lock()
+		at, moved := f.index, f.moved
+		f.mu.Unlock()
+		if at >= index {
+			return true
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// next returns a channel that is closed at the next step.
+func (f *follower) next() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.moved
+}
+
+// others returns the mailboxes, not of the user's own tree, that some entry of their ACL lets the
+// user look up, in the order of the map. A negative entry may still deny it.
+func (f *follower) others(user mbox.UserID, groups []string) []mbox.Name {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []mbox.Name
+	collect := func(id string) {
+		for name := range f.grants[id] {
+			list = append(list, name)
+		}
+	}
+	collect("anyone")
+	collect(string(user))
+	for _, g := range groups {
+		collect("group:" + g)
+	}
+	slices.SortFunc(list, mbox.OrderDB.Compare)
+	return slices.Compact(list)
+}
+
+// population returns the servers in the map with the number of their mailboxes.
+func (f *follower) population() map[mbox.Server]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := make(map[mbox.Server]int, len(f.servers))
+	for s, n := range f.servers {
+		m[s] = n
+	}
+	return m
+}
+
+// holds reports whether any mailbox is at a location, such as a server's partition.
+func (f *follower) holds(l mbox.Location) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts[l] > 0
+}

@@ -1,0 +1,365 @@
+package imap
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// listing is a LIST command (RFC 5258, RFC 5819, RFC 6154, RFC 8440), read.
+type listing struct {
+	word      string // LIST or XLIST, in the answer
+	patterns  []mbox.Pattern
+	extended  bool
+	onlySub   bool // select SUBSCRIBED
+	recursive bool // select RECURSIVEMATCH
+	onlyUse   bool // select SPECIAL-USE
+	children  bool
+	subs      bool
+	use       bool
+	rights    bool
+	status    string // items with parentheses, "" for none
+}
+
+// listed is one line of an answer.
+type listed struct {
+	ext      mbox.Extern
+	entry    mbox.Entry // State Absent for a level that is no mailbox
+	children bool
+	sub      bool
+	childSub bool // CHILDINFO ("SUBSCRIBED")
+	use      string
+}
+
+// list executes LIST and RLIST. The map alone decides which names there are, their order and their
+// children; backends are asked only for what it does not hold.
+func (s *session) list(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	l, err := s.parseList(c)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		// The question for the separator.
+		s.say(`* LIST (\Noselect) ` + quote(string(s.view.Separator())) + ` ""` + "\r\n")
+		return ok("Completed")
+	}
+	return s.answerList(l)
+}
+
+// xlist executes XLIST, which some old clients prefer: LIST with special-use flags.
+func (s *session) xlist(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	l, err := s.parseList(c)
+	if err != nil || l == nil {
+		return err
+	}
+	l.word, l.use = "XLIST", true
+	return s.answerList(l)
+}
+
+func (s *session) parseList(c *command) (*listing, error) {
+	l := &listing{word: "LIST", use: s.cfg.SpecialUse}
+	if !c.eat(' ') {
+		return nil, fmt.Errorf("%w: a reference is missing", errSyntax)
+	}
+	if c.next() == '(' {
+		l.extended = true
+		options, err := c.list()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range options {
+			switch strings.ToUpper(o) {
+			case "SUBSCRIBED":
+				l.onlySub, l.subs = true, true
+			case "RECURSIVEMATCH":
+				l.recursive = true
+			case "SPECIAL-USE":
+				l.onlyUse, l.use = true, true
+			case "REMOTE": // there is no other kind
+			default:
+				return nil, fmt.Errorf("%w: unknown selection option", errSyntax)
+			}
+		}
+		if l.recursive && !l.onlySub && !l.onlyUse {
+			return nil, fmt.Errorf("%w: RECURSIVEMATCH needs another option", errSyntax)
+		}
+		if !c.eat(' ') {
+			return nil, fmt.Errorf("%w: a reference is missing", errSyntax)
+		}
+	}
+	ref, err := c.astring(true)
+	if err != nil {
+		return nil, err
+	}
+	if !c.eat(' ') {
+		return nil, fmt.Errorf("%w: a pattern is missing", errSyntax)
+	}
+	var patterns []string
+	if c.next() == '(' {
+		l.extended = true
+		patterns, err = c.list()
+	} else {
+		var one string
+		one, err = c.astring(true)
+		patterns = []string{one}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := l.parseReturn(c); err != nil {
+		return nil, err
+	}
+	if len(patterns) == 1 && patterns[0] == "" && !l.extended {
+		return nil, nil
+	}
+	if len(patterns) > 100 {
+		return nil, no("LIMIT", "Too many patterns")
+	}
+	for _, p := range patterns {
+		if len(ref)+len(p) <= mbox.MaxNameLen {
+			l.patterns = append(l.patterns, mbox.CompilePattern(ref, p, s.view.Separator()))
+		}
+	}
+	return l, nil
+}
+
+func (l *listing) parseReturn(c *command) error {
+	if !c.eat(' ') {
+		return c.finish()
+	}
+	word, err := c.astring(false)
+	if err != nil || !strings.EqualFold(word, "RETURN") || !c.eat(' ') {
+		return fmt.Errorf("%w: RETURN expected", errSyntax)
+	}
+	l.extended = true
+	options, err := c.list()
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(options); i++ {
+		switch strings.ToUpper(options[i]) {
+		case "CHILDREN":
+			l.children = true
+		case "SUBSCRIBED":
+			l.subs = true
+		case "SPECIAL-USE":
+			l.use = true
+		case "MYRIGHTS":
+			l.rights = true
+		case "STATUS":
+			if i++; i == len(options) || !strings.HasPrefix(options[i], "(") {
+				return fmt.Errorf("%w: STATUS needs a list", errSyntax)
+			}
+			l.status = options[i]
+		default:
+			return fmt.Errorf("%w: unknown return option", errSyntax)
+		}
+	}
+	return c.finish()
+}
+
+// answerList gathers and sends the lines.
+func (s *session) answerList(l *listing) error {
+	if s.recent() {
+		if err := s.barrier(); err != nil {
+			return err
+		}
+	}
+	var subs map[mbox.Extern]bool
+	if l.subs {
+		var err error
+		if subs, err = s.subscriptions(); err != nil {
+			return err // an empty or partial list would make clients forget folders
+		}
+	}
+	out := &lister{s: s, l: l, subs: subs}
+	if l.onlySub {
+		for _, item := range s.subscribed(l, subs) {
+			out.add(item)
+		}
+	} else {
+		s.walk(l, func(item listed) bool { return out.add(item) })
+	}
+	out.send()
+	if out.down != nil {
+		s.writeRaw([]byte("* NO [UNAVAILABLE] Some servers are not available, their part of the answer is missing\r\n"))
+	}
+	if out.err != nil {
+		return fmt.Errorf("%w: %w", errClient, out.err)
+	}
+	return ok("Completed")
+}
+
+func (l *listing) matches(ext mbox.Extern) bool {
+	for _, p := range l.patterns {
+		if p.Match(ext) {
+			return true
+		}
+	}
+	return false
+}
+
+// level reports whether ext is asked for as a level of hierarchy.
+func (l *listing) level(ext mbox.Extern) bool {
+	for _, p := range l.patterns {
+		if p.Levels() && p.Match(ext) {
+			return true
+		}
+	}
+	return false
+}
+
+// walk yields the lines for all visible mailboxes that match, with children known, and for "%" the
+// levels between them that are no mailboxes themselves.
+func (s *session) walk(l *listing, yield func(listed) bool) {
+	sep := string(s.view.Separator())
+	var last listed // seen, not yielded: its children come next, if it has any
+	have, on := false, true
+	s.eachVisible(l, func(item listed) bool {
+		if have {
+			last.children = below(item.ext, last.ext, sep)
+			if l.matches(last.ext) {
+				on = yield(last)
+			}
+		}
+		// Levels above this name that the previous one did not share.
+		for i := 0; on && i < len(item.ext); i++ {
+			if item.ext[i] != sep[0] {
+				continue
+			}
+			above := item.ext[:i]
+			if have && (last.ext == above || below(last.ext, above, sep)) {
+				continue
+			}
+			if l.level(above) {
+				on = yield(listed{ext: above, children: true})
+			}
+		}
+		last, have = item, true
+		return on
+	})
+	if have && on && l.matches(last.ext) {
+		yield(last)
+	}
+}
+
+// below reports whether a lies below b.
+func below(a, b mbox.Extern, sep string) bool {
+	return strings.HasPrefix(string(a), string(b)+sep)
+}
+
+// eachVisible yields what the user may see, parents before and next to their children.
+func (s *session) eachVisible(l *listing, yield func(listed) bool) {
+	view := s.cfg.Directory.View()
+	if s.admin {
+		view.Ascend("", func(e mbox.Entry) bool {
+			if !listable(e) {
+				return true
+			}
+			ext, ok := s.view.External(e.Name)
+			return !ok || yield(listed{ext: ext, entry: e})
+		})
+		return
+	}
+	var list []listed
+	take := func(e mbox.Entry) {
+		if !listable(e) || !s.rights(e).Has(mbox.Lookup) || special(e.Name) {
+			return
+		}
+		if ext, ok := s.view.External(e.Name); ok {
+			list = append(list, listed{ext: ext, entry: e})
+		}
+	}
+	mbox.Subtree(view, s.view.Inbox(), func(e mbox.Entry) bool { take(e); return true })
+	if !l.personal(s) {
+		for _, e := range s.letIn(view) {
+			take(e)
+		}
+	}
+	// INBOX, what is below it, the user's own, other users', shared: as Cyrus does.
+	slices.SortStableFunc(list, func(a, b listed) int { return s.class(a) - s.class(b) })
+	for _, item := range list {
+		if !yield(item) {
+			return
+		}
+	}
+}
+
+// personal reports whether no pattern can match beyond the user's own mailboxes.
+func (l *listing) personal(s *session) bool {
+	for _, p := range l.patterns {
+		prefix := p.Prefix()
+		if len(prefix) < 6 || !strings.EqualFold(prefix[:5], "INBOX") || prefix[5] != s.view.Separator() {
+			return false
+		}
+	}
+	return true
+}
+
+// letIn returns the mailboxes of others that may be visible to the user.
+func (s *session) letIn(view mbox.View) []mbox.Entry {
+	var list []mbox.Entry
+	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	defer cancel()
+	if s.srv.follow.reach(ctx, view.Index()) {
+		for _, name := range s.srv.follow.others(s.user, s.groups) {
+			if e, ok := view.Get(name); ok && !s.view.Owns(name) {
+				list = append(list, e)
+			}
+		}
+		return list
+	}
+	// The tables are still being built.
+	view.Ascend("", func(e mbox.Entry) bool {
+		if !s.view.Owns(e.Name) && s.rights(e).Has(mbox.Lookup) {
+			list = append(list, e)
+		}
+		return true
+	})
+	return list
+}
+
+// class is the place of a name in the order of an answer.
+func (s *session) class(item listed) int {
+	ext := string(item.ext)
+	switch other, _ := s.view.Prefixes(); {
+	case ext == "INBOX":
+		return 0
+	case strings.HasPrefix(ext, "INBOX") && s.view.Owns(item.entry.Name) && ext[5] == s.view.Separator():
+		return 1
+	case s.view.Owns(item.entry.Name):
+		return 2
+	case strings.HasPrefix(ext, other+string(s.view.Separator())):
+		return 4
+	}
+	return 5
+}
+
+// listable reports whether a record is a mailbox for listings: one being moved has not gone away,
+// one being created is not there yet.
+func listable(e mbox.Entry) bool {
+	return e.State == mbox.Active || e.State == mbox.Reserved && e.Transfer
+}
+
+// special reports whether a mailbox holds something else than mail, which the map can tell by its
+// name only. Cyrus: calendarprefix, addressbookprefix and the like.
+func special(n mbox.Name) bool {
+	_, local := n.Split()
+	rest, ok := strings.CutPrefix(string(local), "user.")
+	if !ok {
+		return false
+	}
+	_, folder, _ := strings.Cut(rest, ".")
+	top, _, _ := strings.Cut(folder, ".")
+	return slices.Contains([]string{"#calendars", "#addressbooks", "#drive", "#notifications", "#sieve", "#jmap", "#jmapnotification", "#jmapsubmission", "#jmappushsubscription"}, top)
+}

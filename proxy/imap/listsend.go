@@ -1,0 +1,225 @@
+package imap
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// batch is how many lines of a listing are prepared at a time: the bound on its memory.
+const batch = 100
+
+// lister completes the lines of one LIST answer with what backends know, and sends them in order.
+type lister struct {
+	s    *session
+	l    *listing
+	subs map[mbox.Extern]bool
+	wait []listed
+	down map[mbox.Server]bool // could not be asked
+	err  error
+}
+
+func (o *lister) add(item listed) bool {
+	o.wait = append(o.wait, item)
+	if len(o.wait) == batch {
+		o.send()
+	}
+	return o.err == nil
+}
+
+// failed notes that a backend's part of the answer is missing.
+func (o *lister) failed(server mbox.Server) {
+	if o.down == nil {
+		o.down = make(map[mbox.Server]bool)
+	}
+	o.down[server] = true
+}
+
+// send completes and sends what has been gathered.
+func (o *lister) send() {
+	asked := make(map[int]*statusAnswer)
+	for i := range o.wait {
+		item := &o.wait[i]
+		server := item.entry.Location.Server()
+		if item.entry.State != mbox.Active || o.down[server] {
+			continue
+		}
+		if o.l.use {
+			use, err := o.s.special.of(o.s, server)
+			if err != nil {
+				o.failed(server)
+				continue
+			}
+			item.use = use[item.ext]
+		}
+		if o.l.status != "" && !(o.l.onlyUse && item.use == "") {
+			if a, err := o.s.askStatus(server, item.ext, o.l.status); err != nil {
+				o.failed(server)
+			} else {
+				asked[i] = a
+			}
+		}
+	}
+	for server := range o.s.conns {
+		o.s.conns[server].flush()
+	}
+	for i, item := range o.wait {
+		if o.l.onlyUse && item.use == "" {
+			continue
+		}
+		o.s.writeRaw(o.line(item))
+		if o.l.rights && item.entry.State == mbox.Active {
+			o.s.writeRaw([]byte("* MYRIGHTS " + o.s.nameString(string(item.ext)) + " " + astring(o.s.effective(item.entry).String()) + "\r\n"))
+		}
+		if a := asked[i]; a != nil {
+			<-a.x.done
+			if a.x.err != nil {
+				o.failed(item.entry.Location.Server())
+			}
+			o.s.writeRaw(a.line)
+		}
+	}
+	o.wait = o.wait[:0]
+	o.s.out.Lock()
+	o.err = o.s.out.err
+	o.s.out.Unlock()
+}
+
+// line writes one LIST line.
+func (o *lister) line(item listed) []byte {
+	var flags []string
+	if item.entry.State == mbox.Absent {
+		if o.l.extended && item.sub {
+			flags = append(flags, `\NonExistent`)
+		} else {
+			flags = append(flags, `\Noselect`)
+		}
+	}
+	if item.children {
+		flags = append(flags, `\HasChildren`)
+	} else if item.entry.State != mbox.Absent {
+		flags = append(flags, `\HasNoChildren`)
+	}
+	if o.l.subs && (item.sub || o.subs[item.ext]) {
+		flags = append(flags, `\Subscribed`)
+	}
+	if item.use != "" {
+		flags = append(flags, item.use)
+	}
+	if o.l.word == "XLIST" && item.ext == "INBOX" {
+		flags = append(flags, `\Inbox`)
+	}
+	line := "* " + o.l.word + " (" + strings.Join(flags, " ") + ") " + quote(string(o.s.view.Separator())) + " " + o.s.nameString(string(item.ext))
+	if item.childSub {
+		line += ` ("CHILDINFO" ("SUBSCRIBED"))`
+	}
+	return []byte(line + "\r\n")
+}
+
+// statusAnswer is a STATUS asked at a backend for a listing.
+type statusAnswer struct {
+	x    *exchange
+	line []byte
+}
+
+// askStatus queues a STATUS at server; the connection is to be flushed before the answer is awaited.
+func (s *session) askStatus(server mbox.Server, ext mbox.Extern, items string) (*statusAnswer, error) {
+	b, _, err := s.to(server)
+	if err != nil {
+		return nil, err
+	}
+	a := &statusAnswer{}
+	a.x = &exchange{hold: true, all: b == s.sel, stall: s.cfg.Limits.BackendReply, take: func(line []byte) bool {
+		if bytes.HasPrefix(line, []byte("* STATUS ")) {
+			a.line = append(a.line, line...)
+			return true
+		}
+		return false
+	}}
+	if err := b.begin(a.x); err != nil {
+		return nil, err
+	}
+	raw := appendName([]byte(a.x.tag+" STATUS"), string(ext))
+	raw = append(append(append(raw, ' '), items...), "\r\n"...)
+	b.out.Lock()
+	b.out.put(raw)
+	b.out.Unlock()
+	return a, nil
+}
+
+// flush sends what has been queued for the backend.
+func (c *conn) flush() {
+	c.out.Lock()
+	err := c.out.flush()
+	c.out.Unlock()
+	if err != nil {
+		c.lost(err, true)
+	}
+}
+
+// specialUse caches which mailboxes of each backend have special-use flags (RFC 6154).
+type specialUse struct {
+	servers map[mbox.Server]useAt
+}
+
+type useAt struct {
+	at    time.Time
+	flags map[mbox.Extern]string
+}
+
+// forget drops everything, after the user has changed something.
+func (u *specialUse) forget() { u.servers = nil }
+
+// of returns the flags at one backend, asked at most once a minute.
+func (u *specialUse) of(s *session, server mbox.Server) (map[mbox.Extern]string, error) {
+	if have, ok := u.servers[server]; ok && time.Since(have.at) < time.Minute {
+		return have.flags, nil
+	}
+	flags := make(map[mbox.Extern]string)
+	x := &exchange{stall: s.cfg.Limits.BackendReply, take: func(line []byte) bool {
+		attrs, name, ok := parseListLine(line, "LIST")
+		if !ok {
+			return false
+		}
+		var uses []string
+		for _, a := range attrs {
+			switch strings.ToLower(a) {
+			case `\all`, `\archive`, `\drafts`, `\flagged`, `\junk`, `\sent`, `\trash`, `\important`, `\snoozed`, `\scheduled`, `\memos`:
+				uses = append(uses, a)
+			}
+		}
+		if len(uses) > 0 && len(flags) < 10_000 {
+			flags[name] = strings.Join(uses, " ")
+		}
+		return true
+	}}
+	err := s.ask(server, true, x, func(tag string) []byte { return []byte(tag + ` LIST (SPECIAL-USE) "" "*"` + "\r\n") })
+	if err != nil {
+		return nil, err
+	}
+	if u.servers == nil {
+		u.servers = make(map[mbox.Server]useAt)
+	}
+	u.servers[server] = useAt{at: time.Now(), flags: flags}
+	return flags, nil
+}
+
+// parseListLine reads "* WORD (attributes) separator name".
+func parseListLine(line []byte, word string) (attrs []string, name mbox.Extern, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte("* "+word+" "))
+	if !ok {
+		return nil, "", false
+	}
+	p := parser{b: bytes.TrimRight(rest, "\r\n")}
+	attrs, err := p.list()
+	if err != nil || !p.eat(' ') {
+		return nil, "", false
+	}
+	if _, err := p.astring(false); err != nil {
+		return nil, "", false
+	}
+	s, err := p.arg()
+	return attrs, mbox.Extern(s), err == nil
+}

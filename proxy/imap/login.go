@@ -1,0 +1,272 @@
+package imap
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"murder/internal/auth"
+	"murder/internal/mbox"
+)
+
+var (
+	errLogout        = errors.New("logout")
+	errRefused       = no("AUTHENTICATIONFAILED", "Authentication failed.")
+	errAuthDown      = no("UNAVAILABLE", "Authentication is temporarily unavailable, try again later")
+	errNotAuthorized = no("AUTHORIZATIONFAILED", "Not authorized to act as that user")
+	errPrivacy       = no("PRIVACYREQUIRED", "Use STARTTLS first")
+)
+
+func (s *session) greet() {
+	s.say("* OK [CAPABILITY " + s.capabilities() + "] " + s.cfg.Hostname + " IMAP server ready\r\n")
+}
+
+// login executes LOGIN (RFC 9051 section 6.2.3).
+func (s *session) login(c *command) error {
+	if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {
+		return errPrivacy // before a literal with the password is asked for
+	}
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	args, err := c.exactly(2)
+	if err != nil {
+		return err
+	}
+	account, err := s.cfg.Auth.Password(s.ctx, args[0], args[1], s.authConn())
+	if err != nil {
+		return s.loginFailed(c, err)
+	}
+	return s.loggedIn(c, account)
+}
+
+// authenticate executes AUTHENTICATE (RFC 9051 section 6.2.2, with an initial response).
+func (s *session) authenticate(c *command) error {
+	if c.open {
+		return bad("No literals here")
+	}
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	mech, err := c.arg()
+	if err != nil {
+		return err
+	}
+	var response []byte
+	if c.eat(' ') {
+		if response, err = decodeSASL(string(c.rest())); err != nil {
+			return err
+		}
+	}
+	x, err := s.cfg.Auth.Start(s.ctx, mech, s.authConn())
+	if err != nil {
+		return s.loginFailed(c, err)
+	}
+	for {
+		challenge, done, err := x.Next(response)
+		if err != nil {
+			return s.loginFailed(c, err)
+		}
+		if done {
+			return s.loggedIn(c, x.Result().Account)
+		}
+		if err := s.say("+ " + base64.StdEncoding.EncodeToString(challenge) + "\r\n"); err != nil {
+			return err
+		}
+		line, err := s.in.appendLine(nil, auth.MaxEncoded)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errClient, err)
+		}
+		if string(line) == "*" {
+			return bad("Authentication cancelled")
+		}
+		if response, err = decodeSASL(string(line)); err != nil {
+			return err
+		}
+	}
+}
+
+// decodeSASL reads one response; "=" is an empty initial response (RFC 4959).
+func decodeSASL(text string) ([]byte, error) {
+	if text == "=" {
+		return []byte{}, nil
+	}
+	response, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(response) > auth.MaxResponse {
+		return nil, fmt.Errorf("%w: base64 expected", errSyntax)
+	}
+	if response == nil {
+		response = []byte{}
+	}
+	return response, nil
+}
+
+func (s *session) loginFailed(c *command, err error) error {
+	s.log.Info("login failed", "cmd", c.name, "err", err)
+	outcome, r := "refused", error(errRefused)
+	switch {
+	case errors.Is(err, auth.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		outcome, r = "unavailable", errAuthDown
+	case errors.Is(err, context.Canceled):
+		r = fmt.Errorf("%w: %w", errClient, err)
+	case errors.Is(err, auth.ErrNeedsTLS):
+		r = errPrivacy
+	case errors.Is(err, auth.ErrNotAuthorized):
+		r = errNotAuthorized
+	case errors.Is(err, auth.ErrUnknownMechanism):
+		r = no("CANNOT", "No such mechanism")
+	case errors.Is(err, auth.ErrMalformed):
+		r = fmt.Errorf("%w: malformed response", errSyntax)
+	}
+	s.srv.metrics.logins.WithLabelValues(outcome).Inc()
+	return r
+}
+
+// loggedIn makes the session that of account.
+func (s *session) loggedIn(c *command, account auth.Account) error {
+	s.user, s.admin, s.groups = mbox.UserID(account.Name), account.Admin, account.Groups
+	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
+	s.phase = authed
+	s.log = s.log.With("user", s.user)
+	s.mu.Lock()
+	s.info.User = account.Name
+	s.mu.Unlock()
+	s.srv.metrics.logins.WithLabelValues("ok").Inc()
+	s.log.Info("login", "cmd", c.name, "tls", s.tls != nil, "admin", s.admin)
+	s.promised = s.srv.caps.offered()
+	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
+}
+
+// starttls executes STARTTLS. What the client has sent behind it in clear is dropped, never
+// executed (RFC 9051 section 6.2.1).
+func (s *session) starttls(c *command) error {
+	if s.cfg.TLS == nil || s.tls != nil {
+		return bad("STARTTLS is not available")
+	}
+	if err := s.say(c.tag + " OK Begin TLS negotiation\r\n"); err != nil {
+		return err
+	}
+	s.in.release()
+	if err := s.startTLS(s.cfg.TLS); err != nil {
+		s.log.Debug("tls handshake failed", "err", err)
+		return errLogout // nothing can be said any more
+	}
+	return nil
+}
+
+func (s *session) startTLS(cfg *tls.Config) error {
+	conn := tls.Server(s.sock, cfg)
+	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		s.srv.metrics.tlsFailed.Inc()
+		return err
+	}
+	state := conn.ConnectionState()
+	s.tls, s.conn = &state, conn
+	total := s.in.total
+	s.in = newReader(conn)
+	s.in.total = total
+	s.out.Lock()
+	s.out.dst, s.out.conn = conn, conn
+	s.out.Unlock()
+	s.mu.Lock()
+	s.info.TLS = true
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *session) logout(c *command) error {
+	s.say("* BYE Logging out\r\n" + c.tag + " OK Completed\r\n")
+	s.srv.metrics.command(c, "OK", "", time.Now())
+	return errLogout
+}
+
+// unauthenticate goes back to the state before login (RFC 8437).
+func (s *session) unauthenticate(c *command) error {
+	if s.deflated {
+		// The compression layer would have to end here, which needs the client's agreement on where.
+		return no("CANNOT", "Not with compression")
+	}
+	s.leaveMailbox()
+	for _, b := range s.conns {
+		b.close()
+		s.gone(b)
+	}
+	s.user, s.admin, s.groups, s.view = "", false, nil, mbox.Viewer{}
+	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
+	s.phase = fresh
+	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))
+	s.mu.Lock()
+	s.info.User = ""
+	s.mu.Unlock()
+	return okCode("CAPABILITY "+s.capabilities(), "Unauthenticated")
+}
+
+// ident executes ID (RFC 2971): we answer for ourselves, and keep the client's words for the backends.
+func (s *session) ident(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	if !c.eat(' ') {
+		return fmt.Errorf("%w: parameters or NIL expected", errSyntax)
+	}
+	var pairs []string
+	if strings.EqualFold(string(c.rest()), "NIL") {
+		c.pos = len(c.b)
+	} else {
+		var err error
+		if pairs, err = c.list(); err != nil {
+			return err
+		}
+	}
+	if err := c.finish(); err != nil {
+		return err
+	}
+	// RFC 2971 section 3.3.
+	if len(pairs) > 60 || len(pairs)%2 != 0 {
+		return bad("Bad number of ID parameters")
+	}
+	var params [][2]string
+	for i := 0; i < len(pairs); i += 2 {
+		if len(pairs[i]) > 30 || len(pairs[i+1]) > 1024 {
+			return bad("ID parameter too long")
+		}
+		params = append(params, [2]string{pairs[i], pairs[i+1]})
+	}
+	s.id0 = params
+	if len(params) > 0 {
+		s.log.Info("client identification", "id", params)
+	}
+	id := `* ID ("name" "murder"`
+	if s.cfg.Version != "" && s.phase != fresh {
+		id += ` "version" ` + quote(s.cfg.Version)
+	}
+	if err := s.say(id + ")\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}
+
+func (s *session) namespace(c *command) error {
+	personal := "NIL"
+	sep := string(s.view.Separator())
+	entry := func(prefix string) string {
+		if prefix != "" {
+			prefix += sep
+		}
+		return "((" + quote(prefix) + " " + quote(sep) + "))"
+	}
+	if prefix, ok := s.view.Personal(); ok {
+		personal = entry(strings.TrimSuffix(prefix, sep))
+	}
+	other, shared := s.view.Prefixes()
+	if err := s.say("* NAMESPACE " + personal + " " + entry(other) + " " + entry(shared) + "\r\n"); err != nil {
+		return err
+	}
+	return ok("Completed")
+}

@@ -1,0 +1,127 @@
+package imap
+
+import (
+	"bytes"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// atMailbox executes commands whose first argument is a mailbox at that mailbox's backend, and
+// relays the answer as it is.
+func (s *session) atMailbox(c *command) error {
+	start := time.Now()
+	if c.verb.admin && !s.admin {
+		return s.refuseLiteral(c, errPermission)
+	}
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	ext, err := c.arg()
+	if err != nil {
+		return err
+	}
+	s.noteCondstore(c.line)
+	x, err := s.atPlace(ext, func(e mbox.Entry) (*exchange, error) {
+		return s.pass(e.Location.Server(), c)
+	})
+	if err != nil {
+		return err
+	}
+	return s.conclude(c, x, start)
+}
+
+// conclude relays the tagged line of a command that may have changed the map: the map must show it
+// before the client hears OK.
+func (s *session) conclude(c *command, x *exchange, start time.Time) error {
+	if st, _, _ := condition(x.tagged); st == statusOK && c.verb.barrier {
+		s.mapChanged()
+	}
+	return s.tagged(c, x, start)
+}
+
+// atHome executes a command at the backend of the user's INBOX.
+func (s *session) atHome(c *command) error {
+	start := time.Now()
+	if c.verb.admin && !s.admin {
+		return s.refuseLiteral(c, errPermission)
+	}
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	server, err := s.home()
+	if err != nil {
+		return err
+	}
+	x, err := s.pass(server, c)
+	if err != nil {
+		return err
+	}
+	return s.tagged(c, x, start)
+}
+
+// subscribe executes SUBSCRIBE and UNSUBSCRIBE. The home backend keeps the list; it cannot know
+// mailboxes elsewhere, so we check that there is one (and it needs "allowallsubscribe: yes").
+func (s *session) subscribe(c *command) error {
+	start := time.Now()
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	args, err := c.exactly(1)
+	if err != nil {
+		return err
+	}
+	server, err := s.home()
+	if err != nil {
+		return err
+	}
+	var e mbox.Entry
+	if c.name == "SUBSCRIBE" {
+		if e, err = s.resolve(args[0]); err != nil {
+			return err
+		}
+		if !s.admin && !s.view.Owns(e.Name) && !s.rights(e).Has(mbox.Lookup) {
+			return errNoMailbox
+		}
+	}
+	x, err := s.pass(server, c)
+	if err != nil {
+		return err
+	}
+	if st, _, _ := condition(x.tagged); st != statusOK && e.Location.Server() != server && c.name == "SUBSCRIBE" {
+		s.log.Warn("home backend refuses a subscription to a mailbox elsewhere", "backend", server,
+			"mailbox", e.Name, "hint", "set allowallsubscribe: yes there", "answer", string(bytes.TrimSpace(x.tagged)))
+	}
+	return s.tagged(c, x, start)
+}
+
+// quota executes GETQUOTA and SETQUOTA, whose argument is a quota root: the name of the mailbox at
+// its top.
+func (s *session) quota(c *command) error {
+	start := time.Now()
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	root, err := c.arg()
+	if err != nil {
+		return err
+	}
+	e, err := s.resolve(root)
+	if err != nil {
+		return err
+	}
+	server := e.Location.Server()
+	elsewhere := false
+	mbox.Subtree(s.cfg.Directory.View(), e.Name, func(child mbox.Entry) bool {
+		elsewhere = child.State == mbox.Active && child.Location.Server() != server
+		return !elsewhere
+	})
+	if elsewhere {
+		return no("CANNOT", "Mailboxes below this quota root are on several servers")
+	}
+	x, err := s.pass(server, c)
+	if err != nil {
+		return err
+	}
+	return s.tagged(c, x, start)
+}

@@ -1,0 +1,89 @@
+package imap
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// relay sends a command about messages to the backend of the selected mailbox, literals and all,
+// and returns at once: the pump relays the answer. The next command may follow before it.
+func (s *session) relay(c *command) error {
+	s.noteCondstore(c.line)
+	b, start := s.sel, time.Now()
+	x := &exchange{tag: c.tag, all: true, relayMore: true, finish: func(st status) {
+		s.srv.metrics.command(c, [...]string{"BAD", "NO", "OK"}[st], "", start)
+		s.srv.metrics.atBackend(b.server, st)
+	}}
+	if err := b.begin(x); err != nil {
+		return s.refuseLiteral(c, errBackendDown)
+	}
+	return s.stream(c, b, x, c.line)
+}
+
+// noteCondstore remembers that a command turns CONDSTORE on (RFC 7162 section 3.1), so that a
+// backend opened later is told.
+func (s *session) noteCondstore(line []byte) {
+	if !s.promised.has("CONDSTORE") || slices.Contains(s.enabled, "CONDSTORE") || slices.Contains(s.enabled, "QRESYNC") {
+		return
+	}
+	upper := bytes.ToUpper(line[:min(len(line), 4096)])
+	for _, word := range []string{"CONDSTORE", "MODSEQ", "CHANGEDSINCE", "UNCHANGEDSINCE"} {
+		if bytes.Contains(upper, []byte(word)) {
+			s.enabled = append(s.enabled, "CONDSTORE")
+			return
+		}
+	}
+}
+
+// stream sends a command whose first line is head to b while it arrives from the client. A
+// synchronising literal waits for the backend's consent, which the pump relays; if the backend
+// refuses instead, the client does not send the rest of its command. When the backend is lost, what
+// the client still sends of this command is dropped. The error is about the client only.
+func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
+	b.out.Lock()
+	defer b.out.Unlock()
+	b.out.put(head)
+	b.out.put([]byte("\r\n"))
+	for c.open {
+		if !c.lit.NonSync {
+			if b.out.flush() != nil {
+				c.open = false // nobody grants the literal now
+				break
+			}
+			select {
+			case <-x.more:
+			case <-x.done:
+				c.open = false
+				return nil
+			}
+		}
+		if c.lit.Size > maxSwallow && b.out.err != nil {
+			return fmt.Errorf("%w: too much to skip", errClient)
+		}
+		err := s.in.copyN(c.lit.Size, func(p []byte) error {
+			b.out.put(p) // a lost backend is found out at the end
+			return nil
+		}, func() error {
+			s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+			b.out.flush()
+			return nil
+		})
+		if err != nil {
+			// The backend must never see a complete command that the client has not sent.
+			b.nc.Close()
+			return fmt.Errorf("%w: %w", errClient, err)
+		}
+		if s.buf, err = s.nextLine(s.buf[:0], c); err != nil {
+			b.nc.Close()
+			return err
+		}
+		b.out.put(s.buf)
+		b.out.put([]byte("\r\n"))
+	}
+	if err := b.out.flush(); err != nil {
+		b.lost(err, true)
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package imap
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+// barrier waits until the map shows everything that was committed before the call. A failure makes
+// the session's next look-up try again, so that it can never read its own past.
+func (s *session) barrier() error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.Barrier)
+	defer cancel()
+	_, err := s.cfg.Directory.Barrier(ctx)
+	s.unsynced = err != nil
+	if err != nil {
+		s.srv.metrics.barriers.WithLabelValues("failed").Inc()
+		return fmt.Errorf("%w: %w", mbox.ErrUnavailable, err)
+	}
+	s.srv.metrics.barriers.WithLabelValues("ok").Inc()
+	return nil
+}
+
+// mapChanged is called when a backend has said OK to a command that changes the map.
+func (s *session) mapChanged() {
+	s.changed = time.Now()
+	if err := s.barrier(); err != nil {
+		// It has been done: saying otherwise would be wrong. The next look-up waits instead.
+		s.log.Warn("map not confirmed after a change", "err", err)
+	}
+}
+
+// recent reports whether a listing needs a barrier to show the session's own doings.
+func (s *session) recent() bool { return s.unsynced || time.Since(s.changed) < time.Second }
+
+// find returns the record of an active mailbox. Presence is believed at once; absence, and a
+// reservation, only after a barrier. Errors: errNoMailbox, errMoving, or mbox.ErrUnavailable when
+// absence cannot be proved.
+func (s *session) find(name mbox.Name) (mbox.Entry, error) {
+	if !s.unsynced {
+		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+			return e, nil
+		}
+	}
+	if err := s.barrier(); err != nil {
+		// Reading mail works without a quorum.
+		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+			return e, nil
+		}
+		return mbox.Entry{}, err
+	}
+	e, ok := s.cfg.Directory.View().Get(name)
+	switch {
+	case ok && e.State == mbox.Active:
+		return e, nil
+	case ok && e.Transfer:
+		return s.awaitMove(name)
+	}
+	return mbox.Entry{}, errNoMailbox
+}
+
+// awaitMove waits for a mailbox that is being moved.
+func (s *session) awaitMove(name mbox.Name) (mbox.Entry, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.MoveWait)
+	defer cancel()
+	for {
+		step := s.srv.follow.next()
+		e, ok := s.cfg.Directory.View().Get(name)
+		switch {
+		case ok && e.State == mbox.Active:
+			return e, nil
+		case !ok:
+			return mbox.Entry{}, errNoMailbox
+		}
+		select {
+		case <-step:
+		case <-ctx.Done():
+			return mbox.Entry{}, errMoving
+		}
+	}
+}
+
+// resolve translates a name of the client and finds its record.
+func (s *session) resolve(ext string) (mbox.Entry, error) {
+	name, err := s.view.Internal(mbox.Extern(ext))
+	if err != nil {
+		return mbox.Entry{}, err
+	}
+	return s.find(name)
+}
+
+// home finds the backend of the user's INBOX, where subscriptions are kept.
+func (s *session) home() (mbox.Server, error) {
+	e, err := s.find(s.view.Inbox())
+	if errors.Is(err, errNoMailbox) {
+		return "", no("NONEXISTENT", "You have no INBOX on any server")
+	}
+	return e.Location.Server(), err
+}
+
+// pingAfter is how long an unused connection is trusted to be alive.
+const pingAfter = 30 * time.Second
+
+// to returns the session's connection to server, opened if necessary; reused tells which.
+func (s *session) to(server mbox.Server) (c *conn, reused bool, err error) {
+	if c := s.conns[server]; c != nil {
+		if c == s.sel {
+			return c, true, nil
+		}
+		if s.usable(c) && s.enableAt(c) == nil {
+			return c, true, nil
+		}
+		s.drop(c)
+	}
+	c, err = s.open(server)
+	return c, false, err
+}
+
+// usable reports whether a connection that has been lying about still works.
+func (s *session) usable(c *conn) bool {
+	c.mu.Lock()
+	dead, pumping := c.err != nil, c.pumping
+	c.mu.Unlock()
+	if dead || !pumping && !c.in.silent() {
+		return false
+	}
+	if time.Since(c.used) < pingAfter {
+		return true
+	}
+	x := &exchange{quiet: true, stall: 2 * time.Second}
+	err := c.do(x, func(tag string) []byte { return []byte(tag + " NOOP\r\n") })
+	return err == nil
+}
+
+// drop forgets a connection at once.
+func (s *session) drop(c *conn) {
+	c.close()
+	s.gone(c)
+}
+
+// gone takes a closed connection off the session's books.
+func (s *session) gone(c *conn) {
+	if s.conns[c.server] == c {
+		delete(s.conns, c.server)
+		s.srv.metrics.conns.WithLabelValues(string(c.server)).Dec()
+		s.noteConns()
+	}
+}
+
+// idleConns closes connections that have not been of use for long, as each costs a backend a
+// process, and reports whether any unused ones are left.
+func (s *session) idleConns() bool {
+	left := false
+	for _, c := range s.conns {
+		switch {
+		case c == s.sel:
+		case c.broken() != nil || time.Since(c.used) >= s.cfg.Limits.BackendIdle:
+			s.drop(c)
+		default:
+			left = true
+		}
+	}
+	return left
+}
+
+func (s *session) noteConns() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info.Backends = s.info.Backends[:0:0]
+	for server := range s.conns {
+		s.info.Backends = append(s.info.Backends, string(server))
+	}
+}
+
+// ask runs one whole command at server and returns the exchange, whose tagged line is for the
+// caller. format gets the tag: the client's if tag is not empty, else one of ours. A reused connection
+// that ends before any answer is replaced once, if the command may be sent twice.
+func (s *session) ask(server mbox.Server, again bool, x *exchange, format func(tag string) []byte) error {
+	tag, all := x.tag, x.all
+	for {
+		c, reused, err := s.to(server)
+		if err != nil {
+			return err
+		}
+		x.tag, x.all = tag, all || c == s.sel
+		err = c.do(x, format)
+		st, _, _ := condition(x.tagged)
+		s.srv.metrics.atBackend(server, st)
+		if err == nil || c == s.sel || !reused || !again || x.answered {
+			return err
+		}
+		s.drop(c)
+		fresh := *x
+		*x = exchange{take: fresh.take, quiet: fresh.quiet, stall: fresh.stall}
+	}
+}
+
+// pass sends the client's whole command to server as it is, and relays everything but the tagged
+// line, which it returns.
+func (s *session) pass(server mbox.Server, c *command) (*exchange, error) {
+	x := &exchange{tag: c.tag, stall: s.cfg.Limits.BackendReply}
+	err := s.ask(server, c.verb.idempotent, x, func(string) []byte {
+		return append(bytes.Clone(c.line), "\r\n"...)
+	})
+	return x, err
+}
+
+// tagged relays a backend's tagged line and counts the command.
+func (s *session) tagged(c *command, x *exchange, start time.Time) error {
+	s.refresh()
+	if err := s.say(string(x.tagged)); err != nil {
+		return err
+	}
+	st, code, _ := condition(x.tagged)
+	s.srv.metrics.command(c, [...]string{"BAD", "NO", "OK"}[st], code, start)
+	return nil
+}
+
+// silence is how long the selected backend may have had no occasion to tell news.
+const silence = 15 * time.Second
+
+// refresh gives the backend of the selected mailbox an occasion to report new mail when the client
+// has been busy elsewhere for long.
+func (s *session) refresh() {
+	c := s.sel
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	due := c.err == nil && time.Since(c.heard) > silence
+	c.mu.Unlock()
+	if due {
+		c.do(&exchange{all: true, stall: s.cfg.Limits.BackendReply}, func(tag string) []byte { return []byte(tag + " NOOP\r\n") })
+	}
+}
+
+// atPlace runs a command at the backend of the mailbox ext. When that backend does not know the
+// mailbox, or refers elsewhere, the map may have been late: it is asked once more.
+func (s *session) atPlace(ext string, run func(mbox.Entry) (*exchange, error)) (*exchange, error) {
+	e, err := s.resolve(ext)
+	if err != nil {
+		return nil, err
+	}
+	for second := false; ; second = true {
+		x, err := run(e)
+		if err != nil {
+			return x, err
+		}
+		st, code, _ := condition(x.tagged)
+		refers := codeName(code) == "REFERRAL"
+		if second || st != statusNo || !(refers || isMissing(x.tagged)) {
+			if refers {
+				return nil, errMoving
+			}
+			return x, nil
+		}
+		if s.barrier() != nil {
+			return nil, errMapUnknown
+		}
+		now, err := s.find(e.Name)
+		if err != nil {
+			return nil, err
+		}
+		if now.Location.Server() == e.Location.Server() {
+			if refers {
+				return nil, errMoving
+			}
+			s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", now.Index)
+			return x, nil
+		}
+		e = now
+	}
+}
+
+// isMissing reports whether a backend's NO says that the mailbox is not there.
+//
+// Cyrus 3.6: "NO Mailbox does not exist", without a code in most commands.
+func isMissing(tagged []byte) bool {
+	_, code, _ := condition(tagged)
+	return codeName(code) == "NONEXISTENT" || bytes.Contains(bytes.ToLower(tagged), []byte("does not exist"))
+}
+
+// withCode adds a response code to a backend's NO that has none.
+func withCode(tagged []byte, code string) []byte {
+	if _, have, _ := condition(tagged); have != "" {
+		return tagged
+	}
+	i := bytes.Index(bytes.ToUpper(tagged), []byte(" NO "))
+	if i < 0 {
+		return tagged
+	}
+	return append(append(bytes.Clone(tagged[:i+4]), "["+code+"] "...), tagged[i+4:]...)
+}
+
+// isDown reports whether an error means that a backend cannot be used now.
+func isDown(err error) bool { return errors.Is(err, backend.ErrDown) || errors.Is(err, errLost) }

@@ -1,0 +1,165 @@
+package imap
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"murder/internal/mbox"
+)
+
+// selectMailbox executes SELECT and EXAMINE (RFC 9051 section 6.3.2). The client sees what the
+// backend says, and exactly one CLOSED code when another mailbox was open (RFC 7162 section
+// 3.2.11): from the backend when both are there, else from us. Whatever fails, the old mailbox is closed.
+func (s *session) selectMailbox(c *command) error {
+	start := time.Now()
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	ext, err := c.arg()
+	if err != nil {
+		return err
+	}
+	s.noteCondstore(c.line)
+	x, err := s.atPlace(ext, func(e mbox.Entry) (*exchange, error) { return s.selectAt(c, ext, e) })
+	if err != nil {
+		s.leaveMailbox()
+		if errors.Is(err, mbox.ErrBadName) {
+			err = errNoMailbox
+		}
+		return err
+	}
+	if st, _, _ := condition(x.tagged); st != statusOK && isMissing(x.tagged) {
+		x.tagged = withCode(x.tagged, "NONEXISTENT")
+	}
+	return s.tagged(c, x, start)
+}
+
+// selectAt opens a mailbox at its backend. That connection is made first, so that a backend that
+// cannot be reached costs little.
+func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, error) {
+	server := e.Location.Server()
+	b, _, err := s.to(server)
+	if err != nil {
+		return nil, err
+	}
+	if s.sel == b {
+		// The backend closes the old mailbox by itself, and says so.
+		s.deselect()
+	} else {
+		s.leaveMailbox()
+	}
+	x := &exchange{tag: c.tag, all: true, stall: s.cfg.Limits.BackendReply}
+	err = s.ask(server, c.verb.idempotent, x, func(string) []byte {
+		return append(bytes.Clone(c.line), "\r\n"...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if st, _, _ := condition(x.tagged); st == statusOK {
+		b = s.conns[server]
+		s.sel, s.selName, s.selExt, s.phase = b, "", ext, selected
+		s.mu.Lock()
+		s.moved = false
+		s.info.Mailbox, s.info.Backend = ext, string(server)
+		s.mu.Unlock()
+		s.srv.follow.watch(s, e.Name, server)
+		b.setSelected(true)
+	}
+	return x, nil
+}
+
+// deselect notes that nothing is selected; what the backend thinks is the caller's business.
+func (s *session) deselect() {
+	if s.sel == nil {
+		return
+	}
+	s.sel.setSelected(false)
+	s.srv.follow.unwatch(s)
+	s.sel, s.selName, s.selExt, s.phase = nil, "", "", authed
+	s.mu.Lock()
+	s.info.Mailbox, s.info.Backend = "", ""
+	s.mu.Unlock()
+}
+
+// leaveMailbox closes the selected mailbox at its backend, without expunging, and tells the client.
+func (s *session) leaveMailbox() {
+	b := s.sel
+	if b == nil {
+		return
+	}
+	s.deselect()
+	done := false
+	if b.caps.has("UNSELECT") {
+		x := &exchange{all: true, stall: s.cfg.Limits.BackendReply}
+		err := b.do(x, func(tag string) []byte { return []byte(tag + " UNSELECT\r\n") })
+		st, _, _ := condition(x.tagged)
+		done = err == nil && st == statusOK
+	}
+	if !done {
+		s.drop(b) // CLOSE would expunge
+	}
+	s.writeRaw([]byte("* OK [CLOSED] Previous mailbox closed\r\n"))
+}
+
+// unselect executes CLOSE and UNSELECT.
+func (s *session) unselect(c *command) error {
+	start := time.Now()
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	if err := c.finish(); err != nil {
+		return err
+	}
+	b, name, ext := s.sel, s.selName, s.selExt
+	s.deselect() // from here the loss of this backend is no longer the end
+	x := &exchange{tag: c.tag, all: true}
+	err := b.do(x, func(string) []byte { return append(bytes.Clone(c.line), "\r\n"...) })
+	if err != nil {
+		s.drop(b)
+		if c.name == "UNSELECT" {
+			return ok("Completed") // nothing can be lost by it
+		}
+		return err
+	}
+	if st, _, _ := condition(x.tagged); st != statusOK {
+		s.sel, s.selExt, s.phase = b, ext, selected
+		s.srv.follow.watch(s, name, b.server)
+		b.setSelected(true)
+	}
+	return s.tagged(c, x, start)
+}
+
+// noop executes NOOP: the backend of the selected mailbox tells its news.
+func (s *session) noop(c *command) error {
+	if err := s.readWhole(c); err != nil {
+		return err
+	}
+	if err := c.finish(); err != nil {
+		return err
+	}
+	if s.sel == nil {
+		return ok("Completed")
+	}
+	s.mu.Lock()
+	moved := s.moved
+	s.mu.Unlock()
+	if moved {
+		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
+		return ok("Completed")
+	}
+	c.line = bytes.Clone(c.line)
+	return s.relay(c)
+}
+
+// mailboxMoved is called by the follower: the selected mailbox is on another server now. The old
+// server goes on serving it until it stops by itself; a client in IDLE is told at once.
+func (s *session) mailboxMoved() {
+	s.mu.Lock()
+	s.moved = true
+	idle := s.info.Command == "IDLE"
+	s.mu.Unlock()
+	if idle {
+		go s.end("UNAVAILABLE", "Mailbox moved, reconnect")
+	}
+}

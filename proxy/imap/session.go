@@ -1,0 +1,368 @@
+package imap
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"murder/internal/auth"
+	"murder/internal/imapwire"
+	"murder/internal/mbox"
+)
+
+// phase is a bit of the states in which a verb is allowed (RFC 9051 section 3).
+type phase uint8
+
+const (
+	fresh    phase = 1 << iota // not authenticated
+	authed                     // authenticated, nothing selected
+	selected                   // a mailbox is selected
+	anyPhase = fresh | authed | selected
+	loggedIn = authed | selected
+)
+
+// session is one client. One goroutine, the driver, reads and executes its commands; everything not
+// said to be shared belongs to the driver. Pumps (see conn) write answers to the client, too.
+type session struct {
+	srv  *Server
+	cfg  *Config
+	id   string
+	log  *slog.Logger
+	ctx  context.Context // ends with the session
+	stop context.CancelFunc
+
+	sock        net.Conn // the client's socket
+	conn        net.Conn // sock, or TLS over it
+	peer, local netip.AddrPort
+	tls         *tls.ConnectionState
+	deflated    bool
+	in          *reader
+	out         writer // shared
+	buf         []byte // of the current line
+	part        int    // octets of buf that belong to a line not complete yet
+
+	phase    phase
+	user     mbox.UserID
+	admin    bool
+	groups   []string
+	view     mbox.Viewer
+	promised capSet // what the client was told at login
+	enabled  []string
+	id0      [][2]string // the client's own ID parameters
+	conns    map[mbox.Server]*conn
+	sel      *conn
+	selName  mbox.Name
+	selExt   string
+	special  specialUse
+	unsynced bool      // the map may lack an operation of this session
+	changed  time.Time // last mailbox operation of this session
+	first    bool      // nothing has been read yet
+	bad      int       // wrong commands in a row
+
+	pumps sync.WaitGroup
+
+	mu      sync.Mutex // shared from here
+	info    SessionInfo
+	ending  *farewell
+	waiting bool // the driver waits for the client, between two lines
+	dead    bool
+	moved   bool // the selected mailbox is elsewhere now
+}
+
+// farewell is why a session is to end.
+type farewell struct{ code, text string }
+
+// run serves the client until it leaves.
+func (s *session) run() {
+	defer s.close()
+	defer s.guard("driver")
+	if !s.cfg.Directory.Synced() {
+		s.sayBye("UNAVAILABLE", "The mailbox list is still being loaded, try again later")
+		return
+	}
+	s.greet()
+	for s.step() {
+	}
+}
+
+// step executes one command; false ends the session.
+func (s *session) step() bool {
+	line, err := s.awaitCommand()
+	if err != nil {
+		return s.readFailed(err)
+	}
+	ok := s.execute(line)
+	if cap(s.buf) > 4<<10 {
+		s.buf = nil
+	}
+	return ok
+}
+
+// await reads the next line of the client. It fails with os.ErrDeadlineExceeded when the client has
+// been silent for the given time, or when the session is to end.
+func (s *session) await(patience time.Duration) ([]byte, error) {
+	if bytes.IndexByte(s.in.buffered(), '\n') < 0 {
+		s.flush()
+	}
+	s.mu.Lock()
+	if s.ending != nil {
+		s.mu.Unlock()
+		return nil, os.ErrDeadlineExceeded
+	}
+	if s.phase != fresh { // before login one deadline holds for everything
+		s.sock.SetReadDeadline(time.Now().Add(patience))
+	}
+	s.waiting = true
+	s.mu.Unlock()
+	line, err := s.in.finishLine(s.buf[:s.part], 0, s.cfg.Limits.Line)
+	s.buf, s.part = line, 0
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.part = len(line)
+	}
+	s.mu.Lock()
+	s.waiting = false
+	s.mu.Unlock()
+	return line, err
+}
+
+// awaitCommand waits for a command for as long as a client may be idle, and meanwhile closes
+// connections that have not been of use for long.
+func (s *session) awaitCommand() ([]byte, error) {
+	for left := s.cfg.Limits.Idle; ; {
+		patience := left
+		if s.idleConns() {
+			patience = min(left, s.cfg.Limits.BackendIdle)
+		}
+		line, err := s.await(patience)
+		if left -= patience; left <= 0 || s.phase == fresh || s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return line, err
+		}
+	}
+}
+
+// readFailed says good-bye where there is somebody to hear it.
+func (s *session) readFailed(err error) bool {
+	switch {
+	case errors.Is(err, imapwire.ErrLineTooLong):
+		s.sayBye("", "Line too long")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if f := s.wish(); f != nil {
+			s.sayBye(f.code, f.text)
+		} else {
+			s.sayBye("", "Idle for too long")
+		}
+	case !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed):
+		s.log.Debug("client connection failed", "err", err)
+	}
+	return false
+}
+
+func (s *session) execute(line []byte) bool {
+	c, err := parseCommand(line)
+	if err == nil {
+		c.verb = verbs[c.name]
+	}
+	if s.first && (err != nil || c.verb == nil) {
+		// Some other protocol, or a browser made to speak to us.
+		s.sayBye("", "This is an IMAP server")
+		return false
+	}
+	s.first = false
+	start := time.Now()
+	s.busy(c.name, start)
+	switch {
+	case errors.Is(err, imapwire.ErrBadLiteral):
+		s.sayBye("", "Literal too large")
+		return false
+	case err != nil:
+	case c.verb == nil:
+		err = s.refuseLiteral(c, bad("Unknown command"))
+	case c.verb.phases&s.phase == 0:
+		err = s.refuseLiteral(c, s.wrongPhase(c.verb))
+	default:
+		if c.verb.route != routeSelected && s.sel != nil {
+			s.sel.drain()
+		}
+		err = c.verb.run(s, c)
+	}
+	s.busy("", start)
+	return s.finish(c, err, start)
+}
+
+func (s *session) wrongPhase(v *verb) *result {
+	switch {
+	case s.phase == fresh:
+		return errNeedsLogin
+	case v.phases&loggedIn == 0:
+		return errAlreadyKnown
+	}
+	return errNotSelected
+}
+
+// finish sends the result of a command that has one.
+func (s *session) finish(c *command, err error, start time.Time) bool {
+	if err == nil { // answered already, or by the pump
+		s.bad = 0
+		return s.alive()
+	}
+	if errors.Is(err, errClient) || errors.Is(err, errLogout) {
+		if !errors.Is(err, errLogout) {
+			s.readFailed(err)
+		}
+		return false
+	}
+	if c.open {
+		// Whatever failed, failed before the literal was taken.
+		if err = s.refuseLiteral(c, err); errors.Is(err, errClient) {
+			s.sayBye("", "Too much data after a refused command")
+			return false
+		}
+	}
+	r := answer(err)
+	if r.code == "SERVERBUG" {
+		s.log.Error("command failed", "cmd", c.name, "err", err)
+	} else if r.code == "UNAVAILABLE" {
+		s.log.Warn("command refused for now", "cmd", c.name, "err", err)
+	}
+	s.say(c.tag + " " + r.Error() + "\r\n")
+	s.srv.metrics.command(c, r.status, r.code, start)
+	if r.status != "BAD" {
+		s.bad = 0
+	} else if s.bad++; s.bad >= s.cfg.Limits.BadLines {
+		s.sayBye("", "Too many invalid commands")
+		return false
+	}
+	return s.alive()
+}
+
+func (s *session) alive() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.dead
+}
+
+// say sends text to the client at once.
+func (s *session) say(text string) error {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.out.puts(text)
+	if err := s.out.flush(); err != nil {
+		return fmt.Errorf("%w: %w", errClient, err)
+	}
+	return nil
+}
+
+// writeRaw queues whole lines for the client.
+func (s *session) writeRaw(p []byte) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.out.put(p)
+}
+
+func (s *session) flush() {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.out.flush()
+}
+
+func (s *session) sayBye(code, text string) {
+	if code != "" {
+		code = "[" + code + "] "
+	}
+	// A client that does not read is not waited for.
+	s.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	s.say("* BYE " + code + text + "\r\n")
+}
+
+// end asks the session to say BYE at the next line boundary. Any goroutine may call it.
+func (s *session) end(code, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending == nil {
+		s.ending = &farewell{code: code, text: text}
+	}
+	if s.waiting {
+		s.sock.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *session) wish() *farewell {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
+}
+
+// abort cuts the client off: its stream stands where no text may follow.
+func (s *session) abort(why string) {
+	s.log.Warn("session cut", "why", why)
+	s.mu.Lock()
+	s.dead = true
+	s.mu.Unlock()
+	s.sock.Close()
+}
+
+// lostSelected ends the session after the backend of its mailbox has gone.
+func (s *session) lostSelected(c *conn, cause error) {
+	s.mu.Lock()
+	moved := s.moved
+	s.mu.Unlock()
+	s.log.Warn("backend of the selected mailbox lost", "backend", c.server, "err", cause)
+	if moved {
+		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
+		return
+	}
+	s.end("UNAVAILABLE", "Mailbox server lost")
+}
+
+// guard keeps a panic to its session.
+func (s *session) guard(where string) {
+	if p := recover(); p != nil {
+		s.log.Error("panic", "where", where, "panic", p, "stack", string(debug.Stack()))
+		s.srv.metrics.panics.Inc()
+		s.abort("panic")
+	}
+}
+
+// busy notes what the session is doing, for operators.
+func (s *session) busy(cmd string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info.Command, s.info.Active = cmd, at
+}
+
+// close releases everything the session holds.
+func (s *session) close() {
+	s.flush()
+	s.srv.follow.unwatch(s)
+	s.conn.Close()
+	s.sock.Close()
+	s.mu.Lock()
+	s.dead = true
+	s.mu.Unlock()
+	for _, c := range s.conns {
+		c.close()
+		s.gone(c)
+	}
+	s.stop()
+	s.pumps.Wait()
+	s.in.release()
+	if s.user != "" {
+		s.log.Info("logout", "dur", time.Since(s.info.Since).Round(time.Millisecond), "in", s.in.total, "out", s.out.total)
+	}
+	s.srv.forget(s)
+}
+
+// authConn describes the client to package auth.
+func (s *session) authConn() auth.Conn {
+	return auth.Conn{Protocol: "imap", Peer: s.peer, Local: s.local, TLS: s.tls, SessionID: s.id}
+}

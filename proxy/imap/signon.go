@@ -1,0 +1,377 @@
+package imap
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"murder/internal/backend"
+	"murder/internal/imapwire"
+	"murder/internal/mbox"
+)
+
+var (
+	errAuthz  = no("AUTHORIZATIONFAILED", "The server of this mailbox does not let you in")
+	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
+	// errCredentials is an operator's matter; the user only hears that the server is not available.
+	errCredentials = fmt.Errorf("our own identity is refused: %w", backend.ErrDown)
+	errProtocol    = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
+)
+
+// signOnPause is how long a backend that has refused our own identity is left alone, so that a wrong
+// password does not become a storm of attempts.
+const signOnPause = 5 * time.Second
+
+// signOnPauses remembers refusals of our own identity.
+type signOnPauses struct {
+	mu    sync.Mutex
+	until map[mbox.Server]time.Time
+}
+
+func (p *signOnPauses) active(server mbox.Server) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.until[server])
+}
+
+func (p *signOnPauses) begin(server mbox.Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = make(map[mbox.Server]time.Time)
+	}
+	p.until[server] = time.Now().Add(signOnPause)
+}
+
+// signOn is the dialogue from greeting to login on one new connection. It is strictly one question,
+// one answer: Cyrus answers pipelined commands of this phase in several packets, and the second then
+// waits for our delayed acknowledgement (some 40 ms).
+type signOn struct {
+	srv    *Server
+	server mbox.Server
+	nc     *backend.Conn
+	in     *reader
+	caps   capSet
+	prefix string
+	seq    int
+}
+
+// connect opens and authenticates a connection as authz; "" stands for our own identity.
+func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string) (*signOn, error) {
+	if srv.pause.active(server) {
+		return nil, errCredentials
+	}
+	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
+	defer cancel()
+	outcome := "ok"
+	defer func() { srv.metrics.backends.WithLabelValues(string(server), outcome).Inc() }()
+	nc, err := srv.cfg.Backends.Dial(ctx, server, backend.IMAP)
+	if err != nil {
+		outcome = "unreachable"
+		return nil, fmt.Errorf("connecting to %s: %w", server, err)
+	}
+	deadline, _ := ctx.Deadline()
+	nc.SetDeadline(deadline)
+	unhook := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+	so := &signOn{srv: srv, server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}
+	if err := so.run(ctx, authz); err != nil {
+		nc.Close()
+		outcome = "failed"
+		if errors.Is(err, errCredentials) {
+			outcome = "credentials"
+			srv.pause.begin(server)
+			srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
+		}
+		return nil, fmt.Errorf("signing on to %s: %w", server, err)
+	}
+	unhook()
+	nc.SetDeadline(time.Time{})
+	return so, nil
+}
+
+func (so *signOn) run(ctx context.Context, authz string) error {
+	greeting, err := so.in.appendLine(nil, maxTagged)
+	if err != nil {
+		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
+	}
+	// PREAUTH would mean that we act as somebody we did not choose.
+	st, code, _ := condition(greeting)
+	if !strings.HasPrefix(string(greeting), "* ") || st != statusOK {
+		return fmt.Errorf("%w: greeting %.80q", errProtocol, greeting)
+	}
+	if err := so.capsFrom(code); err != nil {
+		return err
+	}
+	if so.nc.NeedStartTLS() {
+		if !so.caps.has("STARTTLS") {
+			return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
+		}
+		if _, err := so.ask("STARTTLS"); err != nil {
+			return err
+		}
+		so.in.release()
+		if err := so.nc.StartTLS(ctx); err != nil {
+			return err
+		}
+		so.in = newReader(so.nc)
+		if err := so.capsFrom(""); err != nil {
+			return err
+		}
+	}
+	return so.authenticate(authz)
+}
+
+// capsFrom takes the capabilities of a response code, or asks.
+func (so *signOn) capsFrom(code string) error {
+	if codeName(code) == "CAPABILITY" {
+		so.caps = parseCaps(code[len("CAPABILITY"):])
+		return nil
+	}
+	untagged, err := so.ask("CAPABILITY")
+	if err != nil {
+		return err
+	}
+	for _, line := range untagged {
+		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* CAPABILITY "); ok {
+			so.caps = parseCaps(rest)
+		}
+	}
+	return nil
+}
+
+func (so *signOn) authenticate(authz string) error {
+	var offered []string
+	for name := range so.caps {
+		if mech, ok := strings.CutPrefix(name, "AUTH="); ok {
+			offered = append(offered, mech)
+		}
+	}
+	mech, client, err := so.srv.cfg.Backends.SASL(so.server, offered, authz, so.nc.Secured())
+	if err != nil {
+		return fmt.Errorf("%w: %w", errCredentials, err)
+	}
+	_, ir, err := client.Start()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errCredentials, err)
+	}
+	cmd := "AUTHENTICATE " + mech
+	if ir != nil && so.caps.has("SASL-IR") {
+		cmd += " " + encodeIR(ir)
+		ir = nil
+	}
+	tag, err := so.send(cmd)
+	if err != nil {
+		return err
+	}
+	for {
+		line, err := so.in.appendLine(nil, maxTagged)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		if rest, ok := strings.CutPrefix(string(line), "+"); ok {
+			answer, err := so.respond(client.Next, strings.TrimSpace(rest), &ir)
+			if err != nil {
+				return err
+			}
+			if _, err := so.nc.Write([]byte(answer + "\r\n")); err != nil {
+				return fmt.Errorf("%w: %w", errProtocol, err)
+			}
+			continue
+		}
+		if !strings.HasPrefix(string(line), tag+" ") {
+			continue
+		}
+		st, code, text := condition(line)
+		switch {
+		case st == statusOK:
+			return so.capsFrom(code)
+		case codeName(code) == "UNAVAILABLE":
+			return fmt.Errorf("%w: %s", backend.ErrDown, text)
+		case codeName(code) == "AUTHORIZATIONFAILED", strings.Contains(strings.ToLower(text), "authoriz"):
+			// Cyrus: "authorization failure" without a code is about the user, not about us.
+			return errAuthz
+		}
+		return fmt.Errorf("%w: %.200s", errCredentials, text)
+	}
+}
+
+func (so *signOn) respond(next func([]byte) ([]byte, error), challenge string, ir *[]byte) (string, error) {
+	if *ir != nil {
+		answer := base64.StdEncoding.EncodeToString(*ir)
+		*ir = nil
+		return answer, nil
+	}
+	raw, err := base64.StdEncoding.DecodeString(challenge)
+	if err != nil {
+		return "", fmt.Errorf("%w: challenge is not base64", errProtocol)
+	}
+	answer, err := next(raw)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errCredentials, err)
+	}
+	return base64.StdEncoding.EncodeToString(answer), nil
+}
+
+func encodeIR(ir []byte) string {
+	if len(ir) == 0 {
+		return "="
+	}
+	return base64.StdEncoding.EncodeToString(ir)
+}
+
+func (so *signOn) send(cmd string) (tag string, err error) {
+	so.seq++
+	tag = so.prefix + strconv.Itoa(so.seq)
+	if _, err := so.nc.Write([]byte(tag + " " + cmd + "\r\n")); err != nil {
+		return "", fmt.Errorf("%w: %w", errProtocol, err)
+	}
+	return tag, nil
+}
+
+// ask sends a command and returns the untagged lines of its answer, which must be OK.
+func (so *signOn) ask(cmd string) (untagged []string, err error) {
+	tag, err := so.send(cmd)
+	if err != nil {
+		return nil, err
+	}
+	for len(untagged) < 1000 {
+		line, err := so.in.appendLine(nil, maxTagged)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		if !strings.HasPrefix(string(line), tag+" ") {
+			untagged = append(untagged, string(line))
+			continue
+		}
+		if st, _, text := condition(line); st != statusOK {
+			return untagged, fmt.Errorf("%w: refused: %.200s", errProtocol, text)
+		}
+		return untagged, nil
+	}
+	return nil, fmt.Errorf("%w: endless answer", errProtocol)
+}
+
+// open gives the session a connection to server: signed on as the user, with everything enabled
+// there that the user has enabled, and with the user's origin in the server's log.
+func (s *session) open(server mbox.Server) (*conn, error) {
+	so, err := s.srv.connect(s.ctx, server, string(s.user))
+	if err != nil {
+		return nil, err
+	}
+	s.srv.caps.learn(server, so.caps)
+	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendLogin))
+	if err := s.introduce(so); err != nil {
+		so.nc.Close()
+		return nil, err
+	}
+	so.nc.SetDeadline(time.Time{})
+	c := &conn{s: s, server: server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq, enabled: len(s.enabled), used: time.Now()}
+	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	s.conns[server] = c
+	s.srv.metrics.conns.WithLabelValues(string(server)).Inc()
+	s.noteConns()
+	return c, nil
+}
+
+// introduce replays ENABLE and tells where the client comes from.
+func (s *session) introduce(so *signOn) error {
+	if err := so.enable(s.enabled); err != nil {
+		return err
+	}
+	if s.cfg.HideOrigin || !so.caps.has("ID") {
+		return nil
+	}
+	pairs := append([][2]string{
+		{"x-originating-ip", s.peer.Addr().String()},
+		{"x-originating-port", strconv.Itoa(int(s.peer.Port()))},
+		{"x-session-id", s.id},
+		{"x-proxy-ttl", "1"},
+	}, s.id0...)
+	var list []string
+	for _, p := range pairs[:min(len(pairs), 30)] { // RFC 2971 section 3.3
+		if imapwire.Quotable(p[0]) && imapwire.Quotable(p[1]) {
+			list = append(list, quote(p[0])+" "+quote(p[1]))
+		}
+	}
+	_, err := so.ask("ID (" + strings.Join(list, " ") + ")")
+	return err
+}
+
+// enable asks for extensions; lacking one of them here would corrupt what the client believes.
+func (so *signOn) enable(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	untagged, err := so.ask("ENABLE " + strings.Join(names, " "))
+	if err != nil {
+		return err
+	}
+	got := make(capSet)
+	for _, line := range untagged {
+		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* ENABLED"); ok {
+			got = parseCaps(rest)
+		}
+	}
+	return enabledAll(names, got)
+}
+
+func enabledAll(names []string, got capSet) error {
+	for _, name := range names {
+		// Many commands turn CONDSTORE on by themselves, and then a server need not report it.
+		if !got.has(name) && name != "CONDSTORE" {
+			return errEnable
+		}
+	}
+	return nil
+}
+
+// quote writes s as a quoted string; s holds nothing that needs more than escapes.
+func quote(s string) string {
+	if !strings.ContainsAny(s, `"\`) {
+		return `"` + s + `"`
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// probe keeps the capability table fresh by short visits to every backend under our own identity.
+func (srv *Server) probe(ctx context.Context) {
+	for {
+		for _, server := range srv.servers() {
+			so, err := srv.connect(ctx, server, "")
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				srv.cfg.Logger.Debug("backend not probed", "backend", server, "err", err)
+				continue
+			}
+			srv.caps.learn(server, so.caps)
+			so.nc.SetDeadline(time.Now().Add(time.Second))
+			so.ask("LOGOUT")
+			so.nc.Close()
+		}
+		select {
+		case <-time.After(srv.cfg.ProbeInterval):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// servers returns every backend that is configured or holds mailboxes.
+func (srv *Server) servers() []mbox.Server {
+	list := srv.cfg.Backends.Servers()
+	for server := range srv.follow.population() {
+		if !slices.Contains(list, server) {
+			list = append(list, server)
+		}
+	}
+	return list
+}

@@ -1,0 +1,77 @@
+package imap
+
+import (
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// writer gathers what is sent to one peer, so that an answer is one packet, and holds no buffer
+// while it has nothing to send. The lock covers a whole response line: driver and pump both write
+// to the client. Errors stay: after one, everything is dropped.
+type writer struct {
+	sync.Mutex
+	dst   io.Writer
+	conn  net.Conn     // takes the deadline
+	after func() error // flushes dst itself (compression), if not nil
+	stall time.Duration
+	pool  *[chunk]byte
+	n     int
+	err   error
+	total int64 // octets accepted
+}
+
+// Write implements io.Writer; the caller holds the lock.
+func (w *writer) Write(p []byte) (int, error) { return len(p), w.put(p) }
+
+// put queues p; the caller holds the lock.
+func (w *writer) put(p []byte) error {
+	if w.err != nil || len(p) == 0 {
+		return w.err
+	}
+	w.total += int64(len(p))
+	if w.pool == nil {
+		w.pool = chunks.Get().(*[chunk]byte)
+	}
+	if w.n+len(p) > chunk {
+		// Fill the buffer up first: a short packet ahead of a long one only costs.
+		k := copy(w.pool[w.n:], p)
+		w.n, p = w.n+k, p[k:]
+		w.send(w.pool[:w.n])
+		w.n = 0
+		for len(p) >= chunk {
+			w.send(p[:chunk])
+			p = p[chunk:]
+		}
+	}
+	w.n += copy(w.pool[w.n:], p)
+	return w.err
+}
+
+func (w *writer) puts(s string) error { return w.put([]byte(s)) }
+
+// flush sends what is queued; the caller holds the lock.
+func (w *writer) flush() error {
+	if w.n > 0 {
+		w.send(w.pool[:w.n])
+		w.n = 0
+		if w.after != nil && w.err == nil {
+			w.err = w.after()
+		}
+	}
+	if w.pool != nil {
+		chunks.Put(w.pool)
+		w.pool = nil
+	}
+	return w.err
+}
+
+func (w *writer) send(p []byte) {
+	if w.err != nil || len(p) == 0 {
+		return
+	}
+	if w.err = w.conn.SetWriteDeadline(time.Now().Add(w.stall)); w.err == nil {
+		_, w.err = w.dst.Write(p)
+	}
+}
