@@ -37,8 +37,7 @@ type ClientConfig struct {
 	TLS       *tls.Config // ServerName is filled in from the address
 	// SASL chooses a mechanism among those offered; secured tells whether a password would travel
 	// safely. Password is a simple one.
-	SASL     func(offered []string, secured bool) (sasl.Client, error)
-	Compress bool
+	SASL func(offered []string, secured bool) (sasl.Client, error)
 
 	DialTimeout time.Duration // for each address; default 3 s
 	Timeout     time.Duration // without any answer to a command; default 30 s
@@ -322,7 +321,7 @@ func (c *Client) login(ctx context.Context) error {
 			if word = strings.ToUpper(word); word != "OK" {
 				return &ResponseError{word, strings.Trim(text, `"`)}
 			}
-			break
+			return nil
 		}
 		challenge, err := base64.StdEncoding.DecodeString(line)
 		if err == nil {
@@ -335,14 +334,6 @@ func (c *Client) login(ctx context.Context) error {
 		}
 		c.out.line(base64.StdEncoding.EncodeToString(response))
 	}
-	if c.cfg.Compress && c.greeting.Compress {
-		c.out.line(`Z01 COMPRESS "DEFLATE"`)
-		if err := c.complete(ctx); err != nil {
-			return err
-		}
-		deflateLayer(&c.in, &c.out)
-	}
-	return nil
 }
 
 func (c *Client) readLine(ctx context.Context) (string, error) {

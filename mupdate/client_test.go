@@ -55,10 +55,9 @@ func TestClientCommands(t *testing.T) {
 	}
 	roots.AddCert(leaf)
 	for _, c := range []struct {
-		name     string
-		mode     TLSMode
-		compress bool
-	}{{"clear", NoTLS, false}, {"starttls", StartTLS, false}, {"implicit", Implicit, false}, {"deflate", StartTLS, true}} {
+		name string
+		mode TLSMode
+	}{{"clear", NoTLS}, {"starttls", StartTLS}, {"implicit", Implicit}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := testConfig(t, newMemory())
@@ -75,7 +74,7 @@ func TestClientCommands(t *testing.T) {
 			}
 			exercise(t, ClientConfig{
 				Addresses: []string{addr}, TLSMode: c.mode, TLS: &tls.Config{RootCAs: roots},
-				SASL: Password("be-a", testPassword), Compress: c.compress,
+				SASL: Password("be-a", testPassword),
 			})
 		})
 	}

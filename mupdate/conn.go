@@ -254,6 +254,11 @@ func (c *conn) barrier(d time.Duration) error {
 	if c.fresh {
 		return nil
 	}
+	if c.stream == nil {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := c.context(d)
 	defer cancel()
 	start := time.Now()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -64,7 +65,7 @@ func (c *conn) compress(f *frame, args []string) error {
 	switch {
 	case c.deflate:
 		c.reply(f.tag, "BAD", "DEFLATE active via COMPRESS")
-	case args[0] != "DEFLATE":
+	case !strings.EqualFold(args[0], "DEFLATE"):
 		c.reply(f.tag, "NO", "Unknown COMPRESS algorithm")
 	case !c.loggedIn:
 		c.reply(f.tag, "NO", loginFirst)

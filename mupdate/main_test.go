@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,13 +27,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testPassword = "secret"
 
-func testAuth(t testing.TB, mechs ...string) *auth.Mechanisms {
-	t.Helper()
+// testUsers derives keys, which takes a while.
+var testUsers = sync.OnceValues(func() (*auth.Users, error) {
 	var users []auth.User
 	for _, name := range []string{"be-a", "be-b", "ro", "adm", "any", "take", "nobody"} {
 		users = append(users, auth.User{Account: auth.Account{Name: name}, Password: "{PLAIN}" + testPassword})
 	}
-	source, err := auth.NewUsers(users...)
+	return auth.NewUsers(users...)
+})
+
+func testAuth(t testing.TB, mechs ...string) *auth.Mechanisms {
+	t.Helper()
+	source, err := testUsers()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,13 +83,16 @@ type testServer struct {
 	addr string
 }
 
-func startServer(t testing.TB, cfg Config) *testServer {
+func startServer(t testing.TB, cfg Config, adjust ...func(*Server)) *testServer {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &testServer{New(cfg), ln.Addr().String()}
+	for _, f := range adjust {
+		f(s.Server)
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
 	t.Cleanup(func() {

@@ -143,6 +143,57 @@ func TestShrunkenDumpIsWithheld(t *testing.T) {
 	}
 }
 
+// More NOOPs than are ever outstanding at a time are all answered, in order.
+func TestNoopsInAStream(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	d := dialServer(t, s)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	d.send("U01 UPDATE\r\n")
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	const noops = 300
+	var all strings.Builder
+	for i := range noops {
+		fmt.Fprintf(&all, "N%d NOOP\r\n", i)
+	}
+	d.send(all.String())
+	for i := range 20 {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), Location: "a!p", State: mbox.Active})
+	}
+	for next := 0; next < noops; {
+		got, err := d.line()
+		if err != nil {
+			t.Fatalf("after %d answers: %v", next, err)
+		}
+		if strings.HasPrefix(got, "U01 ") {
+			continue
+		}
+		if want := fmt.Sprintf(`N%d OK "Noop done"`, next); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+		next++
+	}
+}
+
+// Who does not log in goes; who is idle is told.
+func TestTimeouts(t *testing.T) {
+	idle := dialServer(t, startServer(t, testConfig(t, newMemory()), func(s *Server) { s.cfg.IdleTimeout = 50 * time.Millisecond }))
+	silent := dialServer(t, startServer(t, testConfig(t, newMemory()), func(s *Server) { s.cfg.LoginTimeout = 50 * time.Millisecond }))
+	if err := idle.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []*dialogue{idle, silent} {
+		d.nc.SetDeadline(time.Now().Add(patience))
+		if err := d.until("* BYE"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestShutdownSaysBye(t *testing.T) {
 	dir := newMemory()
 	s := startServer(t, testConfig(t, dir))

@@ -167,36 +167,34 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// answer writes the posted answers whose rows are out.
+// answer writes the posted answers whose rows are out. It leaves none unread behind, unless changes
+// are due anyway: nobody would wake the stream for it again.
 func (s *stream) answer() (end bool) {
-	for len(s.waiting) < cap(s.posts) {
+	for {
+		for len(s.waiting) > 0 && s.waiting[0].after <= s.after {
+			p := s.waiting[0]
+			s.waiting = slices.Delete(s.waiting, 0, 1)
+			switch p.word {
+			case "":
+				s.c.out.line(goAheadLine)
+			case "none":
+			default:
+				s.c.out.status(p.tag, p.word, p.text)
+			}
+			if p.last {
+				return true
+			}
+		}
+		if len(s.waiting) == cap(s.posts) {
+			return false
+		}
 		select {
 		case p := <-s.posts:
 			s.waiting = append(s.waiting, p)
-			continue
 		default:
-		}
-		break
-	}
-	n := 0
-	for _, p := range s.waiting {
-		if p.after > s.after {
-			break
-		}
-		n++
-		switch p.word {
-		case "":
-			s.c.out.line(goAheadLine)
-		case "none":
-		default:
-			s.c.out.status(p.tag, p.word, p.text)
-		}
-		if p.last {
-			return true
+			return false
 		}
 	}
-	s.waiting = slices.Delete(s.waiting, 0, n)
-	return false
 }
 
 // rows writes a batch of changes, each name once.

@@ -72,6 +72,9 @@ func (c *conn) commit() error {
 	if len(c.pending) == 0 {
 		return nil
 	}
+	if err := c.flush(); err != nil {
+		return err
+	}
 	ctx, cancel := c.context(c.srv.cfg.CommandTimeout)
 	defer cancel()
 	c.wrote = true
