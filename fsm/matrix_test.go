@@ -19,8 +19,11 @@ func TestMatrix(t *testing.T) {
 	none := rec{}
 
 	starts := map[string]func(*rig){
-		"absent":     func(*rig) {},
-		"tombstoneA": func(r *rig) { r.write(activate(n, "a.example!p1", acl, by("0", srvA))); r.write(remove(n, by("0", srvA))) },
+		"absent": func(*rig) {},
+		"tombstoneA": func(r *rig) {
+			r.write(activate(n, "a.example!p1", acl, by("0", srvA)))
+			r.write(remove(n, by("0", srvA)))
+		},
 		"create":     func(r *rig) { r.write(reserve(n, "a.example!p1", by("0", srvA))) },
 		"active":     func(r *rig) { r.write(activate(n, "a.example!p1", acl, by("0", srvA))) },
 		"activeBare": func(r *rig) { r.write(activate(n, "a.example!", acl, by("0", srvA))) },

@@ -3,7 +3,6 @@ package fsm
 import (
 	"bufio"
 	"io"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -37,26 +36,49 @@ func ReadSnapshotHeader(r io.Reader) (SnapshotHeader, error) {
 
 func openSnapshot(r io.Reader) (*blockReader, func(), error) {
 	var magic [len(snapshotMagic) + 1]byte
-	if _, err := io.ReadFull(r, magic[:]); err != nil || string(magic[:len(snapshotMagic)]) != snapshotMagic {
+	if _, err := io.ReadFull(r, magic[:]); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, nil, err
+	}
+	if string(magic[:len(snapshotMagic)]) != snapshotMagic {
 		return nil, nil, corrupt("not a snapshot")
 	}
 	if v := magic[len(snapshotMagic)]; v > SnapshotVersion {
 		return nil, nil, &SnapshotVersionError{Needs: uint64(v)}
 	}
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+	source := &source{r: r}
+	z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
 		return nil, nil, err
 	}
-	return &blockReader{r: bufio.NewReader(damaged{z})}, z.Close, nil
+	return &blockReader{r: bufio.NewReader(unzipper{source, z})}, z.Close, nil
 }
 
-// damaged turns the errors of the decompressor, which it gives for damaged input, into ours.
-type damaged struct{ z *zstd.Decoder }
+// source remembers an error of the underlying reader, so that it can be told from damage, which the
+// decompressor reports with many different errors.
+type source struct {
+	r   io.Reader
+	err error
+}
 
-func (d damaged) Read(p []byte) (int, error) {
-	n, err := d.z.Read(p)
-	if err != nil && err != io.EOF && strings.HasPrefix(err.Error(), "zstd") {
-		err = corrupt("%v", err)
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+type unzipper struct {
+	source *source
+	z      *zstd.Decoder
+}
+
+func (u unzipper) Read(p []byte) (int, error) {
+	n, err := u.z.Read(p)
+	if err != nil && err != io.EOF {
+		if err = u.source.err; err == nil {
+			err = corrupt("snapshot cannot be decompressed")
+		}
 	}
 	return n, err
 }

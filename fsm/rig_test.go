@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"testing"
 
@@ -154,4 +155,14 @@ func remove(n mbox.Name, s mbox.Session) mbox.Write {
 
 func endSession(id string) mbox.Write {
 	return mbox.Write{Kind: mbox.EndSession, By: mbox.Session{ID: id}}
+}
+
+// pipe writes a snapshot in another goroutine, and returns the end to read from.
+func pipe(s *Snapshot) io.Reader {
+	r, w := io.Pipe()
+	go func() {
+		_, err := s.WriteTo(w)
+		w.CloseWithError(err)
+	}()
+	return r
 }
