@@ -138,23 +138,30 @@ func (n *Node) launch() error {
 	return nil
 }
 
-// await returns when the node greets, or as soon as it has ended.
+// await returns when the node greets, or as soon as it has ended. A frontend's MUPDATE port does so
+// once it has the whole map.
 func (n *Node) await() error {
-	port := IMAPPort
-	if n.kind == master {
-		port = MupdatePort
+	ports := []int{IMAPPort}
+	switch n.kind {
+	case master:
+		ports = []int{MupdatePort}
+	case frontend:
+		ports = []int{MupdatePort, IMAPPort}
 	}
 	limit := time.NewTimer(startTimeout)
 	defer limit.Stop()
 	for {
-		if greets(n.Addr(port)) {
+		for len(ports) > 0 && greets(n.Addr(ports[0])) {
+			ports = ports[1:]
+		}
+		if len(ports) == 0 {
 			return nil
 		}
 		select {
 		case <-n.done:
 			return fmt.Errorf("%s ended at its start:\n%s", n.Name, n.tail(40))
 		case <-limit.C:
-			return fmt.Errorf("%s does not answer on %s after %s:\n%s", n.Name, n.Addr(port), startTimeout, n.tail(40))
+			return fmt.Errorf("%s does not answer on %s after %s:\n%s", n.Name, n.Addr(ports[0]), startTimeout, n.tail(40))
 		case <-time.After(20 * time.Millisecond): // the port has no other way to say that it is there
 		}
 	}
