@@ -50,9 +50,10 @@ type conn struct {
 
 	verb    string // of the command at hand, for metrics
 	pending []mbox.Write
-	tags    []string // of pending
-	wrote   bool     // something was proposed
-	fresh   bool     // a barrier covers everything received so far
+	tags    []string  // of pending
+	wrote   bool      // something was proposed
+	open    mbox.Name // of the last write made, until the client shows that it knows
+	fresh   bool      // a barrier covers everything received so far
 	brake   conflictBrake
 	stream  *stream
 }
@@ -166,6 +167,7 @@ func (c *conn) fill() error {
 	c.fresh = false
 	err := c.in.fill()
 	if err == nil {
+		c.open = ""
 		return nil
 	}
 	if stop := c.interrupted(); stop != nil {
@@ -311,14 +313,15 @@ func (c *conn) greet() {
 }
 
 // endSession tells the directory that a session which wrote is over: what it reserved and did not
-// use is released early, and what it left half done is recorded.
+// use is released early, and what it left half done is recorded. A name in it marks a write whose
+// answer may not have arrived: the backend then undoes on its side what stands here.
 func (c *conn) endSession() {
 	if !c.wrote {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.cfg.CommandTimeout)
 	defer cancel()
-	w := mbox.Write{Kind: mbox.EndSession, By: c.session}
+	w := mbox.Write{Kind: mbox.EndSession, Name: c.open, By: c.session}
 	if _, err := c.srv.cfg.Directory.Write(ctx, []mbox.Write{w}); err != nil {
 		c.log.Info("end of session was not recorded: its reservations last their full lease", "err", err)
 	}

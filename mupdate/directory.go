@@ -24,7 +24,7 @@ type Directory interface {
 	Synced() bool
 }
 
-// The interfaces below are optional: a View that has them makes the answers safer.
+// The interfaces below are optional: what View returns may have them, and then answers are safer.
 
 // ConflictView knows names that two backends claim and on which no operator has decided yet.
 type ConflictView interface {

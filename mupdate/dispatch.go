@@ -143,6 +143,7 @@ func checkHosts(args []token) string {
 // logout ends the session. RFC 3656 section 4.7 wants BYE; Cyrus sends OK, and its clients read any
 // one line.
 func (c *conn) logout(f *frame, _ []string) error {
+	c.open = ""
 	word := "OK"
 	if c.srv.cfg.StrictRFC {
 		word = "BYE"

@@ -12,16 +12,17 @@ import (
 // memory is a Directory in one process: the rules about who may hold a name, a log of changes, and
 // switches to take its quorum away.
 type memory struct {
-	mu      sync.Mutex
-	records map[mbox.Name]mbox.Entry
-	owners  map[mbox.Name]mbox.Server // of deleted names
-	ended   map[string]bool           // sessions
-	began   map[mbox.Name]string      // session that began a transfer
-	contest map[mbox.Name]bool        // the conflict register
-	log     []mbox.Change
-	index   uint64
-	first   uint64        // changes up to it are no longer kept
-	moved   chan struct{} // closed at every change
+	mu          sync.Mutex
+	records     map[mbox.Name]mbox.Entry
+	owners      map[mbox.Name]mbox.Server // of deleted names
+	ended       map[string]bool           // sessions
+	began       map[mbox.Name]string      // session that began a transfer
+	contest     map[mbox.Name]bool        // the conflict register
+	unconfirmed []mbox.Name               // what ends of sessions named
+	log         []mbox.Change
+	index       uint64
+	first       uint64        // changes up to it are no longer kept
+	moved       chan struct{} // closed at every change
 
 	writeErr, barrierErr error
 	unsynced             bool
@@ -91,6 +92,7 @@ func (m *memory) put(e mbox.Entry) {
 func (m *memory) decide(w mbox.Write) mbox.Verdict {
 	if w.Kind == mbox.EndSession {
 		m.ended[w.By.ID] = true
+		m.unconfirmed = append(m.unconfirmed, w.Name)
 		for _, name := range slices.Sorted(maps.Keys(m.records)) {
 			if e := m.records[name]; e.State == mbox.Reserved && !e.Transfer && m.began[name] == w.By.ID {
 				m.put(mbox.Entry{Name: name}) // the lease, without its time

@@ -129,6 +129,10 @@ func (s *Server) run(c *conn) {
 		if r := recover(); r != nil {
 			s.log.Error("panic in a session", "conn", c.session.ID, "err", r, "stack", string(debug.Stack()))
 			c.base.Close()
+			if c.stream != nil {
+				c.stream.stop()
+				<-c.stream.done
+			}
 		}
 		s.mu.Lock()
 		delete(s.conns, c)

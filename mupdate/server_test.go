@@ -143,6 +143,37 @@ func TestShrunkenDumpIsWithheld(t *testing.T) {
 	}
 }
 
+// A session that vanishes between the answer to a write and anything else is reported with that write,
+// because the backend may never have seen the answer; LOGOUT or a next command settles it.
+func TestUnconfirmedWrite(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	for i, c := range []struct {
+		end  func(*Client)
+		want mbox.Name
+	}{
+		{func(c *Client) { c.Close() }, "n"},
+		{func(c *Client) { c.Logout(t.Context()) }, ""},
+		{func(c *Client) { c.Noop(t.Context()); c.Close() }, ""},
+		{func(c *Client) { c.Activate(t.Context(), "m", "b.example!p", ""); c.Close() }, ""},
+	} {
+		client := dialClient(t, s, "be-a")
+		if err := client.Activate(t.Context(), "n", "a.example!p", ""); err != nil {
+			t.Fatal(err)
+		}
+		written := dir.View().Index()
+		c.end(client)
+		if _, _, err := dir.Changes(t.Context(), written); err != nil { // the end of the session
+			t.Fatal(err)
+		}
+		dir.mu.Lock()
+		if got := dir.unconfirmed; len(got) != i+1 || got[i] != c.want {
+			t.Errorf("%d: got %q, want %q last", i, got, c.want)
+		}
+		dir.mu.Unlock()
+	}
+}
+
 // More NOOPs than are ever outstanding at a time are all answered, in order.
 func TestNoopsInAStream(t *testing.T) {
 	dir := newMemory()

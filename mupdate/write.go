@@ -77,7 +77,7 @@ func (c *conn) commit() error {
 	}
 	ctx, cancel := c.context(c.srv.cfg.CommandTimeout)
 	defer cancel()
-	c.wrote = true
+	c.wrote, c.open = true, c.pending[len(c.pending)-1].Name
 	verdicts, err := c.srv.cfg.Directory.Write(ctx, c.pending)
 	unavailable := errors.Is(err, mbox.ErrUnavailable)
 	if !unavailable && (err != nil || len(verdicts) != len(c.pending)) {
@@ -86,6 +86,7 @@ func (c *conn) commit() error {
 		c.pending = nil
 		return errNoReply
 	}
+	c.open = ""
 	for i := range c.pending {
 		w := &c.pending[i]
 		verb := w.Kind.String()
@@ -98,6 +99,8 @@ func (c *conn) commit() error {
 		case word == "":
 			c.pending = nil
 			return errNoReply
+		case word == "OK":
+			c.open = w.Name
 		case word == "NO":
 			c.log.Info("write refused", "user", c.session.Identity, "cmd", verb, "mailbox", w.Name,
 				"backend", w.Location.Server(), "outcome", verdicts[i].Outcome.String(), "holder", verdicts[i].Holder)
