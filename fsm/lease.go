@@ -183,8 +183,8 @@ func (m *Machine) inDeletedTree(n mbox.Name) bool {
 // restartLeases gives every session a whole lease: for some time there was nobody to renew it with.
 func (m *Machine) restartLeases() {
 	var all []Lease
-	m.leases.rows.Scan(func(_ string, l Lease) bool {
-		all = append(all, l)
+	m.leases.rows.Scan(func(_ string, l *Lease) bool {
+		all = append(all, *l)
 		return true
 	})
 	for _, l := range all {

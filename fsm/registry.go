@@ -66,7 +66,7 @@ func (m *Machine) setClusterVersion(to uint32) Result {
 		return Result{Refusal: RefusedLower, Detail: fmt.Sprintf("cluster version is %d", m.clusterVersion)}
 	}
 	var blocked string
-	m.nodes.rows.Scan(func(id string, n Node) bool {
+	m.nodes.rows.Scan(func(id string, n *Node) bool {
 		if n.MaxCluster < to {
 			blocked = id
 		}
@@ -81,7 +81,7 @@ func (m *Machine) setClusterVersion(to uint32) Result {
 
 func (m *Machine) putToken(c PutToken) Result {
 	var expired []string
-	m.tokens.rows.Scan(func(id string, t Token) bool {
+	m.tokens.rows.Scan(func(id string, t *Token) bool {
 		if t.ExpiresUnix <= c.Now {
 			expired = append(expired, id)
 		}

@@ -1,9 +1,11 @@
 package fsm
 
 import (
+	"cmp"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/tidwall/btree"
 
 	"murder/internal/mbox"
 )
@@ -125,15 +127,15 @@ func (s *Snapshot) writeSections(b *blockWriter) {
 		nextProposer: s.nextProposer, nextEvent: s.nextEvent}))
 	b.end()
 	s.writeMailboxes(b)
-	writeRows(b, sectionHolds, v.holds.Scan, appendHold)
-	writeRows(b, sectionLeases, v.leases.Scan, appendLease)
-	writeRows(b, sectionTombstones, v.tombstones.Scan, appendTombstone)
-	writeRows(b, sectionCuts, v.cuts.Scan, appendCut)
-	writeRows(b, sectionConflicts, v.conflicts.Scan, appendConflict)
-	writeRows(b, sectionEvents, v.events.Scan, appendEvent)
-	writeRows(b, sectionNodes, v.nodes.Scan, appendNode)
-	writeRows(b, sectionSettings, v.settings.Scan, appendSetting)
-	writeRows(b, sectionTokens, v.tokens.Scan, appendToken)
+	writeRows(b, sectionHolds, v.holds, appendHold)
+	writeRows(b, sectionLeases, v.leases, appendLease)
+	writeRows(b, sectionTombstones, v.tombstones, appendTombstone)
+	writeRows(b, sectionCuts, v.cuts, appendCut)
+	writeRows(b, sectionConflicts, v.conflicts, appendConflict)
+	writeRows(b, sectionEvents, v.events, appendEvent)
+	writeRows(b, sectionNodes, v.nodes, appendNode)
+	writeRows(b, sectionSettings, v.settings, appendSetting)
+	writeRows(b, sectionTokens, v.tokens, appendToken)
 	s.writeProposers(b)
 	rows := b.rows // of the sections before the trailer
 	b.begin(sectionTrailer)
@@ -196,9 +198,9 @@ func (s *Snapshot) writeProposers(b *blockWriter) {
 	b.end()
 }
 
-func writeRows[K, V any](b *blockWriter, t section, scan func(func(K, V) bool), appendRow func([]byte, V) []byte) {
+func writeRows[K cmp.Ordered, V any](b *blockWriter, t section, rows *btree.Map[K, *V], appendRow func([]byte, V) []byte) {
 	b.begin(t)
-	scan(func(_ K, v V) bool { return b.row(appendRow(b.rowBuf(), v)) })
+	eachRow(rows, func(v V) bool { return b.row(appendRow(b.rowBuf(), v)) })
 	b.end()
 }
 

@@ -25,9 +25,10 @@ func (d *Digest) toggle(record []byte) {
 const digestKey = "murder fsm 1\x00"
 
 // table is a replicated table: every change goes into the digest, and a copy costs nothing.
-// Rows are values; what they point to is never changed in place.
+// Rows are never changed in place. The tree has pointers to them, since the nodes on the way to a
+// change are copied whenever a view was taken in between.
 type table[K cmp.Ordered, V any] struct {
-	rows   btree.Map[K, V]
+	rows   btree.Map[K, *V]
 	tag    section
 	append func([]byte, V) []byte // the row with its key, as hashed and stored
 	digest *digester
@@ -49,22 +50,35 @@ func newTable[K cmp.Ordered, V any](d *digester, tag section, appendRow func([]b
 	return table[K, V]{tag: tag, append: appendRow, digest: d}
 }
 
-func (t *table[K, V]) get(k K) (V, bool) { return t.rows.Get(k) }
+func (t *table[K, V]) get(k K) (V, bool) { return getRow(&t.rows, k) }
 func (t *table[K, V]) len() int          { return t.rows.Len() }
 
 func (t *table[K, V]) set(k K, v V) {
-	if old, replaced := t.rows.Set(k, v); replaced {
-		toggle(t.digest, t.tag, t.append, old)
+	if old, replaced := t.rows.Set(k, &v); replaced {
+		toggle(t.digest, t.tag, t.append, *old)
 	}
 	toggle(t.digest, t.tag, t.append, v)
 }
 
-func (t *table[K, V]) delete(k K) (V, bool) {
+func (t *table[K, V]) delete(k K) (v V, ok bool) {
 	old, ok := t.rows.Delete(k)
 	if ok {
-		toggle(t.digest, t.tag, t.append, old)
+		v = *old
+		toggle(t.digest, t.tag, t.append, v)
 	}
-	return old, ok
+	return v, ok
+}
+
+func getRow[K cmp.Ordered, V any](rows *btree.Map[K, *V], k K) (v V, ok bool) {
+	row, ok := rows.Get(k)
+	if ok {
+		v = *row
+	}
+	return v, ok
+}
+
+func eachRow[K cmp.Ordered, V any](rows *btree.Map[K, *V], yield func(V) bool) {
+	rows.Scan(func(_ K, row *V) bool { return yield(*row) })
 }
 
 // index orders rows of a table by something else than their key. It is rebuilt from the table, so

@@ -1,8 +1,6 @@
 package fsm
 
 import (
-	"cmp"
-
 	"murder/internal/mbox"
 
 	"github.com/tidwall/btree"
@@ -16,16 +14,16 @@ type View struct {
 	digest         Digest
 
 	mailboxes  *btree.BTreeG[item]
-	holds      *btree.Map[mbox.Name, Hold]
-	leases     *btree.Map[string, Lease]
-	tombstones *btree.Map[mbox.Name, Tombstone]
-	cuts       *btree.Map[mbox.Name, CutRename]
-	conflicts  *btree.Map[string, Conflict]
-	events     *btree.Map[uint64, Event]
+	holds      *btree.Map[mbox.Name, *Hold]
+	leases     *btree.Map[string, *Lease]
+	tombstones *btree.Map[mbox.Name, *Tombstone]
+	cuts       *btree.Map[mbox.Name, *CutRename]
+	conflicts  *btree.Map[string, *Conflict]
+	events     *btree.Map[uint64, *Event]
 	eventNames *index
-	nodes      *btree.Map[string, Node]
-	settings   *btree.Map[string, Setting]
-	tokens     *btree.Map[string, Token]
+	nodes      *btree.Map[string, *Node]
+	settings   *btree.Map[string, *Setting]
+	tokens     *btree.Map[string, *Token]
 }
 
 var _ mbox.View = (*View)(nil)
@@ -63,14 +61,14 @@ func (v *View) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {
 }
 
 // Hold returns the reservation behind a reserved name.
-func (v *View) Hold(n mbox.Name) (Hold, bool) { return v.holds.Get(n) }
+func (v *View) Hold(n mbox.Name) (Hold, bool) { return getRow(v.holds, n) }
 
 // Holds walks all reservations by name, in octet order.
 func (v *View) Holds(yield func(Hold) bool) { eachRow(v.holds, yield) }
 
 // Transfer returns the transfer under way for a name, if there is one.
 func (v *View) Transfer(n mbox.Name) (Hold, bool) {
-	h, ok := v.holds.Get(n)
+	h, ok := getRow(v.holds, n)
 	return h, ok && h.Transfer
 }
 
@@ -78,7 +76,7 @@ func (v *View) Transfer(n mbox.Name) (Hold, bool) {
 func (v *View) Leases() int { return v.leases.Len() }
 
 // Lease returns what is remembered of a session.
-func (v *View) Lease(session string) (Lease, bool) { return v.leases.Get(session) }
+func (v *View) Lease(session string) (Lease, bool) { return getRow(v.leases, session) }
 
 // AllLeases walks the remembered sessions by id. After the death of a node its sessions are to be
 // ended with EndSession writes.
@@ -86,7 +84,7 @@ func (v *View) AllLeases(yield func(Lease) bool) { eachRow(v.leases, yield) }
 
 // Tombstone returns the last record of a name that was deleted not too long ago. It is kept while
 // the name is reserved again, and forgotten when it is active again.
-func (v *View) Tombstone(n mbox.Name) (Tombstone, bool) { return v.tombstones.Get(n) }
+func (v *View) Tombstone(n mbox.Name) (Tombstone, bool) { return getRow(v.tombstones, n) }
 
 // Tombstones walks all tombstones by name, in octet order.
 func (v *View) Tombstones(yield func(Tombstone) bool) { eachRow(v.tombstones, yield) }
@@ -99,13 +97,13 @@ func (v *View) Conflict(n mbox.Name) []Conflict {
 	return claims(v.conflicts, n)
 }
 
-func claims(conflicts *btree.Map[string, Conflict], n mbox.Name) []Conflict {
+func claims(conflicts *btree.Map[string, *Conflict], n mbox.Name) []Conflict {
 	var found []Conflict
-	conflicts.Ascend(conflictKey(n, ""), func(_ string, c Conflict) bool {
+	conflicts.Ascend(conflictKey(n, ""), func(_ string, c *Conflict) bool {
 		if c.Name != n {
 			return false
 		}
-		found = append(found, c)
+		found = append(found, *c)
 		return true
 	})
 	return found
@@ -125,24 +123,24 @@ func (v *View) History(n mbox.Name, yield func(Event) bool) {
 			return false
 		}
 		e, _ := v.events.Get(k.n)
-		return yield(e)
+		return yield(*e)
 	})
 }
 
 // Events walks the history of all mailboxes from running number from on.
 func (v *View) Events(from uint64, yield func(Event) bool) {
-	v.events.Ascend(from, func(_ uint64, e Event) bool { return yield(e) })
+	v.events.Ascend(from, func(_ uint64, e *Event) bool { return yield(*e) })
 }
 
 // Node returns a registered node.
-func (v *View) Node(id string) (Node, bool) { return v.nodes.Get(id) }
+func (v *View) Node(id string) (Node, bool) { return getRow(v.nodes, id) }
 
 // Nodes walks the registry by id.
 func (v *View) Nodes(yield func(Node) bool) { eachRow(v.nodes, yield) }
 
 // Setting returns the value of a setting, "" if it is not set.
 func (v *View) Setting(key string) string {
-	s, _ := v.settings.Get(key)
+	s, _ := getRow(v.settings, key)
 	return s.Value
 }
 
@@ -150,11 +148,7 @@ func (v *View) Setting(key string) string {
 func (v *View) Settings(yield func(Setting) bool) { eachRow(v.settings, yield) }
 
 // Token returns a join token.
-func (v *View) Token(id string) (Token, bool) { return v.tokens.Get(id) }
+func (v *View) Token(id string) (Token, bool) { return getRow(v.tokens, id) }
 
 // Tokens walks the join tokens by id.
 func (v *View) Tokens(yield func(Token) bool) { eachRow(v.tokens, yield) }
-
-func eachRow[K cmp.Ordered, V any](m *btree.Map[K, V], yield func(V) bool) {
-	m.Scan(func(_ K, row V) bool { return yield(row) })
-}
