@@ -60,6 +60,9 @@ type exchange struct {
 	// take is offered each untagged line whole, and returns true to keep it from the client. It
 	// runs on the pump.
 	take func(line []byte) bool
+	// stream is offered each untagged line about a message before take, by its head. It returns
+	// true when it has read the line, literals and all, from the connection by itself.
+	stream func(head []byte) (bool, error)
 	// stall is how long the backend may be silent.
 	stall time.Duration
 
@@ -212,6 +215,9 @@ func (c *conn) pump() {
 	for {
 		if bytes.IndexByte(c.in.buffered(), '\n') < 0 {
 			c.s.flush()
+			if c.pipelined() {
+				c.in.quickAck()
+			}
 		}
 		head, err := c.in.head()
 		if err != nil {
@@ -232,6 +238,13 @@ func (c *conn) pump() {
 	}
 }
 
+// pipelined reports whether more than one answer is outstanding.
+func (c *conn) pipelined() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) > 1
+}
+
 // one handles one response line, which starts with head. It returns false when the pump must end.
 func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 	relay := selected || x != nil && x.all
@@ -248,6 +261,14 @@ func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 	case kindOwn:
 		relay = false
 	case kindMailbox:
+		if x != nil && x.stream != nil {
+			if done, err := x.stream(head); err != nil {
+				c.lost(err, true)
+				return false
+			} else if done {
+				return true
+			}
+		}
 	case kindAlert:
 		relay = x == nil || !x.quiet
 	default:

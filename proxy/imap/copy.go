@@ -3,12 +3,14 @@ package imap
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"time"
 
 	"murder/internal/mbox"
 )
 
-// copyMessages executes COPY, MOVE and their UID forms. Within one server they are relayed.
+// copyMessages executes COPY, MOVE and their UID forms. Within one server they are relayed;
+// between two, messages go from one to the other through here (see copyacross.go).
 func (s *session) copyMessages(c *command) error {
 	start := time.Now()
 	if err := s.readWhole(c); err != nil {
@@ -33,7 +35,7 @@ func (s *session) copyMessages(c *command) error {
 		return s.tryCreate(err)
 	}
 	if e.Location.Server() != s.sel.server {
-		return s.copyAcross(c, set, e, start)
+		return s.copyAcross(c, set, ext, e)
 	}
 	x := &exchange{tag: c.tag, all: true}
 	if err := s.sel.do(x, func(string) []byte { return append(bytes.Clone(c.line), "\r\n"...) }); err != nil {
@@ -44,17 +46,25 @@ func (s *session) copyMessages(c *command) error {
 
 // isSequenceSet reports whether set is one (RFC 9051 section 9), or "$" (RFC 5182).
 func isSequenceSet(set string) bool {
-	if set == "$" {
-		return true
-	}
-	for i := 0; i < len(set); i++ {
-		if c := set[i]; (c < '0' || c > '9') && c != ':' && c != ',' && c != '*' {
-			return false
-		}
-	}
-	return set != ""
+	return set == "$" || set != "" && strings.Trim(set, "0123456789:,*") == ""
 }
 
-func (s *session) copyAcross(c *command, set string, to mbox.Entry, start time.Time) error {
-	return no("CANNOT", "The destination is on another server")
+// mayCopy checks the rights before anything is done: the user may insert there and, for a move,
+// remove here.
+func (s *session) mayCopy(to mbox.Entry, move bool) error {
+	switch {
+	case !s.visible(to):
+		return errTryCreate
+	case special(to.Name):
+		return no("CANNOT", "Not a mailbox for mail")
+	case !s.rights(to).Has(mbox.Insert):
+		return errPermission
+	}
+	if move {
+		from, ok := s.cfg.Directory.View().Get(s.selName)
+		if !ok || !s.rights(from).Has(mbox.DeleteMsg|mbox.Expunge) {
+			return errPermission
+		}
+	}
+	return nil
 }

@@ -81,7 +81,9 @@ func (s *session) lookAt(ext mbox.Extern) listed {
 		item.entry = e
 	}
 	mbox.Subtree(view, name, func(e mbox.Entry) bool {
-		item.children = e.Name != name && listable(e) && s.visible(e)
+		// What lies below in the map need not lie below in the client's eyes: INBOX.
+		child, ok := s.view.External(e.Name)
+		item.children = ok && below(child, ext, string(s.view.Separator())) && listable(e) && s.visible(e)
 		return !item.children
 	})
 	return item

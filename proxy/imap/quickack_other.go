@@ -1,0 +1,5 @@
+//go:build !linux
+
+package imap
+
+func (r *reader) quickAck() {}
