@@ -18,6 +18,12 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 	switch method {
 	case "status":
 		return n.ownStatus(), nil
+	case "record":
+		if n.reign.Load() == nil {
+			return nil, n.notLeading()
+		}
+		rec, _ := n.State().Node(peer.Node)
+		return rec, nil
 	case "digest":
 		return n.ownDigest(ctx, body)
 	case "authority":

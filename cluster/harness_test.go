@@ -21,6 +21,8 @@ type rig struct {
 	nodes map[string]*Node
 	cfgs  map[string]Config
 	net   *cuts
+	// configure changes configurations before nodes start.
+	configure func(*Config)
 }
 
 // cuts are links that do not work, by cluster address.
@@ -65,6 +67,9 @@ func (r *rig) config(id string, role Role) Config {
 func (r *rig) open(cfg Config) *Node {
 	r.t.Helper()
 	id := cfg.NodeID
+	if r.configure != nil {
+		r.configure(&cfg)
+	}
 	cfg.hooks.dial = func(addr string) error {
 		if to := r.net.nodeAt(addr); r.net.alone(id) || r.net.alone(to) {
 			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
@@ -143,6 +148,13 @@ func testContext(t *testing.T) context.Context {
 func startRig(t *testing.T, coordinators, learners int) *rig {
 	t.Helper()
 	r := newRig(t)
+	r.grow(coordinators, learners)
+	return r
+}
+
+func (r *rig) grow(coordinators, learners int) {
+	t := r.t
+	t.Helper()
 	ctx := testContext(t)
 	c1 := r.open(r.config("c1", Coordinator))
 	if _, err := c1.Init(ctx, admin.InitRequest{}); err != nil {
@@ -172,7 +184,6 @@ func startRig(t *testing.T, coordinators, learners int) *rig {
 		t.FailNow()
 	}
 	r.waitVoters(coordinators)
-	return r
 }
 
 func (r *rig) waitVoters(want int) {

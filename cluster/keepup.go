@@ -60,12 +60,15 @@ func (n *Node) followLeader(ctx context.Context, e *engine) {
 			}
 		}
 	}
-	if !n.synced.Load() || n.draining.Load() {
+	if n.draining.Load() {
 		return
 	}
 	if err := n.announce(ctx, e); err != nil {
 		n.noteRefusal(err)
 		n.log.Debug("registering this node failed", "err", err)
+		return
+	}
+	if !n.synced.Load() {
 		return
 	}
 	if e.identity.Role == Coordinator && n.ca.Load() == nil {
@@ -96,17 +99,33 @@ func (n *Node) record(e *engine) fsm.Node {
 	}
 }
 
-// announce brings the registry up to date with this node.
+// announce brings the registry up to date with this node. Before the copy is complete it is the
+// leader that knows the registry, and a node that has moved gets no copy until the leader knows where
+// it is.
 func (n *Node) announce(ctx context.Context, e *engine) error {
-	want := n.record(e)
 	have, ok := n.State().Node(n.cfg.NodeID)
+	if !n.synced.Load() {
+		l, err := n.leaderLink(ctx)
+		if err == nil {
+			err = l.call(ctx, "record", struct{}{}, &have)
+		}
+		if err != nil {
+			return err
+		}
+		ok = true
+	}
+	want := n.record(e)
 	if ok && have.Role == want.Role && have.State == want.State && have.Address == want.Address &&
 		maps.Equal(have.Services, want.Services) && have.DurableLog == want.DurableLog &&
 		have.MinCluster == want.MinCluster && have.MaxCluster == want.MaxCluster && have.BinaryVersion == want.BinaryVersion {
 		return nil
 	}
 	want.Attributes = have.Attributes
-	return n.propose(ctx, fsm.RegisterNode{Node: want})
+	results, _, err := n.proposer.do(ctx, "", fsm.RegisterNode{Node: want})
+	if err == nil {
+		err = refusedBy(results[0])
+	}
+	return err
 }
 
 // propose makes one command happen exactly once; a refusal is an error.
@@ -115,10 +134,17 @@ func (n *Node) propose(ctx context.Context, c fsm.Command) error {
 	if err != nil {
 		return err
 	}
-	if r := results[0]; r.Refusal != fsm.NotRefused {
-		return &RefusedError{Refusal: r.Refusal, Detail: r.Detail}
+	if err := refusedBy(results[0]); err != nil {
+		return err
 	}
 	return n.replica.wait(ctx, index)
+}
+
+func refusedBy(r fsm.Result) error {
+	if r.Refusal == fsm.NotRefused {
+		return nil
+	}
+	return &RefusedError{Refusal: r.Refusal, Detail: r.Detail}
 }
 
 // RefusedError says that the cluster decided against a command.

@@ -1,0 +1,246 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"murder/fsm"
+	"murder/internal/mbox"
+)
+
+// A leader that is cut off stops to answer, the others go on, and it catches up when it is back.
+func TestPartition(t *testing.T) {
+	r := startRig(t, 3, 1)
+	old := r.waitLeader()
+	write(t, old, activate("user.before"))
+	r.isolate(old.cfg.NodeID)
+	f1 := r.nodes["f1"]
+	write(t, f1, activate("user.during"))
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := old.Barrier(ctx); !errors.Is(err, mbox.ErrUnavailable) {
+		t.Errorf("barrier of the cut-off leader: %v", err)
+	}
+	if _, ok := old.View().Get("user.during"); ok {
+		t.Error("the cut-off leader knows what it cannot know")
+	}
+	r.heal()
+	if _, err := old.Barrier(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	mustHave(t, old, "user.during")
+	r.eventually("equal copies", func() bool {
+		rep, err := f1.Digest(testContext(t))
+		return err == nil && rep.Equal
+	})
+}
+
+// Without a quorum nothing is written, and the error says that nothing happened or that it is unknown.
+func TestNoQuorum(t *testing.T) {
+	r := startRig(t, 3, 1)
+	l := r.waitLeader().cfg.NodeID
+	for _, id := range []string{"c1", "c2", "c3"} {
+		if id != l {
+			r.kill(id)
+		}
+	}
+	f1 := r.nodes["f1"]
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_, err := f1.Write(ctx, []mbox.Write{activate("user.a")})
+	if !errors.Is(err, mbox.ErrUnavailable) && !errors.Is(err, mbox.ErrUnknownOutcome) {
+		t.Errorf("got %v", err)
+	}
+	if s := f1.Status(testContext(t)); s.Problem == "" {
+		t.Error("status sees no problem")
+	}
+}
+
+// An answer that got lost is asked for again, and the write has happened once.
+func TestLostAnswers(t *testing.T) {
+	r := startRig(t, 3, 1)
+	for _, n := range []*Node{r.nodes["f1"], r.waitLeader()} {
+		submit := n.proposer.submit
+		var lost int
+		var repeats int
+		n.proposer.submit = func(ctx context.Context, u *unit) ([]fsm.Result, uint64, error) {
+			results, index, err := submit(ctx, u)
+			if err == nil && lost < 3 {
+				lost++
+				return nil, 0, unknownOutcome("answer lost by a test")
+			}
+			for _, r := range results {
+				if r.Repeat {
+					repeats++
+				}
+			}
+			return results, index, err
+		}
+		name := mbox.Name("user.once-" + n.cfg.NodeID)
+		reserve := mbox.Write{Kind: mbox.Reserve, Name: name, Location: "b1!default", By: mbox.Session{ID: "s", Servers: []mbox.Server{"b1"}}}
+		// Reserved by the first attempt: a second, as another write, would find the name taken.
+		vs := write(t, n, reserve)
+		if vs[0].Outcome != mbox.Done || lost != 3 || repeats == 0 {
+			t.Errorf("%s: outcome %v after %d lost answers and %d repeats", n.cfg.NodeID, vs[0].Outcome, lost, repeats)
+		}
+		n.proposer.submit = submit
+		if h := n.History(name); len(h) != 1 {
+			t.Errorf("%s: it happened %d times: %v", n.cfg.NodeID, len(h), h)
+		}
+	}
+}
+
+// A process that the state machine has forgotten registers again and goes on.
+func TestForgottenProposer(t *testing.T) {
+	r := startRig(t, 1, 0)
+	n := r.nodes["c1"]
+	write(t, n, activate("user.a"))
+	n.proposer.mu.Lock()
+	n.proposer.incarnation += 100
+	n.proposer.mu.Unlock()
+	write(t, n, activate("user.b"))
+	mustHave(t, n, "user.b")
+}
+
+func TestPipelinedWritesKeepOrder(t *testing.T) {
+	r := startRig(t, 3, 1)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, id := range []string{"f1", "c1", "c2"} {
+		n := r.nodes[id]
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				// Each pair takes a name and gives it back: out of order, a verdict would tell.
+				s := mbox.Session{ID: "s-" + id, Servers: []mbox.Server{"b1"}}
+				var ws []mbox.Write
+				for j := range 20 {
+					name := mbox.Name(fmt.Sprintf("user.%s-%d", id, j))
+					ws = append(ws,
+						mbox.Write{Kind: mbox.Reserve, Name: name, Location: "b1!p", By: s},
+						mbox.Write{Kind: mbox.Activate, Name: name, Location: "b1!p", ACL: "anyone\tl\t", By: s},
+						mbox.Write{Kind: mbox.Delete, Name: name, By: s})
+				}
+				vs, err := n.Write(testContext(t), ws)
+				if err != nil {
+					t.Errorf("%s: %v", id, err)
+					return
+				}
+				if k := slices.IndexFunc(vs, func(v mbox.Verdict) bool { return v.Outcome != mbox.Done }); k >= 0 {
+					t.Errorf("%s: write %d of round %d: %v", id, k, i, vs[k].Outcome)
+					return
+				}
+			}
+		})
+	}
+	for range 2 { // leaders come and go meanwhile
+		l := r.waitLeader()
+		if err := l.Transfer(testContext(t), ""); err != nil {
+			t.Logf("transfer: %v", err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	r.equalDigests()
+}
+
+// Reads that wait together share an entry.
+func TestBarriersShare(t *testing.T) {
+	r := startRig(t, 3, 1)
+	before := r.waitLeader().engine.Load().raft.LastIndex()
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			if _, err := r.nodes["f1"].Barrier(testContext(t)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if entries := r.waitLeader().engine.Load().raft.LastIndex() - before; entries > 100 {
+		t.Errorf("200 reads took %d entries", entries)
+	}
+}
+
+// A learner follows in milliseconds, not when the library's commit tick comes round.
+func TestLearnerDelay(t *testing.T) {
+	r := startRig(t, 3, 1)
+	l, f1 := r.waitLeader(), r.nodes["f1"]
+	var delays []time.Duration
+	for i := range 30 {
+		vs := write(t, l, activate(fmt.Sprint("user.d", i)))
+		begun := time.Now()
+		if err := f1.replica.wait(testContext(t), vs[0].Index); err != nil {
+			t.Fatal(err)
+		}
+		delays = append(delays, time.Since(begun))
+		time.Sleep(2 * nudgeInterval)
+	}
+	slices.Sort(delays)
+	if median := delays[len(delays)/2]; median > 60*time.Millisecond {
+		t.Errorf("median delay %v: the commit index does not travel with a nudge", median)
+	}
+}
+
+// With overlapping requests a follower can get stuck for ever after a short store error.
+func TestPipeliningIsOff(t *testing.T) {
+	r := startRig(t, 1, 0)
+	n := r.nodes["c1"]
+	_, err := n.engine.Load().trans.AppendEntriesPipeline("c1", raft.ServerAddress(n.Address()))
+	if !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A node whose log store fails ends, and the others go on.
+func TestDiskFull(t *testing.T) {
+	r := newRig(t)
+	stores := map[string]*failingStore{}
+	exits := make(chan int, 16)
+	var mu sync.Mutex
+	r.configure = func(cfg *Config) {
+		id := cfg.NodeID
+		cfg.hooks.wrap = func(s logAndStable) logAndStable {
+			f := &failingStore{logAndStable: s}
+			mu.Lock()
+			stores[id] = f
+			mu.Unlock()
+			return f
+		}
+		cfg.hooks.exit = func(code int, _ string) {
+			select {
+			case exits <- code:
+			default:
+			}
+		}
+	}
+	r.grow(3, 0)
+	l := r.waitLeader()
+	write(t, l, activate("user.a"))
+	mu.Lock()
+	f := stores[l.cfg.NodeID]
+	mu.Unlock()
+	f.fail(errors.New("no space left on device"))
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	l.Write(ctx, []mbox.Write{activate("user.b")})
+	if code := <-exits; code != ExitStore {
+		t.Errorf("exit %d", code)
+	}
+	r.kill(l.cfg.NodeID) // as the exit would have done
+	for _, n := range r.nodes {
+		write(t, n, activate("user.c-"+n.cfg.NodeID))
+	}
+}

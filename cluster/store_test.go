@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"murder/cluster/admin"
+)
+
+// failingStore fails or hangs on demand.
+type failingStore struct {
+	logAndStable
+	mu   sync.Mutex
+	err  error
+	hang chan struct{}
+}
+
+func (s *failingStore) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+func (s *failingStore) StoreLogs(l []*raft.Log) error {
+	if s.hang != nil {
+		<-s.hang
+	}
+	s.mu.Lock()
+	err := s.err
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.logAndStable.StoreLogs(l)
+}
+
+func TestStoreFailureStops(t *testing.T) {
+	codes := make(chan int, 1)
+	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), err: errors.New("no space left on device")},
+		slog.New(slog.DiscardHandler), func(code int, reason string) {
+			if !strings.Contains(reason, "no space left") {
+				t.Errorf("reason: %s", reason)
+			}
+			codes <- code
+		})
+	g.StoreLog(&raft.Log{Index: 1})
+	if code := <-codes; code != ExitStore {
+		t.Errorf("exit %d", code)
+	}
+}
+
+func TestStoreHangStops(t *testing.T) {
+	codes := make(chan int, 1)
+	hang := make(chan struct{})
+	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
+		slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
+	g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
+	g.start()
+	done := make(chan struct{})
+	go func() { g.StoreLog(&raft.Log{Index: 1}); close(done) }()
+	if code := <-codes; code != ExitStore {
+		t.Errorf("exit %d", code)
+	}
+	close(hang)
+	<-done
+	g.stop()
+}
+
+// A missing key or a compacted entry is no failure.
+func TestStoreMisses(t *testing.T) {
+	g := newStoreGuard(raft.NewInmemStore(), slog.New(slog.DiscardHandler), func(int, string) { t.Error("exit") })
+	if err := g.GetLog(5, new(raft.Log)); err == nil {
+		t.Error("found an entry that is not there")
+	}
+	if _, err := g.Get([]byte("x")); err == nil {
+		t.Error("found a key that is not there")
+	}
+}
+
+func TestDeleteRangeInSteps(t *testing.T) {
+	g := newStoreGuard(raft.NewInmemStore(), slog.New(slog.DiscardHandler), func(int, string) { t.Error("exit") })
+	var logs []*raft.Log
+	for i := range uint64(3 * deleteStep) {
+		logs = append(logs, &raft.Log{Index: i + 1})
+	}
+	g.StoreLogs(logs)
+	if err := g.DeleteRange(1, 2*deleteStep+5); err != nil {
+		t.Fatal(err)
+	}
+	if first, _ := g.FirstIndex(); first != 2*deleteStep+6 {
+		t.Errorf("first index %d", first)
+	}
+	if err := g.DeleteRange(3*deleteStep-10, 3*deleteStep); err != nil {
+		t.Fatal(err)
+	}
+	if last, _ := g.LastIndex(); last != 3*deleteStep-11 {
+		t.Errorf("last index %d", last)
+	}
+}
+
+func TestDatabaseCutShort(t *testing.T) {
+	r := newRig(t)
+	n := r.open(r.config("c1", Coordinator))
+	if _, err := n.Init(testContext(t), admin.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, n, activate("user.a"))
+	r.kill("c1")
+	cfg := r.cfgs["c1"]
+	path := filepath.Join(cfg.DataDir, raftDir, "raft.db")
+	if err := checkDatabaseSize(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 2*int64(os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "cut short") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(path, make([]byte, 1<<16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "no valid header") {
+		t.Errorf("got %v", err)
+	}
+}
