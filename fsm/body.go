@@ -120,7 +120,8 @@ func appendBody(dst []byte, c Command) []byte {
 	return dst
 }
 
-// readBody is the opposite of appendBody. near is a session whose strings may be shared.
+// readBody is the opposite of appendBody; it reports false for what appendBody cannot have written.
+// near is a session whose strings may be shared.
 func readBody(k kind, body []byte, near *mbox.Session) (Command, bool) {
 	r := &reader{b: body}
 	var c Command
@@ -179,7 +180,9 @@ func appendWrite(dst []byte, w MailboxWrite) []byte {
 
 func readWrite(r *reader, near *mbox.Session) MailboxWrite {
 	var w MailboxWrite
-	w.Kind = mbox.Kind(r.byte())
+	if w.Kind = mbox.Kind(r.byte()); w.Kind < mbox.Reserve || w.Kind > mbox.Remove {
+		r.fail() // a new kind needs a new version of the command, or copies would differ
+	}
 	w.Name = mbox.Name(r.string())
 	w.Location = mbox.Location(r.string())
 	w.ACL = mbox.ACL(r.string())

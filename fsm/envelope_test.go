@@ -121,6 +121,11 @@ func TestApplyErrors(t *testing.T) {
 		t.Errorf("an index twice: %v", err)
 	}
 
+	strange := AppendBatch(nil, 5, []Envelope{{Command: MailboxWrite{Write: mbox.Write{Kind: mbox.Remove + 1, Name: "x"}}}})
+	if _, err := New().Apply(9, strange); !errors.As(err, &corruptErr) {
+		t.Errorf("unknown kind of write: %v", err)
+	}
+
 	info := commands[kindTick]
 	commands[kindTick] = commandInfo{2, 1, false}
 	newer := AppendBatch(nil, 5, []Envelope{{Command: Tick{}}})

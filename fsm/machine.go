@@ -196,7 +196,7 @@ func (m *Machine) do(c Command) Result {
 // entries before are not known, and nothing is compared.
 func (m *Machine) compare(c Checkpoint) {
 	own := m.checkpoints[c.Index%checkpointsToKeep]
-	if own.index == c.Index && own.digest != c.Digest && m.divergence == nil {
+	if own.index == c.Index && c.Index != 0 && own.digest != c.Digest && m.divergence == nil {
 		m.divergence = &Divergence{Index: c.Index, Own: own.digest, Leader: c.Digest}
 	}
 }

@@ -18,6 +18,10 @@ func TestCheckpoint(t *testing.T) {
 	if r.m.Divergence() != nil {
 		t.Errorf("divergence: %+v", r.m.Divergence())
 	}
+	r.do(Checkpoint{}) // of a leader that had nothing yet
+	if r.m.Divergence() != nil {
+		t.Errorf("divergence: %+v", r.m.Divergence())
+	}
 	back := restored(t, r.m)
 	r.do(Checkpoint{Index: at, Digest: Digest{1}})
 	if d := r.m.Divergence(); d == nil || d.Index != at || d.Own != digest {

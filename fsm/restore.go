@@ -201,6 +201,9 @@ func (l *loader) add(t section, r *reader) bool {
 			return false
 		}
 		x := readRemembered(r)
+		if n := len(inc.results); n > 0 && inc.results[n-1].sequence >= x.sequence {
+			return false
+		}
 		inc.results = append(inc.results, x)
 		m.proposers.toggleResult(inc, x)
 	case sectionTrailer:

@@ -1,11 +1,13 @@
 package fsm
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -215,10 +217,17 @@ func FuzzReadSnapshot(f *testing.F) {
 	f.Add(unzipped(f, snapshotBytes(f, r.m)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		fixCRCs(raw)
-		if m, err := ReadSnapshot(bytes.NewReader(zipped(raw))); err == nil {
-			restored(t, m)
+		l := loader{m: New(), b: &blockReader{r: bufio.NewReader(bytes.NewReader(raw))}}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := l.load()
+		runtime.ReadMemStats(&after)
+		if spent := after.TotalAlloc - before.TotalAlloc; spent > 1<<20+256*uint64(len(raw)) {
+			t.Errorf("%d octets made us allocate %d", len(raw), spent)
 		}
-		ReadSnapshot(bytes.NewReader(raw))
+		if err == nil {
+			restored(t, l.m)
+		}
 	})
 }
 
