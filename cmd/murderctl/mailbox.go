@@ -1,0 +1,177 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"murder/cluster/admin"
+	"murder/cmd/murderctl/output"
+)
+
+func newMailbox(c *ctl) *cobra.Command {
+	return group("mailbox", "Look at the map: where is a mailbox, and who put it there",
+		newMailboxList(c), newMailboxShow(c), newMailboxHistory(c), newMailboxConflicts(c), newMailboxReservations(c))
+}
+
+func newMailboxList(c *ctl) *cobra.Command {
+	var q admin.MailboxQuery
+	cmd := &cobra.Command{
+		Use: "list [PATTERN]", Short: "List mailboxes by their internal names", Args: cobra.MaximumNArgs(1),
+		Long:    "PATTERN is as in IMAP LIST: * is any text, % any text without a dot.",
+		Example: "  murderctl mailbox list 'user.%'\n  murderctl mailbox list --server be1.example.org -o plain | wc -l",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q.Pattern = strings.Join(args, "")
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error { return c.list(ctx, cmd, client, q) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.Server, "server", "", "only those on this `server`")
+	f.StringVar(&q.State, "state", "", "only `active` or reserved ones")
+	f.StringVar(&q.Prefix, "prefix", "", "only names that begin with this `text`")
+	f.BoolVar(&q.Consistent, "consistent", false, "wait for everything committed before")
+	return cmd
+}
+
+// list goes through the pages, printing each as it comes: a map may have millions of names.
+func (c *ctl) list(ctx context.Context, cmd *cobra.Command, client *admin.Client, q admin.MailboxQuery) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	for {
+		page, err := client.Mailboxes(ctx, q)
+		if err != nil {
+			return err
+		}
+		var t output.Table
+		if q.After == "" {
+			t.Head = []string{"NAME", "STATE", "SERVER", "LOCATION"}
+		}
+		for _, m := range page.Mailboxes {
+			if c.format == string(output.JSONFormat) {
+				if err := enc.Encode(m); err != nil {
+					return err
+				}
+				continue
+			}
+			t.Row(m.Name, mailboxState(m), m.Server, m.Location)
+		}
+		if c.format != string(output.JSONFormat) {
+			if err := c.show(cmd, nil, t); err != nil {
+				return err
+			}
+		}
+		if page.Next == "" {
+			return nil
+		}
+		q.After = page.Next
+	}
+}
+
+func mailboxState(m admin.Mailbox) string {
+	if m.Transfer {
+		return "moving"
+	}
+	return m.State
+}
+
+func newMailboxShow(c *ctl) *cobra.Command {
+	var local bool
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "Show one mailbox", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+				m, err := client.Mailbox(ctx, args[0], !local)
+				if err != nil {
+					return err
+				}
+				t := output.Table{Head: []string{"NAME", "STATE", "LOCATION", "ACL", "INDEX"}}
+				t.Row(m.Name, mailboxState(m), m.Location, strings.ReplaceAll(strings.TrimSuffix(m.ACL, "\t"), "\t", " "), m.Index)
+				return c.show(cmd, m, t)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&local, "local", false, "as the asked node sees it, without waiting for the leader")
+	return cmd
+}
+
+func newMailboxHistory(c *ctl) *cobra.Command {
+	return &cobra.Command{
+		Use: "history NAME", Short: "Show who changed a mailbox, from where, and when", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+				events, err := client.History(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				t := output.Table{Head: []string{"INDEX", "TIME", "WHAT", "LOCATION", "BEFORE", "WHO", "FROM"}}
+				for _, e := range events {
+					t.Row(e.Index, e.At.Local().Format(time.DateTime), e.Kind, e.Location, e.Old, e.Identity, e.Peer)
+				}
+				if len(events) == 0 {
+					t.Foot = "nothing is remembered of " + args[0]
+				}
+				return c.show(cmd, events, t)
+			})
+		},
+	}
+}
+
+func newMailboxConflicts(c *ctl) *cobra.Command {
+	return &cobra.Command{
+		Use: "conflicts", Short: "List names that two servers claim", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+				found, err := client.Conflicts(ctx)
+				if err != nil {
+					return err
+				}
+				t := output.Table{Head: []string{"NAME", "HOLDER", "CLAIMED BY", "TIMES", "LAST", "WHO", "FROM"}}
+				for _, k := range found {
+					t.Row(k.Name, k.Holder, k.Claimant, k.Count, k.Last.Local().Format(time.DateTime), k.Identity, k.Peer)
+				}
+				if len(found) == 0 {
+					t.Foot = "no name is claimed twice"
+				}
+				return c.show(cmd, found, t)
+			})
+		},
+	}
+}
+
+func newMailboxReservations(c *ctl) *cobra.Command {
+	return &cobra.Command{
+		Use: "reservations", Short: "List names that are reserved, the oldest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+				held, err := client.Reservations(ctx)
+				if err != nil {
+					return err
+				}
+				slices.SortStableFunc(held, func(a, b admin.Reservation) int { return cmp.Compare(b.AgeSeconds, a.AgeSeconds) })
+				t := output.Table{Head: []string{"NAME", "KIND", "LOCATION", "AGE", "SESSION"}}
+				for _, r := range held {
+					kind := "create"
+					if r.Transfer {
+						kind = "move"
+					}
+					session := r.Session
+					if r.SessionGone {
+						session += " (gone)"
+					}
+					t.Row(r.Name, kind, r.Location, time.Duration(r.AgeSeconds)*time.Second, session)
+				}
+				if len(held) == 0 {
+					t.Foot = "no name is reserved"
+				}
+				return c.show(cmd, held, t)
+			})
+		},
+	}
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

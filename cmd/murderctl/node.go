@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"murder/cluster/admin"
+	"murder/cmd/murderctl/output"
+)
+
+func newNode(c *ctl) *cobra.Command {
+	return group("node", "Look at one node", newNodeStatus(c))
+}
+
+func newNodeStatus(c *ctl) *cobra.Command {
+	return &cobra.Command{
+		Use: "status [NODE]", Short: "Show everything about a node, by default the one that is asked", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+				s, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				id := s.Node
+				if len(args) == 1 {
+					id = args[0]
+				}
+				for _, n := range s.Nodes {
+					if n.ID == id {
+						return c.show(cmd, n, nodeTable(n))
+					}
+				}
+				return &admin.Error{Message: "no node " + id, Hint: "murderctl cluster status lists them"}
+			})
+		},
+	}
+}
+
+func nodeTable(n admin.NodeStatus) output.Table {
+	t := output.Table{Head: []string{"WHAT", "VALUE"}}
+	t.Row("id", n.ID)
+	t.Row("role", n.Role)
+	t.Row("address", n.Address)
+	for _, name := range sortedKeys(n.Services) {
+		t.Row(name, n.Services[name])
+	}
+	t.Row("suffrage", n.Suffrage)
+	t.Row("state", n.State)
+	if n.Error != "" {
+		t.Row("error", n.Error)
+		return t
+	}
+	t.Row("raft", n.Raft)
+	t.Row("leader", n.Leader)
+	t.Row("term", n.Term)
+	t.Row("last index", n.LastIndex)
+	t.Row("commit index", n.CommitIndex)
+	t.Row("applied index", n.AppliedIndex)
+	t.Row("lag", n.Lag)
+	t.Row("mailboxes", n.Mailboxes)
+	t.Row("digest", n.Digest)
+	t.Row("synced", n.Synced)
+	t.Row("version", n.Version)
+	if !n.CertExpires.IsZero() {
+		t.Row("certificate expires", n.CertExpires.Local().Format(time.DateTime))
+	}
+	t.Foot = n.Refused
+	return t
+}
