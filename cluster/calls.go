@@ -3,8 +3,11 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 
 	"murder/cluster/admin"
+	"murder/internal/mbox"
 )
 
 // handleCall answers what another member asks in JSON.
@@ -82,6 +85,24 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		return nil, n.transferTo(ctx, req.To)
 	}
 	return nil, refuse("node %s does not know the request %q: it may run an older version", n.cfg.NodeID, method)
+}
+
+// callLeader asks the leader, whoever that is, until a definite answer comes or ctx ends. The request
+// must be harmless when repeated.
+func (n *Node) callLeader(ctx context.Context, method string, in, out any) error {
+	for failures := 0; ; failures++ {
+		l, err := n.leaderLink(ctx)
+		if err == nil {
+			err = l.call(ctx, method, in, out)
+		}
+		var f *failure
+		if !errors.As(err, &f) || f.class == classRefused {
+			return err
+		}
+		if n.pause(ctx, failures) != nil {
+			return fmt.Errorf("%w (%v)", mbox.ErrUnavailable, err)
+		}
+	}
 }
 
 func decode[T any](body []byte) (v T, err error) {

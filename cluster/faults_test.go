@@ -17,6 +17,7 @@ import (
 
 // A leader that is cut off stops to answer, the others go on, and it catches up when it is back.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	old := r.waitLeader()
 	write(t, old, activate("user.before"))
@@ -44,6 +45,7 @@ func TestPartition(t *testing.T) {
 
 // Without a quorum nothing is written, and the error says that nothing happened or that it is unknown.
 func TestNoQuorum(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	l := r.waitLeader().cfg.NodeID
 	for _, id := range []string{"c1", "c2", "c3"} {
@@ -65,6 +67,7 @@ func TestNoQuorum(t *testing.T) {
 
 // An answer that got lost is asked for again, and the write has happened once.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	for _, n := range []*Node{r.nodes["f1"], r.waitLeader()} {
 		submit := n.proposer.submit
@@ -99,6 +102,7 @@ func TestLostAnswers(t *testing.T) {
 
 // A process that the state machine has forgotten registers again and goes on.
 func TestForgottenProposer(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 0)
 	n := r.nodes["c1"]
 	write(t, n, activate("user.a"))
@@ -110,6 +114,7 @@ func TestForgottenProposer(t *testing.T) {
 }
 
 func TestPipelinedWritesKeepOrder(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -158,6 +163,7 @@ func TestPipelinedWritesKeepOrder(t *testing.T) {
 
 // Reads that wait together share an entry.
 func TestBarriersShare(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	before := r.waitLeader().engine.Load().raft.LastIndex()
 	var wg sync.WaitGroup
@@ -176,6 +182,7 @@ func TestBarriersShare(t *testing.T) {
 
 // A learner follows in milliseconds, not when the library's commit tick comes round.
 func TestLearnerDelay(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	l, f1 := r.waitLeader(), r.nodes["f1"]
 	var delays []time.Duration
@@ -196,6 +203,7 @@ func TestLearnerDelay(t *testing.T) {
 
 // With overlapping requests a follower can get stuck for ever after a short store error.
 func TestPipeliningIsOff(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 0)
 	n := r.nodes["c1"]
 	_, err := n.engine.Load().trans.AppendEntriesPipeline("c1", raft.ServerAddress(n.Address()))
@@ -206,6 +214,7 @@ func TestPipeliningIsOff(t *testing.T) {
 
 // A node whose log store fails ends, and the others go on.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	stores := map[string]*failingStore{}
 	exits := make(chan int, 16)

@@ -44,6 +44,7 @@ func changed(t *testing.T, line string, f func(*token)) string {
 }
 
 func TestJoinRefusals(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 1)
 	c1 := r.nodes["c1"]
 	ctx := testContext(t)
@@ -118,6 +119,7 @@ func (r *rig) openTwin(cfg Config) *Node {
 }
 
 func TestUnroutableAddress(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	cfg := r.config("c1", Coordinator)
 	cfg.Listen = "0.0.0.0:0"
@@ -127,6 +129,7 @@ func TestUnroutableAddress(t *testing.T) {
 }
 
 func TestStrangers(t *testing.T) {
+	t.Parallel()
 	a, b := startRig(t, 1, 1), startRig(t, 1, 0)
 	ctx := testContext(t)
 	// A node of another cluster.
@@ -156,6 +159,7 @@ func TestStrangers(t *testing.T) {
 
 // A removed node is told so, on the connection it has and on a new one, and after a restart.
 func TestRemoved(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 2)
 	ctx := testContext(t)
 	if err := r.nodes["c1"].Remove(ctx, "f1"); err != nil {
@@ -184,6 +188,7 @@ func TestRemoved(t *testing.T) {
 
 // A member that has lost its disk joins again under its id, and does not vote at once.
 func TestEmptyDisk(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 0)
 	ctx := testContext(t)
 	write(t, r.nodes["c1"], activate("user.a"))
@@ -202,6 +207,7 @@ func TestEmptyDisk(t *testing.T) {
 
 // A node that starts on another address tells the cluster, leader or not.
 func TestNewAddress(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	ctx := testContext(t)
 	for _, id := range []string{"f1", "c2"} {
@@ -234,6 +240,7 @@ func TestNewAddress(t *testing.T) {
 }
 
 func TestMembersByHand(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	ctx := testContext(t)
 	l := r.waitLeader().cfg.NodeID
@@ -267,6 +274,7 @@ func TestMembersByHand(t *testing.T) {
 
 // Stopping the leader hands over first, so that nobody has to wait for an election.
 func TestShutdownHandsOver(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	l := r.waitLeader()
 	ctx := testContext(t)
@@ -280,6 +288,7 @@ func TestShutdownHandsOver(t *testing.T) {
 }
 
 func TestCertificateRenewal(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	var later bool
 	r.configure = func(cfg *Config) {
@@ -317,6 +326,7 @@ func TestCertificateRenewal(t *testing.T) {
 
 // A frontend that starts without anybody else serves what it had.
 func TestLonelyFrontend(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 1)
 	write(t, r.nodes["f1"], activate("user.a"))
 	if err := r.nodes["f1"].Shutdown(testContext(t)); err != nil {
@@ -331,6 +341,7 @@ func TestLonelyFrontend(t *testing.T) {
 }
 
 func TestSecondProcess(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 1, 0)
 	cfg := r.cfgs["c1"]
 	cfg.Listen = "127.0.0.1:0"

@@ -48,11 +48,7 @@ func (n *Node) changeMember(ctx context.Context, req memberRequest) error {
 	if r := n.reign.Load(); r != nil {
 		return r.changeMember(ctx, req)
 	}
-	l, err := n.leaderLink(ctx)
-	if err != nil {
-		return err
-	}
-	return l.call(ctx, "member", req, nil)
+	return n.callLeader(ctx, "member", req, nil)
 }
 
 func (r *reign) changeMember(ctx context.Context, req memberRequest) error {

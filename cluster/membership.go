@@ -132,20 +132,36 @@ func (r *reign) keepsUp(id string, d time.Duration) bool {
 	return ok && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= d
 }
 
-// Transfer hands leadership to another voter: to, or the one that is furthest if to is empty.
+// Transfer hands leadership to another voter: to, or the one that is furthest if to is empty. It
+// returns when this node knows the new leader.
 func (n *Node) Transfer(ctx context.Context, to string) error {
-	e := n.engine.Load()
-	if e == nil {
-		return errNotMember
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	old, _ := n.Leader()
+	if n.reign.Load() != nil {
+		return n.transferTo(ctx, to)
 	}
-	if n.reign.Load() == nil {
-		l, err := n.leaderLink(ctx)
-		if err != nil {
-			return err
+	l, err := n.leaderLink(ctx)
+	if err != nil {
+		return err
+	}
+	err = l.call(ctx, "transfer", admin.TransferRequest{To: to}, nil)
+	if err != nil && classOf(err) != classUnknown {
+		return err
+	}
+	// The answer may have been lost with the link, which is given up when the leader changes.
+	return n.waitOtherLeader(ctx, old)
+}
+
+func (n *Node) waitOtherLeader(ctx context.Context, old string) error {
+	for failures := 0; ; failures++ {
+		if id, ok := n.Leader(); ok && id != old {
+			return nil
 		}
-		return l.call(ctx, "transfer", admin.TransferRequest{To: to}, nil)
+		if err := n.pause(ctx, failures); err != nil {
+			return fmt.Errorf("transferring leadership: no new leader was seen: %w", err)
+		}
 	}
-	return n.transferTo(ctx, to)
 }
 
 func (n *Node) transferTo(ctx context.Context, to string) error {
@@ -159,14 +175,7 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
 		return fmt.Errorf("transferring leadership: to %s: %w", target.ID, err)
 	}
-	for failures := 0; ; failures++ {
-		if id, ok := n.Leader(); ok && id != n.cfg.NodeID {
-			return nil
-		}
-		if err := n.pause(ctx, failures); err != nil {
-			return fmt.Errorf("transferring leadership: to %s: no new leader was seen: %w", target.ID, err)
-		}
-	}
+	return n.waitOtherLeader(ctx, n.cfg.NodeID)
 }
 
 // successor chooses the voter that is furthest among those heard of lately.

@@ -6,6 +6,7 @@ import (
 )
 
 func TestWriteFromEveryNode(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	for id, n := range r.nodes {
 		name := "user." + id
@@ -27,6 +28,7 @@ func TestWriteFromEveryNode(t *testing.T) {
 }
 
 func TestLeaderKilled(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	f1 := r.nodes["f1"]
 	write(t, f1, activate("user.before"))
@@ -47,6 +49,7 @@ func TestLeaderKilled(t *testing.T) {
 }
 
 func TestRestartOfAll(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, 3, 1)
 	for i := range 20 {
 		write(t, r.nodes["c2"], activate(fmt.Sprint("user.u", i)))

@@ -42,6 +42,7 @@ func (r *replica) put(index uint64, names ...string) {
 }
 
 func TestReplicaChanges(t *testing.T) {
+	t.Parallel()
 	r := quietReplica(t)
 	r.put(3, "user.a", "user.b")
 	r.put(5, "user.c")
@@ -71,6 +72,7 @@ func TestReplicaChanges(t *testing.T) {
 
 // The feed is bounded, forgets whole indexes, and says so.
 func TestReplicaLagged(t *testing.T) {
+	t.Parallel()
 	r := quietReplica(t)
 	index := uint64(0)
 	for n := 0; n <= 2*maxChanges; n += 500 {
@@ -102,6 +104,7 @@ func TestReplicaLagged(t *testing.T) {
 }
 
 func TestReplicaRestore(t *testing.T) {
+	t.Parallel()
 	src, dst := quietReplica(t), quietReplica(t)
 	dst.put(2, "user.gone", "user.same")
 	src.put(2, "user.same")
@@ -148,6 +151,7 @@ func TestReplicaRestore(t *testing.T) {
 }
 
 func TestReplicaWait(t *testing.T) {
+	t.Parallel()
 	r := quietReplica(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
@@ -186,6 +190,7 @@ func TestReplicaWait(t *testing.T) {
 }
 
 func TestReplicaStops(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		entry []byte
 		code  int

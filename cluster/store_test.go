@@ -43,6 +43,7 @@ func (s *failingStore) StoreLogs(l []*raft.Log) error {
 }
 
 func TestStoreFailureStops(t *testing.T) {
+	t.Parallel()
 	codes := make(chan int, 1)
 	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), err: errors.New("no space left on device")},
 		slog.New(slog.DiscardHandler), func(code int, reason string) {
@@ -58,6 +59,7 @@ func TestStoreFailureStops(t *testing.T) {
 }
 
 func TestStoreHangStops(t *testing.T) {
+	t.Parallel()
 	codes := make(chan int, 1)
 	hang := make(chan struct{})
 	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
@@ -76,6 +78,7 @@ func TestStoreHangStops(t *testing.T) {
 
 // A missing key or a compacted entry is no failure.
 func TestStoreMisses(t *testing.T) {
+	t.Parallel()
 	g := newStoreGuard(raft.NewInmemStore(), slog.New(slog.DiscardHandler), func(int, string) { t.Error("exit") })
 	if err := g.GetLog(5, new(raft.Log)); err == nil {
 		t.Error("found an entry that is not there")
@@ -86,6 +89,7 @@ func TestStoreMisses(t *testing.T) {
 }
 
 func TestDeleteRangeInSteps(t *testing.T) {
+	t.Parallel()
 	g := newStoreGuard(raft.NewInmemStore(), slog.New(slog.DiscardHandler), func(int, string) { t.Error("exit") })
 	var logs []*raft.Log
 	for i := range uint64(3 * deleteStep) {
@@ -107,6 +111,7 @@ func TestDeleteRangeInSteps(t *testing.T) {
 }
 
 func TestDatabaseCutShort(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	n := r.open(r.config("c1", Coordinator))
 	if _, err := n.Init(testContext(t), admin.InitRequest{}); err != nil {
