@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"murder/internal/auth"
+	"murder/internal/backend"
+	"murder/internal/config"
+	"murder/internal/mbox"
+	"murder/mupdate"
+	"murder/proxy/imap"
+)
+
+// service is one protocol that is being served.
+type service struct {
+	name string
+	stop func(context.Context) error
+}
+
+// openServices starts every protocol that the configuration names an address for.
+func (d *daemon) openServices() error {
+	if err := d.openMUPDATE(); err != nil {
+		return err
+	}
+	if !d.cfg.Serves() {
+		return nil
+	}
+	def, servers, err := backendSettings(&d.cfg.Backends)
+	if err != nil {
+		return err
+	}
+	d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
+	login := d.mechanisms()
+	for _, open := range []func(*auth.Mechanisms) error{d.openIMAP} {
+		if err := open(login); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *daemon) serviceNames() []string {
+	var names []string
+	for _, s := range d.services {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func (d *daemon) openMUPDATE() error {
+	c := &d.cfg.MUPDATE
+	if len(c.Listen) == 0 {
+		return nil
+	}
+	mechanisms, err := d.mupdateMechanisms()
+	if err != nil {
+		return err
+	}
+	upstream := c.Upstream
+	if d.cfg.Votes() {
+		upstream = ""
+	}
+	identities, err := identities(c.Identities)
+	if err != nil {
+		return err
+	}
+	peers, err := peerRules(c.Peers)
+	if err != nil {
+		return err
+	}
+	srv := mupdate.New(mupdate.Config{
+		Directory: d.node, Auth: mechanisms, NodeID: d.cfg.Node.ID, ServerName: hostname(c.ServerName), Version: version,
+		Upstream: upstream, Identities: identities, Peers: peers, AllowProxy: c.AllowProxy, TLS: d.tlsFor(),
+		ReadOnly: c.ReadOnly, StrictRFC: c.StrictRFC, DenyUnknownDelete: c.DenyUnknownDelete,
+		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, DefaultDomain: d.cfg.Namespace.DefaultDomain,
+		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
+			"off": mupdate.ReplayOff}[c.Replay],
+		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
+		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
+		Logger: d.log, Metrics: d.reg,
+	})
+	return d.start("mupdate", c.Listen, srv.Serve, srv.Shutdown)
+}
+
+func identities(list map[string]config.Identity) (map[string]mupdate.Identity, error) {
+	known := map[string]mupdate.Identity{}
+	for name, id := range list {
+		order, err := mbox.ParseOrder(id.Order)
+		if err != nil {
+			return nil, fmt.Errorf("mupdate identity %s: %w", name, err)
+		}
+		known[name] = mupdate.Identity{
+			Role:    map[string]mupdate.Role{"": mupdate.Reader, "reader": mupdate.Reader, "backend": mupdate.Backend, "admin": mupdate.Admin}[id.Role],
+			Servers: servers(id.Servers), Takeover: id.Takeover, Permissive: id.Permissive, Order: order,
+		}
+	}
+	return known, nil
+}
+
+// peerRules puts longer prefixes first, because the server takes the first that fits.
+func peerRules(list map[string]config.PeerSettings) ([]mupdate.PeerRule, error) {
+	var rules []mupdate.PeerRule
+	for text, p := range list {
+		prefix, err := config.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("mupdate peer %s: %w", text, err)
+		}
+		order, err := mbox.ParseOrder(p.Order)
+		if err != nil {
+			return nil, fmt.Errorf("mupdate peer %s: %w", text, err)
+		}
+		rules = append(rules, mupdate.PeerRule{Prefix: prefix, Servers: servers(p.Servers), Order: order})
+	}
+	slices.SortFunc(rules, func(a, b mupdate.PeerRule) int { return b.Prefix.Bits() - a.Prefix.Bits() })
+	return rules, nil
+}
+
+func (d *daemon) openIMAP(login *auth.Mechanisms) error {
+	c := &d.cfg.IMAP
+	if len(c.Listen)+len(c.ListenTLS) == 0 {
+		return nil
+	}
+	cert := d.tlsFor("imap")
+	srv, err := imap.New(imap.Config{
+		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: login,
+		Namespace: namespace(&d.cfg.Namespace), TLS: cert,
+		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
+			Append: c.MaxMessage},
+		Placement: imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn)},
+		Suppress:  c.Suppress, HideOrigin: c.HideOrigin, ProbeInterval: c.ProbeInterval.Duration, SpecialUse: c.SpecialUse,
+		Logger: d.log, Metrics: d.reg,
+	})
+	if err != nil {
+		return err
+	}
+	return d.startBoth("imap", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
+}
+
+// startBoth serves a protocol in clear (with STARTTLS) and over TLS.
+func (d *daemon) startBoth(name string, clear, secure []string, cert *tls.Config, serve func(net.Listener, *tls.Config) error, stop func(context.Context) error) error {
+	if err := d.start(name, clear, func(ln net.Listener) error { return serve(ln, nil) }, stop); err != nil {
+		return err
+	}
+	return d.start(name+" over TLS", secure, func(ln net.Listener) error { return serve(ln, cert) }, nil)
+}
+
+// start serves a protocol on its addresses. All are bound, or none.
+func (d *daemon) start(name string, addrs []string, serve func(net.Listener) error, stop func(context.Context) error) error {
+	if stop != nil {
+		d.services = append(d.services, service{name, stop})
+	}
+	var listeners []net.Listener
+	for _, addr := range addrs {
+		ln, err := listen(addr)
+		if err != nil {
+			for _, ln := range listeners {
+				ln.Close()
+			}
+			return fmt.Errorf("listening for %s: %w%s", name, err, listenHint(addr, err))
+		}
+		listeners = append(listeners, ln)
+	}
+	for _, ln := range listeners {
+		go func() {
+			if err := serve(ln); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, mupdate.ErrServerClosed) {
+				d.fail(fmt.Errorf("serving %s on %s: %w", name, ln.Addr(), err))
+			}
+		}()
+	}
+	return nil
+}
+
+// listenHint says what to do about an address that cannot be had.
+func listenHint(addr string, err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "; another program has it: see \"ss -lntp\", or choose another address"
+	case errors.Is(err, syscall.EACCES) && !strings.HasPrefix(addr, "/"):
+		return "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit grants"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "; this machine does not have that address"
+	}
+	return ""
+}
+
+// hostname is a name for greetings: what the operator says, else this host's.
+func hostname(name string) string {
+	if name == "" {
+		name, _ = os.Hostname()
+	}
+	return name
+}
+
+func prefixes(list []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, s := range list {
+		p, err := config.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}

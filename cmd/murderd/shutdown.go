@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"murder/internal/lifecycle"
+)
+
+const (
+	nodeStop  = 12 * time.Second // three attempts to hand over the lead, and closing the stores
+	adminStop = 2 * time.Second
+)
+
+// shutdown stops a node in order:
+//
+//  1. the service manager and load balancers hear of it (readiness is gone);
+//  2. listeners close, sessions finish what they are doing;
+//  3. the node hands over the lead and closes its log;
+//  4. the admin API ends, so that an operator can watch until here.
+func (d *daemon) shutdown() {
+	lifecycle.Notify(lifecycle.Stopping)
+	sessions := lifecycle.Stage{Name: "sessions", Limit: d.cfg.Node.DrainTimeout.Duration}
+	for _, s := range d.services {
+		sessions.Parts = append(sessions.Parts, s.stop)
+	}
+	node := lifecycle.Stage{Name: "node", Limit: nodeStop, Parts: []func(context.Context) error{d.node.Shutdown}}
+	api := lifecycle.Stage{Name: "admin", Limit: adminStop}
+	for _, srv := range d.admin {
+		api.Parts = append(api.Parts, stopHTTP(srv))
+	}
+	lifecycle.Stop(context.Background(), d.log, sessions, node, api)
+	d.log.Info("stopped")
+}
+
+func stopHTTP(srv *http.Server) func(context.Context) error {
+	return func(ctx context.Context) error {
+		defer srv.Close()
+		return srv.Shutdown(ctx)
+	}
+}
