@@ -97,6 +97,8 @@ func newRoot() *cobra.Command {
 		addr = config.DefaultSocket
 	}
 	flags.StringVar(&c.addr, "addr", addr, "admin interface: `path` of a socket, or host:port (environment: MURDER_ADMIN)")
+	flags.StringVar(&c.addr, "admin", addr, "the same as --addr")
+	flags.MarkHidden("admin")
 	flags.StringVarP(&c.format, "output", "o", "table", "`format` of the answer: table, plain or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "give up after this `time`")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {

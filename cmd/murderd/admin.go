@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -18,7 +19,7 @@ import (
 
 // openAdmin serves the admin API on its socket, and health and metrics on a TCP port.
 func (d *daemon) openAdmin() error {
-	api := admin.Handler(d.node)
+	api := d.gate(admin.Handler(d.node))
 	if path := d.cfg.Admin.Socket; path != "" {
 		ln, err := listenUnix(path, 0o660)
 		if err != nil {
@@ -34,6 +35,20 @@ func (d *daemon) openAdmin() error {
 		d.serveHTTP(ln, d.public(api, config.Loopback(addr)))
 	}
 	return nil
+}
+
+// gate lets a node be ready only while its listeners are there: from the moment they are bound to the
+// moment it is told to stop.
+func (d *daemon) gate(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" && !d.serving.Load() {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			json.NewEncoder(w).Encode(admin.Health{Checks: []admin.Check{{Name: "listeners", Detail: "starting, or stopping"}}})
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
 }
 
 // public is what anybody may ask who reaches the port: health and metrics. On this machine also what

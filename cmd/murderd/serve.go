@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -61,6 +62,7 @@ type daemon struct {
 	backends *backend.Set
 
 	services []service
+	serving  atomic.Bool
 	failed   chan error // a listener that broke
 	ready    sync.Once
 }
@@ -108,6 +110,7 @@ func serve(ctx context.Context, file string) error {
 	if err := d.openServices(); err != nil {
 		return err
 	}
+	d.serving.Store(true)
 	d.tellReady("serving")
 	log.Info("ready", "services", d.serviceNames())
 

@@ -58,7 +58,7 @@ func (d *daemon) serviceNames() []string {
 
 func (d *daemon) openMUPDATE() error {
 	c := &d.cfg.MUPDATE
-	if len(c.Listen) == 0 {
+	if len(c.Listen)+len(c.ListenTLS) == 0 {
 		return nil
 	}
 	mechanisms, err := d.mupdateMechanisms()
@@ -88,7 +88,13 @@ func (d *daemon) openMUPDATE() error {
 		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
 		Logger: d.log, Metrics: d.reg,
 	})
-	return d.start("mupdate", c.Listen, srv.Serve, srv.Shutdown)
+	serve := func(ln net.Listener, implicit *tls.Config) error {
+		if implicit != nil {
+			ln = tls.NewListener(ln, implicit)
+		}
+		return srv.Serve(ln)
+	}
+	return d.startBoth("mupdate", c.Listen, c.ListenTLS, d.tlsFor(), serve, srv.Shutdown)
 }
 
 func identities(list map[string]config.Identity) (map[string]mupdate.Identity, error) {

@@ -21,6 +21,7 @@ const (
 //  4. the admin API ends, so that an operator can watch until here.
 func (d *daemon) shutdown() {
 	lifecycle.Notify(lifecycle.Stopping)
+	d.serving.Store(false)
 	sessions := lifecycle.Stage{Name: "sessions", Limit: d.cfg.Node.DrainTimeout.Duration}
 	for _, s := range d.services {
 		sessions.Parts = append(sessions.Parts, s.stop)

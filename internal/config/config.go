@@ -145,7 +145,8 @@ type Backend struct {
 
 // MUPDATE is the MUPDATE server.
 type MUPDATE struct {
-	Listen            []string                `toml:"listen" doc:"Addresses."`
+	Listen            []string                `toml:"listen" doc:"Addresses, with STARTTLS if there is a certificate."`
+	ListenTLS         []string                `toml:"listen_tls" doc:"Addresses with TLS from the first octet (Cyrus: mupdate_server: host:port/tls)."`
 	ServerName        string                  `toml:"server_name" doc:"Name in the greeting. Default: the host name."`
 	Upstream          string                  `toml:"upstream" doc:"Name of the cluster in the greeting of frontends and agents."`
 	AllowPlaintext    bool                    `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`

@@ -56,6 +56,7 @@ func TestMessages(t *testing.T) {
 		{"identity order", "[mupdate.identities.be1]\norder = \"x\"\n", `want dbname, octet or mboxsort`},
 		{"reader with servers", "[mupdate.identities.be1]\nservers = [\"be1\"]\n", `binds only backends; set role = "backend"`},
 		{"peer", "[mupdate.peers.here]\norder = \"x\"\n", `f:1:2: mupdate.peers.here: "here" is no address`},
+		{"mupdate over TLS", "[mupdate]\nlisten_tls = [\":3906\"]\n", `f:2:1: mupdate.listen_tls: needs a certificate`},
 		{"replay", "[mupdate]\nreplay = \"some\"\n", `want suspect, all or off`},
 		{"placement", "[imap]\nplacement = \"best\"\n", `want least-mailboxes or round-robin`},
 		{"lmtp on 25", "[lmtp]\nlisten = [\":25\"]\n", `LMTP must not be served on SMTP's port`},

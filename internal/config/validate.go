@@ -191,6 +191,10 @@ func (c *Config) validateBackend(k *checker, prefix string, b Backend, whole boo
 func (c *Config) validateMUPDATE(k *checker) {
 	m := &c.MUPDATE
 	k.addresses("mupdate.listen", m.Listen, false)
+	k.addresses("mupdate.listen_tls", m.ListenTLS, false)
+	if len(m.ListenTLS) > 0 && c.TLS.CertFile == "" {
+		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
+	}
 	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
 	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
 	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
