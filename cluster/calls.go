@@ -18,6 +18,9 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		return nil
 	}
+	if err := n.admit(alpnRPC, peer); err != nil {
+		return nil, err // removed since it connected
+	}
 	switch method {
 	case "status":
 		return n.ownStatus(), nil

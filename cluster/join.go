@@ -27,6 +27,7 @@ const (
 	clusterIDs  = 16        // letters of a cluster id
 	dialBack    = 2 * time.Second
 	maxJoinSize = 64 << 10
+	maxJoins    = 16 // at the same time: whoever asks is not known yet
 )
 
 // joinRequest is what a node that wants to join says about itself.
@@ -260,6 +261,12 @@ func (n *Node) askOne(ctx context.Context, addr string, t token, req joinRequest
 
 // serveJoin answers one request of a node that has no certificate yet.
 func (n *Node) serveJoin(ctx context.Context, conn *tls.Conn) {
+	select {
+	case n.joins <- struct{}{}:
+		defer func() { <-n.joins }()
+	default:
+		return // the node tries again
+	}
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
 	conn.SetDeadline(time.Now().Add(joinLimit))

@@ -15,6 +15,7 @@ import (
 const (
 	keepUpInterval = 500 * time.Millisecond
 	seekAfter      = 2 * time.Second // without a leader
+	snapshotAfter  = 256 << 20       // octets of entries
 )
 
 // keepUp does what every member does all the time: it keeps a link to the leader, tells the registry
@@ -36,6 +37,12 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		cancel()
+		if n.replica.logged.Load() > snapshotAfter {
+			// The library counts entries, and ours differ a thousandfold in size.
+			if err := e.raft.Snapshot().Error(); err != nil && n.ctx.Err() == nil {
+				n.log.Warn("snapshot failed", "err", err)
+			}
+		}
 		select {
 		case <-t.C:
 		case <-changed:

@@ -21,6 +21,7 @@ func (r *reign) keepMembers(ctx context.Context) {
 		if err := r.reconcile(ctx); err != nil && ctx.Err() == nil {
 			r.node.log.Warn("membership change failed", "err", err)
 		}
+		r.watchVoters(ctx)
 		select {
 		case <-t.C:
 		case <-r.kick:
@@ -173,9 +174,65 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 		return err
 	}
 	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
+		if r := n.reign.Load(); r != nil {
+			n.wg.Go(r.checkWrites)
+		}
 		return fmt.Errorf("transferring leadership: to %s: %w", target.ID, err)
 	}
 	return n.waitOtherLeader(ctx, n.cfg.NodeID)
+}
+
+const (
+	stuckAfter    = 10 * time.Second
+	stuckInterval = 10 * time.Minute // between two transfers for this reason
+)
+
+// watchVoters looks for a voter that is alive but gets no entries, which has happened to the library.
+// A new leader starts afresh with it.
+func (r *reign) watchVoters(ctx context.Context) {
+	last := r.engine.raft.LastIndex()
+	first, err := r.engine.stores.log.FirstIndex()
+	if err != nil {
+		return
+	}
+	for _, s := range votersOf(r.engine.raft) {
+		id := string(s.ID)
+		p, ok := r.position(id)
+		now := time.Now()
+		// One that is further back is being sent a snapshot, which takes its time.
+		if !ok || now.Sub(p.at) > 3*beatInterval || p.last >= last || p.last+1 < first || now.Sub(p.moved) < stuckAfter {
+			continue
+		}
+		r.node.log.Error("voter is alive but gets no entries", "peer", id, "at", p.last, "last", last, "dur", now.Sub(p.moved))
+		if now.Sub(r.node.unstuck) > stuckInterval {
+			r.node.unstuck = now
+			if err := r.node.transferTo(ctx, ""); err != nil {
+				r.node.log.Warn("leadership transfer failed", "err", err)
+			}
+		}
+		return
+	}
+}
+
+// wedgeLimit is how long a leader may be unable to write after a transfer that failed.
+const wedgeLimit = 5 * time.Second
+
+// checkWrites ends the process if a transfer that failed has left the library refusing every write for
+// good (hashicorp/raft issue 696): nothing but a restart helps then.
+func (r *reign) checkWrites() {
+	ctx, cancel := context.WithTimeout(r.node.ctx, wedgeLimit)
+	defer cancel()
+	for failures := 0; ; failures++ {
+		_, err := r.do(ctx, fsm.Empty{})
+		if err == nil || r.node.reign.Load() != r || r.node.ctx.Err() != nil {
+			return
+		}
+		if r.node.pause(ctx, failures) != nil {
+			r.node.log.Error("no write works since a leadership transfer failed: this node stops", "err", err)
+			r.node.cfg.hooks.exit(ExitStore, "no write works since a leadership transfer failed")
+			return
+		}
+	}
 }
 
 // successor chooses the voter that is furthest among those heard of lately.

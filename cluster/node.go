@@ -42,8 +42,11 @@ type Node struct {
 
 	synced   atomic.Bool
 	draining atomic.Bool
+	joins    chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
+
+	unstuck time.Time // last transfer because of a stuck voter; the leadership loop's
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -90,6 +93,7 @@ func Open(cfg Config) (*Node, error) {
 	cfg.Logger = cfg.Logger.With("node", cfg.NodeID)
 	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.joins = make(chan struct{}, maxJoins)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
 	n.links = newLinkSet(n.openLink)
 	n.proposer = newProposer(cfg.NodeID)
@@ -182,6 +186,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Unlock()
 	e := n.engine.Load()
 	if e != nil {
+		n.sayDraining(ctx)
 		n.handOver(ctx, e)
 		if e.identity.Role != Coordinator && n.synced.Load() {
 			// So that the next start has something to begin with.
@@ -191,6 +196,18 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		}
 	}
 	return n.halt()
+}
+
+// sayDraining notes in the registry that this node stops on purpose, if that can be done at once.
+func (n *Node) sayDraining(ctx context.Context) {
+	if _, ok := n.Leader(); !ok || !n.synced.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := n.propose(ctx, fsm.SetNodeState{ID: n.cfg.NodeID, State: fsm.NodeDraining}); err != nil {
+		n.log.Info("not noted as draining", "err", err)
+	}
 }
 
 // halt stops at once, as far as a process can without ending.

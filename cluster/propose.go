@@ -69,14 +69,16 @@ func (p *proposer) do(ctx context.Context, flow string, cmds ...fsm.Command) ([]
 	}
 	defer p.queue.leave(len(cmds), size)
 
-	uncertain := false // an earlier attempt may have succeeded
 	for {
 		if err := p.register(ctx); err != nil {
-			return nil, 0, giveUp(uncertain, err)
+			return nil, 0, giveUp(false, err)
 		}
 		s, err := p.begin(ctx, len(cmds))
 		if err != nil {
-			return nil, 0, giveUp(uncertain, err)
+			return nil, 0, giveUp(false, err)
+		}
+		if s == nil {
+			continue // another unit has just found out that the registration is gone
 		}
 		results, index, maybe, err := p.send(ctx, s, flow, cmds)
 		p.settle(s)
@@ -86,8 +88,8 @@ func (p *proposer) do(ctx context.Context, flow string, cmds ...fsm.Command) ([]
 		if !forgotten(results) {
 			return results, index, nil
 		}
-		// The state machine has forgotten this incarnation: this process was silent for long. The
-		// first attempt has certainly not been applied; a later one may be a repeat.
+		// The state machine has forgotten this incarnation: this process was silent for long. This
+		// attempt has not been applied, but one whose answer was lost may have been.
 		p.forget(s)
 		if maybe {
 			return nil, 0, mbox.ErrUnknownOutcome
@@ -193,13 +195,14 @@ func (p *proposer) forget(s *span) {
 	}
 }
 
-// begin takes the next numbers, when the oldest open ones are not too far back.
+// begin takes the next numbers, when the oldest open ones are not too far back. It returns nil if this
+// process is not registered.
 func (p *proposer) begin(ctx context.Context, n int) (*span, error) {
 	for {
 		p.mu.Lock()
 		if p.incarnation == 0 {
 			p.mu.Unlock()
-			return nil, errors.New("registration was dropped")
+			return nil, nil
 		}
 		if len(p.open) == 0 || p.next+uint64(n)-p.open[0].first <= maxUnsettled {
 			s := &span{proposer: p.id, incarnation: p.incarnation, first: p.next, n: uint64(n)}

@@ -42,6 +42,7 @@ type position struct {
 	at time.Time
 	// caughtUp is since when the node has been close behind without a break.
 	caughtUp time.Time
+	moved    time.Time // since when its log has ended where it does
 }
 
 // watchLeadership starts and ends reigns. It always drains the library's channel, which holds only
@@ -201,6 +202,9 @@ func (r *reign) heard(node string, b beat) {
 	}
 	if b.applied+closeBehind >= own && p.caughtUp.IsZero() {
 		p.caughtUp = now
+	}
+	if p.last != b.last || p.moved.IsZero() {
+		p.moved = now
 	}
 	p.beat, p.at = b, now
 	r.positions[node] = p

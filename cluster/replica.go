@@ -33,6 +33,7 @@ type replica struct {
 	exit func(code int, reason string)
 
 	machine *fsm.Machine // raft's goroutine only
+	logged  atomic.Int64 // octets applied since the last snapshot
 	view    atomic.Pointer[fsm.View]
 	clock   atomic.Uint64 // lease clock, ms
 
@@ -88,6 +89,7 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 			select {}
 		}
 		applied = true
+		r.logged.Add(int64(len(l.Data)))
 		responses[i] = res.Results
 		digests = append(digests, indexDigest{l.Index, r.machine.Digest()})
 		for _, c := range res.Changes {
@@ -151,6 +153,7 @@ func (r *replica) wake() {
 
 // Snapshot implements raft.FSM: it takes the copy, which costs nothing.
 func (r *replica) Snapshot() (raft.FSMSnapshot, error) {
+	r.logged.Store(0)
 	return &replicaSnapshot{r.machine.Snapshot()}, nil
 }
 
