@@ -228,7 +228,8 @@ func (c *conn) pump() {
 		var x *exchange
 		if len(c.queue) > 0 {
 			x = c.queue[0]
-			x.answered = true
+			// A server that takes its leave has not answered.
+			x.answered = x.answered || classify(head) != kindBye
 		}
 		selected := c.selected
 		c.mu.Unlock()

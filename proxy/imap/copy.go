@@ -16,7 +16,10 @@ func (s *session) copyMessages(c *command) error {
 	if err := s.readWhole(c); err != nil {
 		return err
 	}
-	set, err := c.arg()
+	if !c.eat(' ') {
+		return fmt.Errorf("%w: a set of messages is needed", errSyntax)
+	}
+	set, err := c.astring(true)
 	if err != nil {
 		return err
 	}

@@ -287,7 +287,7 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 		}
 	}
 	// INBOX, what is below it, the user's own, other users', shared: as Cyrus does.
-	slices.SortStableFunc(list, func(a, b listed) int { return s.class(a) - s.class(b) })
+	slices.SortStableFunc(list, func(a, b listed) int { return s.class(a.ext) - s.class(b.ext) })
 	for _, item := range list {
 		if !yield(item) {
 			return
@@ -330,19 +330,21 @@ func (s *session) letIn(view mbox.View) []mbox.Entry {
 }
 
 // class is the place of a name in the order of an answer.
-func (s *session) class(item listed) int {
-	ext := string(item.ext)
-	switch other, _ := s.view.Prefixes(); {
+func (s *session) class(ext mbox.Extern) int {
+	other, shared := s.view.Prefixes()
+	_, personal := s.view.Personal()
+	first, _, _ := strings.Cut(string(ext), string(s.view.Separator()))
+	switch {
 	case ext == "INBOX":
 		return 0
-	case strings.HasPrefix(ext, "INBOX") && s.view.Owns(item.entry.Name) && ext[5] == s.view.Separator():
+	case first == "INBOX":
 		return 1
-	case s.view.Owns(item.entry.Name):
-		return 2
-	case strings.HasPrefix(ext, other+string(s.view.Separator())):
+	case first == other:
+		return 3
+	case !personal || shared == "" || first == shared:
 		return 4
 	}
-	return 5
+	return 2
 }
 
 // listable reports whether a record is a mailbox for listings: one being moved has not gone away,

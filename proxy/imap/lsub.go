@@ -93,7 +93,7 @@ func (s *session) sortListed(list []listed) {
 	sep := string(s.view.Separator())
 	key := func(ext mbox.Extern) string { return strings.ReplaceAll(string(ext), sep, "\x1f") }
 	slices.SortFunc(list, func(a, b listed) int {
-		if d := s.class(a) - s.class(b); d != 0 {
+		if d := s.class(a.ext) - s.class(b.ext); d != 0 {
 			return d
 		}
 		return strings.Compare(key(a.ext), key(b.ext))

@@ -38,7 +38,7 @@ func (s *session) getMetadata(c *command) error {
 			err = errNoMailbox
 		}
 		if err == nil && fromMap {
-			s.writeRaw([]byte("* METADATA " + s.nameString(ext) + " (" + serverEntry + " " + astring(string(e.Location.Server())) + ")\r\n"))
+			s.writeRaw([]byte("* METADATA " + s.nameString(ext) + " (" + quote(serverEntry) + " " + quote(string(e.Location.Server())) + ")\r\n"))
 			continue
 		}
 		var x *exchange

@@ -1,0 +1,315 @@
+package imap
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"murder/internal/auth"
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a frontend with two stub backends: alice on b1, bob and carol on b2, a shared folder on b2,
+// and user.bob.proj that alice may use.
+type rig struct {
+	t      testing.TB
+	dir    *memory
+	srv    *Server
+	addr   string
+	stubs  map[string]*stub
+	users  map[string]*dialogue
+	log    bytes.Buffer
+	tlsCfg *tls.Config
+}
+
+func newRig(t testing.TB, change ...func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: newMemory(), stubs: map[string]*stub{}, users: map[string]*dialogue{}}
+	ns := mbox.Namespace{Alt: true}
+	settings := make(map[mbox.Server]backend.Settings)
+	for _, name := range []string{"b1", "b2"} {
+		b := newStub(t, mbox.Server(name), r.dir, ns)
+		r.stubs[name] = b
+		host, port, _ := net.SplitHostPort(b.addr)
+		var p int
+		fmt.Sscan(port, &p)
+		settings[b.name] = backend.Settings{Host: host, Ports: map[backend.Service]int{backend.IMAP: p}, TLS: backend.NoTLS,
+			Authname: "murder", Password: "secret", Mechs: []string{"PLAIN"}}
+	}
+	b1, b2 := r.stubs["b1"], r.stubs["b2"]
+	b1.add("user.alice", "alice\tlrswipkxtecda\t", "one", "two", "three")
+	b1.add("user.alice.Work", "alice\tlrswipkxtecda\t")
+	b1.add("user.alice.Work.Deep", "alice\tlrswipkxtecda\t")
+	b2.add("user.bob", "bob\tlrswipkxtecda\t")
+	b2.add("user.bob.proj", "bob\tlrswipkxtecda\talice\tlrswipkxte\t")
+	b2.add("user.carol", "carol\tlrswipkxtecda\t")
+	b2.add("shared", "anyone\tlrswip\t", "s1")
+	b2.add("shared.deny", "anyone\tlrswip\t-alice\tl\t")
+	b2.add("secret", "bob\tlrswip\t")
+	users, err := auth.NewUsers(
+		auth.User{Account: auth.Account{Name: "cyrus", Admin: true}, Password: "{PLAIN}pw"},
+		auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"},
+		auth.User{Account: auth.Account{Name: "bob"}, Password: "{PLAIN}pw"},
+		auth.User{Account: auth.Account{Name: "carol"}, Password: "{PLAIN}pw"},
+		auth.User{Account: auth.Account{Name: "denied"}, Password: "{PLAIN}pw"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Hostname: "fe", Directory: r.dir, Namespace: ns, ProbeInterval: -1,
+		Backends: backend.New(backend.Config{Servers: settings}),
+		Auth:     auth.NewMechanisms(auth.Config{Source: users, Pause: -1, Mechs: []string{"PLAIN"}}),
+		Limits:   Limits{Barrier: time.Second, MoveWait: 300 * time.Millisecond, BackendReply: 2 * time.Second, BackendLogin: 2 * time.Second},
+	}
+	if testing.Verbose() {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	if r.srv, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- r.srv.Serve(ln, nil) }()
+	t.Cleanup(func() {
+		for _, d := range r.users {
+			d.conn.Close()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := r.srv.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return r
+}
+
+// dialogue is one client.
+type dialogue struct {
+	t    testing.TB
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func (r *rig) open(name string) *dialogue {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d := &dialogue{t: r.t, conn: conn, r: bufio.NewReader(conn)}
+	r.users[name] = d
+	return d
+}
+
+// login opens a client and logs it in.
+func (r *rig) login(name, user string) *dialogue {
+	r.t.Helper()
+	d := r.open(name)
+	d.expect("* OK [CAPABILITY IMAP4rev1 ...")
+	d.send("l0 LOGIN " + user + " pw")
+	d.expect("l0 OK [CAPABILITY ...] Logged in")
+	return d
+}
+
+func (d *dialogue) send(line string) { d.raw(line + "\r\n") }
+
+func (d *dialogue) raw(s string) {
+	d.t.Helper()
+	d.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	if _, err := d.conn.Write([]byte(s)); err != nil {
+		d.t.Fatalf("sending %.60q: %v", s, err)
+	}
+}
+
+func (d *dialogue) line() (string, error) {
+	d.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	line, err := d.r.ReadString('\n')
+	return strings.TrimRight(line, "\r\n"), err
+}
+
+// expect reads one line; "..." in want stands for anything.
+func (d *dialogue) expect(want string) string {
+	d.t.Helper()
+	got, err := d.line()
+	if err != nil {
+		d.t.Fatalf("want %q: %v", want, err)
+	}
+	if !likeness(want).MatchString(got) {
+		d.t.Fatalf("got  %q\nwant %q", got, want)
+	}
+	return got
+}
+
+func likeness(want string) *regexp.Regexp {
+	return regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(want), `\.\.\.`, ".*") + "$")
+}
+
+func (d *dialogue) end() {
+	d.t.Helper()
+	if line, err := d.line(); err == nil {
+		d.t.Fatalf("got %q, want the end", line)
+	}
+}
+
+// until reads lines up to the tagged one and returns all.
+func (d *dialogue) until(tag string) []string {
+	d.t.Helper()
+	var lines []string
+	for {
+		line, err := d.line()
+		if err != nil {
+			d.t.Fatalf("waiting for %s after %q: %v", tag, lines, err)
+		}
+		lines = append(lines, line)
+		if strings.HasPrefix(line, tag+" ") {
+			return lines
+		}
+	}
+}
+
+// TestStories plays the dialogues in testdata: "A> text" is sent by client A, "A< text" must come
+// ("..." for anything), "A<<" is the end of the connection, "A>> text" is sent without a line end
+// (\r and \n are escapes), and "! words" orders something (see direct).
+func TestStories(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no stories", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t)
+			for i, line := range strings.Split(string(text), "\n") {
+				r.t = lineT{t, fmt.Sprintf("%s:%d", file, i+1)}
+				for _, d := range r.users {
+					d.t = r.t
+				}
+				r.play(line)
+			}
+		})
+	}
+}
+
+// lineT puts the place in a story before its messages.
+type lineT struct {
+	testing.TB
+	place string
+}
+
+func (t lineT) Fatalf(format string, args ...any) {
+	t.TB.Helper()
+	t.TB.Fatalf(t.place+": "+format, args...)
+}
+
+func (r *rig) play(line string) {
+	r.t.Helper()
+	if line == "" || line[0] == '#' {
+		return
+	}
+	if words, ok := strings.CutPrefix(line, "! "); ok {
+		r.direct(strings.Fields(words), words)
+		return
+	}
+	d := r.users[line[:1]]
+	text := ""
+	if i := strings.IndexByte(line, ' '); i > 0 {
+		text = line[i+1:]
+	}
+	switch {
+	case d == nil:
+		r.t.Fatalf("no client %q", line[:1])
+	case strings.HasPrefix(line[1:], ">>"):
+		d.raw(strings.NewReplacer(`\r`, "\r", `\n`, "\n").Replace(text))
+	case line[1] == '>':
+		d.send(text)
+	case strings.HasPrefix(line[1:], "<<"):
+		d.end()
+	case line[1] == '<':
+		d.expect(text)
+	default:
+		r.t.Fatalf("what is %q", line)
+	}
+}
+
+func (r *rig) direct(words []string, text string) {
+	r.t.Helper()
+	switch words[0] {
+	case "open":
+		r.open(words[1])
+	case "login":
+		r.login(words[1], words[2])
+	case "stop":
+		r.stubs[words[1]].stop()
+	case "start":
+		r.stubs[words[1]].start()
+	case "fail": // fail b1 VERB what
+		r.stubs[words[1]].fail(words[2], strings.SplitN(text, " ", 4)[3])
+	case "sees":
+		want := strings.SplitN(text, " ", 3)[2]
+		eventually(r.t, text, func() bool { return r.stubs[words[1]].saw(want) })
+	case "never":
+		if want := strings.SplitN(text, " ", 3)[2]; r.stubs[words[1]].saw(want) {
+			r.t.Fatalf("%s has seen %q", words[1], want)
+		}
+	case "quorum":
+		r.dir.mu.Lock()
+		r.dir.down = words[1] == "off"
+		r.dir.mu.Unlock()
+	case "map": // map name server acl
+		r.dir.set(mbox.Name(words[1]), mbox.At(mbox.Server(words[2]), "default"), mbox.ACL(strings.ReplaceAll(words[3], "+", "\t")))
+	case "holds": // holds b1 name count
+		if got := r.stubs[words[1]].count(mbox.Name(words[2])); fmt.Sprint(got) != words[3] {
+			r.t.Fatalf("%s holds %d messages in %s, want %s", words[1], got, words[2], words[3])
+		}
+	default:
+		r.t.Fatalf("unknown direction %q", text)
+	}
+}
+
+// selfSigned returns a TLS configuration for a server.
+func selfSigned(t testing.TB) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"fe"}}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
