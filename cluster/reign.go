@@ -112,6 +112,9 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	if _, err := r.do(begin, fsm.NewTerm{Term: r.term, Leader: n.cfg.NodeID}); err != nil {
 		return fmt.Errorf("first entry of the term: %w", err)
 	}
+	if err := r.finishRecovery(begin); err != nil {
+		return fmt.Errorf("after a lost quorum: %w", err)
+	}
 	n.synced.Store(true)
 	n.reign.Store(r)
 	defer n.reign.Store(nil)

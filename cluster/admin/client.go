@@ -166,6 +166,15 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+// Restore compares a backup with the map and, with apply, makes the map like it.
+func (c *Client) Restore(ctx context.Context, backup io.Reader, apply bool) (a RestoreReport, err error) {
+	path := "/v1/restore"
+	if apply {
+		path += "?apply=1"
+	}
+	return a, c.do(ctx, http.MethodPost, path, backup, &a)
+}
+
 // Health asks one of the health endpoints: "/livez", "/readyz" or "/healthz/cluster", with a query if
 // wanted. An answer that says no is not an error.
 func (c *Client) Health(ctx context.Context, path string) (h Health, err error) {
@@ -190,8 +199,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 
 // send returns a good answer, or a health answer that says no.
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
-	var body io.Reader
-	if in != nil {
+	body, raw := in.(io.Reader)
+	if in != nil && !raw {
 		data, err := json.Marshal(in)
 		if err != nil {
 			return nil, err

@@ -27,6 +27,7 @@ type Node interface {
 	Status(context.Context) Status
 	Digest(context.Context) (DigestReport, error)
 	Backup(context.Context, io.Writer) error
+	Restore(ctx context.Context, backup io.Reader, apply bool) (RestoreReport, error)
 
 	View() mbox.View
 	Barrier(context.Context) (uint64, error)
@@ -50,6 +51,8 @@ const (
 	requestLimit = 30 * time.Second
 	joinLimit    = 5 * time.Minute // a large copy takes its time
 	maxRequest   = 1 << 20
+	restoreLimit = time.Hour
+	maxBackup    = 4 << 30
 	healthHeader = "Murder-Health"
 )
 
@@ -58,27 +61,28 @@ const (
 func Handler(n Node) http.Handler {
 	mux := http.NewServeMux()
 	h := handler{n}
-	post := func(path string, limit time.Duration, f func(context.Context, *http.Request) (any, error)) {
+	handle := func(path string, limit time.Duration, f func(context.Context, *http.Request) (any, error)) {
 		mux.HandleFunc(path, answer(limit, f))
 	}
-	post("POST /v1/cluster/init", requestLimit, h.init)
-	post("POST /v1/cluster/join", joinLimit, h.join)
-	post("POST /v1/cluster/tokens", requestLimit, h.createToken)
-	post("GET /v1/cluster/tokens", requestLimit, h.tokens)
-	post("DELETE /v1/cluster/tokens/{id}", requestLimit, h.revokeToken)
-	post("POST /v1/cluster/transfer", requestLimit, h.transfer)
-	post("POST /v1/cluster/members/{id}/promote", requestLimit, h.promote)
-	post("POST /v1/cluster/members/{id}/demote", requestLimit, h.demote)
-	post("DELETE /v1/cluster/members/{id}", requestLimit, h.remove)
-	post("PUT /v1/cluster/members/{id}/address", requestLimit, h.setAddress)
-	post("GET /v1/status", requestLimit, h.status)
-	post("GET /v1/digest", requestLimit, h.digest)
-	post("GET /v1/mailboxes", requestLimit, h.mailboxes)
-	post("GET /v1/mailboxes/{name...}", requestLimit, h.mailbox)
-	post("GET /v1/history/{name...}", requestLimit, h.history)
-	post("GET /v1/conflicts", requestLimit, h.conflicts)
-	post("GET /v1/reservations", requestLimit, h.reservations)
+	handle("POST /v1/cluster/init", requestLimit, h.init)
+	handle("POST /v1/cluster/join", joinLimit, h.join)
+	handle("POST /v1/cluster/tokens", requestLimit, h.createToken)
+	handle("GET /v1/cluster/tokens", requestLimit, h.tokens)
+	handle("DELETE /v1/cluster/tokens/{id}", requestLimit, h.revokeToken)
+	handle("POST /v1/cluster/transfer", requestLimit, h.transfer)
+	handle("POST /v1/cluster/members/{id}/promote", requestLimit, h.promote)
+	handle("POST /v1/cluster/members/{id}/demote", requestLimit, h.demote)
+	handle("DELETE /v1/cluster/members/{id}", requestLimit, h.remove)
+	handle("PUT /v1/cluster/members/{id}/address", requestLimit, h.setAddress)
+	handle("GET /v1/status", requestLimit, h.status)
+	handle("GET /v1/digest", requestLimit, h.digest)
+	handle("GET /v1/mailboxes", requestLimit, h.mailboxes)
+	handle("GET /v1/mailboxes/{name...}", requestLimit, h.mailbox)
+	handle("GET /v1/history/{name...}", requestLimit, h.history)
+	handle("GET /v1/conflicts", requestLimit, h.conflicts)
+	handle("GET /v1/reservations", requestLimit, h.reservations)
 	mux.HandleFunc("GET /v1/backup", h.backup)
+	mux.HandleFunc("POST /v1/restore", answerTo(restoreLimit, maxBackup, h.restore))
 	mux.HandleFunc("GET /livez", health(func(r *http.Request) (Health, error) { return n.Live(), nil }))
 	mux.HandleFunc("GET /readyz", health(h.ready))
 	mux.HandleFunc("GET /healthz/cluster", health(func(r *http.Request) (Health, error) { return n.Healthy(r.Context()), nil }))
@@ -180,6 +184,10 @@ func (h handler) backup(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (h handler) restore(ctx context.Context, r *http.Request) (any, error) {
+	return h.node.Restore(ctx, r.Body, r.URL.Query().Has("apply"))
+}
+
 type startedWriter struct {
 	http.ResponseWriter
 	started bool
@@ -192,10 +200,14 @@ func (w *startedWriter) Write(p []byte) (int, error) {
 
 // answer runs one request within a limit and writes its result as JSON.
 func answer(limit time.Duration, f func(context.Context, *http.Request) (any, error)) http.HandlerFunc {
+	return answerTo(limit, maxRequest, f)
+}
+
+func answerTo(limit time.Duration, size int64, f func(context.Context, *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		r.Body = http.MaxBytesReader(w, r.Body, size)
 		v, err := f(ctx, r)
 		if err != nil {
 			writeError(w, err)

@@ -193,3 +193,14 @@ type MailboxPage struct {
 	Mailboxes []Mailbox `json:"mailboxes"`
 	Next      string    `json:"next,omitempty"` // MailboxQuery.After of the next page, empty at the end
 }
+
+// RestoreReport says what a backup would change in the map, or has changed.
+type RestoreReport struct {
+	BackupIndex uint64 `json:"backup_index"`
+	Index       uint64 `json:"index"` // of the map that it was compared with
+	Adds        int    `json:"adds"`
+	Changes     int    `json:"changes"`
+	Deletes     int    `json:"deletes"`
+	Skipped     int    `json:"skipped"` // reserved, or changed meanwhile
+	Applied     bool   `json:"applied"`
+}

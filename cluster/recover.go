@@ -1,0 +1,143 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hashicorp/raft"
+
+	"murder/fsm"
+)
+
+// recoveredFile marks a data directory that Recover has changed, until the node has told the map.
+const recoveredFile = "recovered"
+
+// Survivor describes the state in the data directory of a stopped coordinator. With a lost quorum, the
+// one with the highest term, and among those the highest index, has what the others have.
+type Survivor struct {
+	ClusterID     string `json:"cluster_id"`
+	NodeID        string `json:"node_id"`
+	Term          uint64 `json:"term"`       // of the last entry
+	LastIndex     uint64 `json:"last_index"` // of the log or the snapshot
+	SnapshotIndex uint64 `json:"snapshot_index"`
+}
+
+// Inspect reads the data directory of a stopped coordinator.
+func Inspect(cfg Config) (Survivor, error) {
+	_, s, st, err := openSurvivor(&cfg)
+	if err != nil {
+		return s, err
+	}
+	return s, st.close()
+}
+
+func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
+	var s Survivor
+	id, err := readIdentity(cfg.DataDir)
+	switch {
+	case err != nil:
+		return nil, s, nil, err
+	case id == nil:
+		return nil, s, nil, fmt.Errorf("data directory %s holds no membership", cfg.DataDir)
+	case id.Role != Coordinator:
+		return nil, s, nil, fmt.Errorf("data directory %s belongs to a %s: only a coordinator keeps the log", cfg.DataDir, id.Role)
+	}
+	setDefault(&cfg.NodeID, id.NodeID)
+	setDefault(&cfg.Role, Coordinator)
+	setDefault(&cfg.Listen, "127.0.0.1:0")
+	if err := cfg.complete(); err != nil {
+		return nil, s, nil, err
+	}
+	if err := id.check(cfg); err != nil {
+		return nil, s, nil, err
+	}
+	st, err := openStores(cfg, true)
+	if err != nil {
+		return nil, s, nil, err
+	}
+	s.ClusterID, s.NodeID = id.ClusterID, id.NodeID
+	if err := s.read(st); err != nil {
+		return nil, s, nil, errors.Join(err, st.close())
+	}
+	return id, s, st, nil
+}
+
+func (s *Survivor) read(st *stores) error {
+	snapshots, err := st.snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(snapshots) > 0 {
+		s.SnapshotIndex, s.LastIndex, s.Term = snapshots[0].Index, snapshots[0].Index, snapshots[0].Term
+	}
+	last, err := st.log.LastIndex()
+	if err != nil || last <= s.LastIndex {
+		return err
+	}
+	var entry raft.Log
+	if err := st.log.GetLog(last, &entry); err != nil {
+		return err
+	}
+	s.LastIndex, s.Term = last, entry.Term
+	return nil
+}
+
+// Recover makes a stopped coordinator the only voter of its cluster, for a quorum that is lost for
+// good. Entries that were not committed may become so. The other coordinators must not be started
+// with their old data again: empty them and join them anew. The frontends come back by themselves.
+func Recover(cfg Config) (Survivor, error) {
+	_, s, st, err := openSurvivor(&cfg)
+	if err != nil {
+		return s, err
+	}
+	defer st.close()
+	addr := cfg.Advertise
+	if addr == "" {
+		addr = cfg.Listen
+	}
+	if addr, err = cfg.advertised(advertisedAddr(addr)); err != nil {
+		return s, err
+	}
+	// The mark comes first: without it the node would call the lost ones back.
+	if err := writeFile(filepath.Join(cfg.DataDir, recoveredFile), []byte(strconv.FormatUint(s.LastIndex, 10)+"\n"), 0o644); err != nil {
+		return s, err
+	}
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(addr)) // only asked how it encodes addresses
+	err = raft.RecoverCluster(cfg.raftConfig(), newReplica(cfg.Logger, cfg.hooks.exit), st.log, st.stable, st.snapshots, trans,
+		raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.NodeID), Address: raft.ServerAddress(addr)}}})
+	if err != nil {
+		return s, fmt.Errorf("recovering: %w", err)
+	}
+	return s, nil
+}
+
+// finishRecovery takes the lost coordinators out of the registry and raises the epoch.
+func (r *reign) finishRecovery(ctx context.Context) error {
+	n := r.node
+	mark := filepath.Join(n.cfg.DataDir, recoveredFile)
+	if _, err := os.Stat(mark); err != nil {
+		return nil
+	}
+	var lost []string
+	n.State().Nodes(func(rec fsm.Node) bool {
+		if rec.Role == fsm.RoleCoordinator && rec.ID != n.cfg.NodeID {
+			lost = append(lost, rec.ID)
+		}
+		return true
+	})
+	for _, id := range lost {
+		if _, err := r.do(ctx, fsm.RemoveNode{ID: id}); err != nil {
+			return fmt.Errorf("forgetting node %s: %w", id, err)
+		}
+	}
+	epoch, _ := strconv.ParseUint(n.State().Setting(fsm.SettingEpoch), 10, 64)
+	if _, err := r.do(ctx, fsm.SetSetting{Key: fsm.SettingEpoch, Value: strconv.FormatUint(epoch+1, 10)}); err != nil {
+		return fmt.Errorf("raising the epoch: %w", err)
+	}
+	n.log.Warn("recovered from a lost quorum: this node votes alone until others join", "lost", lost, "epoch", epoch+1)
+	return os.Remove(mark)
+}

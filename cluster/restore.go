@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"murder/cluster/admin"
+	"murder/fsm"
+	"murder/internal/mbox"
+)
+
+// Restore brings the map back to what a backup holds: it compares the two and, with apply, writes the
+// difference like any other change, so that every copy, slave and history sees it. Registry, settings
+// and reservations stay as they are. Without apply it only counts.
+//
+// Names that change meanwhile are left alone and counted as skipped.
+func (n *Node) Restore(ctx context.Context, backup io.Reader, apply bool) (admin.RestoreReport, error) {
+	var report admin.RestoreReport
+	m, err := fsm.ReadSnapshot(backup)
+	if err != nil {
+		return report, refuse("the backup cannot be read: %v", err)
+	}
+	if _, err := n.Barrier(ctx); err != nil {
+		return report, err
+	}
+	old, now := m.View(), n.State()
+	if have, want := now.Setting(fsm.SettingClusterID), old.Setting(fsm.SettingClusterID); have != want {
+		return report, refuse("the backup is of cluster %s, and this is cluster %s", want, have)
+	}
+	report.BackupIndex, report.Index = old.Index(), now.Index()
+	r := restorer{node: n, ctx: ctx, apply: apply, report: &report}
+	fsm.Diff(now, old, func(c mbox.Change) bool {
+		r.change(now, c)
+		return r.err == nil
+	})
+	r.flush()
+	report.Applied = apply && r.err == nil
+	if r.err != nil {
+		return report, fmt.Errorf("restoring: %w", r.err)
+	}
+	return report, nil
+}
+
+type restorer struct {
+	node   *Node
+	ctx    context.Context
+	apply  bool
+	report *admin.RestoreReport
+	batch  []mbox.Write
+	err    error
+}
+
+func (r *restorer) change(now *fsm.View, c mbox.Change) {
+	have, exists := now.Get(c.Name)
+	w := mbox.Write{Name: c.Name, By: mbox.Session{ID: "restore", Identity: "restore"}}
+	switch {
+	case c.State == mbox.Reserved || have.State == mbox.Reserved:
+		r.report.Skipped++ // somebody is at work on it, now or then
+		return
+	case c.State == mbox.Absent:
+		r.report.Deletes++
+		w.Kind, w.IfIndex = mbox.Remove, have.Index
+	default:
+		if exists {
+			r.report.Changes++
+		} else {
+			r.report.Adds++
+		}
+		w.Kind, w.Location, w.ACL = mbox.Activate, c.Location, c.ACL
+		w.By.Servers, w.By.Flags = []mbox.Server{c.Location.Server()}, mbox.Permissive|mbox.Takeover
+	}
+	if r.batch = append(r.batch, w); len(r.batch) == maxUnit {
+		r.flush()
+	}
+}
+
+func (r *restorer) flush() {
+	if r.apply && r.err == nil && len(r.batch) > 0 {
+		var verdicts []mbox.Verdict
+		verdicts, r.err = r.node.Write(r.ctx, r.batch)
+		for _, v := range verdicts {
+			if v.Outcome != mbox.Done {
+				r.report.Skipped++
+			}
+		}
+	}
+	r.batch = r.batch[:0]
+}
