@@ -39,8 +39,8 @@ type Config struct {
 	Backends  Backends  `toml:"backends" doc:"How backends are reached."`
 	MUPDATE   MUPDATE   `toml:"mupdate" doc:"The server that Cyrus's mupdate_server points at."`
 	IMAP      IMAP      `toml:"imap" doc:"The IMAP frontend."`
-	POP3      Proxy     `toml:"pop3" doc:"The POP3 frontend."`
-	Sieve     Proxy     `toml:"sieve" doc:"The ManageSieve frontend."`
+	POP3      POP3      `toml:"pop3" doc:"The POP3 frontend."`
+	Sieve     Sieve     `toml:"sieve" doc:"The ManageSieve frontend."`
 	LMTP      LMTP      `toml:"lmtp" doc:"Delivery from the MTA."`
 	Socketmap Socketmap `toml:"socketmap" doc:"Look-ups by Postfix: is there such a mailbox, and where?"`
 }
@@ -200,12 +200,21 @@ type IMAP struct {
 	PlaceOn        []string `toml:"place_on" doc:"Servernames that take new users. Empty: all. Cyrus: serverlist."`
 }
 
-// Proxy is a frontend of POP3 or ManageSieve.
-type Proxy struct {
-	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS (POP3: STLS)."`
+// POP3 is the POP3 frontend.
+type POP3 struct {
+	Listen         []string `toml:"listen" doc:"Addresses with STLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
-	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time without a command."`
+	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
+	Subfolders     bool     `toml:"popsubfolders" doc:"Let USER name+FOLDER open a folder. Cyrus: popsubfolders."`
+}
+
+// Sieve is the ManageSieve frontend.
+type Sieve struct {
+	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
+	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
+	Referrals      bool     `toml:"referrals" doc:"Send users to backends that have a public name. Cyrus: sieve_allowreferrals."`
 }
 
 // LMTP is delivery.
@@ -250,8 +259,8 @@ func Default(role string) *Config {
 			LoginTimeout: seconds(60), IdleTimeout: seconds(3 * 3600), CommandTimeout: seconds(10)},
 		IMAP: IMAP{MaxConnections: 20000, LoginTimeout: seconds(60), IdleTimeout: seconds(1800), ProbeInterval: seconds(60),
 			Placement: "least-mailboxes"},
-		POP3:      Proxy{MaxConnections: 10000, IdleTimeout: seconds(600)},
-		Sieve:     Proxy{MaxConnections: 2000, IdleTimeout: seconds(1800)},
+		POP3:      POP3{MaxConnections: 10000},
+		Sieve:     Sieve{MaxConnections: 10000},
 		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}

@@ -246,7 +246,7 @@ func (c *Config) validateFrontends(k *checker) {
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
 		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},
-		{"sieve.listen", c.Sieve.Listen, false}, {"sieve.listen_tls", c.Sieve.ListenTLS, true},
+		{"sieve.listen", c.Sieve.Listen, false},
 	} {
 		k.addresses(l.key, l.addrs, false)
 		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
@@ -264,7 +264,7 @@ func (c *Config) validateFrontends(k *checker) {
 		for _, l := range []listener{
 			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
 			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
-			{key: "sieve.listen", addrs: c.Sieve.Listen}, {key: "sieve.listen_tls", addrs: c.Sieve.ListenTLS},
+			{key: "sieve.listen", addrs: c.Sieve.Listen},
 			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
 		} {
 			if len(l.addrs) > 0 {

@@ -88,7 +88,7 @@ func newAddresses(prefix string) (*addresses, error) {
 
 // next returns where the services of one more node listen. last is the address's last part.
 func (a *addresses) next(last int, services []string) map[string]string {
-	const stride = 20 // no two of the ports are a multiple of it apart
+	const stride = 4 // the smallest that keeps the ports of all nodes apart
 	host, shift := a.prefix+"."+strconv.Itoa(last), 0
 	if a.single {
 		host, shift = "127.0.0.1", stride*a.count
