@@ -1,0 +1,265 @@
+package lmtp
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+// client is a connection to a backend that has signed on.
+type client struct {
+	conn   *backend.Conn
+	in     *bufio.Reader
+	server mbox.Server
+	capabilities
+	uses   int // transactions
+	born   time.Time
+	expiry *time.Timer // while it is unused
+}
+
+// capabilities are what LHLO has shown.
+type capabilities struct {
+	pipelining, eightBit, ignoreQuota, startTLS, offersAuth, offersSize bool
+
+	size  int64 // largest message, 0 if unknown
+	mechs []string
+}
+
+// failure is an exchange with a backend that did not end well, and what the recipients whose outcome
+// is open are told.
+type failure struct {
+	err   error
+	reply reply
+	// retry means that the message certainly has not been delivered and another connection may do
+	// better.
+	retry bool
+	// stale means that the backend closed the connection while it was not used.
+	stale bool
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// lost describes an error of the connection.
+func lost(doing string, err error) *failure {
+	return &failure{
+		err:   fmt.Errorf("%s: %w", doing, err),
+		reply: replyLost,
+		retry: !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errReply),
+	}
+}
+
+// unexpected describes a reply that ends the exchange.
+func unexpected(doing string, rep reply, toClient reply) *failure {
+	if rep.code == 421 {
+		toClient = replyBackendBye
+	}
+	return &failure{err: fmt.Errorf("%s: %s", doing, rep), reply: toClient}
+}
+
+// expired reports whether a connection should not be used again.
+func (c *client) expired(cfg *Config) bool {
+	return c.uses >= cfg.Limits.BackendUses || time.Since(c.born) >= cfg.Limits.BackendAge
+}
+
+// quit ends an unused connection without waiting for the answer.
+func (c *client) quit() {
+	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	c.conn.Write([]byte("QUIT\r\n"))
+	c.conn.Close()
+}
+
+// dial opens a connection and signs on. Sign-on is a dialogue, one command at a time.
+//
+// Cyrus: answers to pipelined commands come in several segments, and the second waits for the
+// acknowledgement of the first.
+func dial(ctx context.Context, cfg *Config, server mbox.Server) (*client, error) {
+	conn, err := cfg.Backends.Dial(ctx, server, backend.LMTP)
+	if err != nil {
+		f := &failure{err: err, reply: replyUnreachable}
+		if errors.Is(err, backend.ErrTLS) {
+			f.reply = replyBackendTLS
+		}
+		return nil, f
+	}
+	c := &client{conn: conn, in: bufio.NewReaderSize(conn, 4096), server: server, born: time.Now()}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	conn.SetDeadline(time.Now().Add(cfg.Limits.SignOn))
+	if err := c.signOn(ctx, cfg); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *client) signOn(ctx context.Context, cfg *Config) error {
+	rep, err := readReply(c.in)
+	if err != nil {
+		return lost("waiting for the greeting", err)
+	}
+	if rep.code != 220 {
+		return unexpected("greeting", rep, replyUnreachable)
+	}
+	if err := c.hello(cfg.Hostname); err != nil {
+		return err
+	}
+	if c.conn.NeedStartTLS() {
+		if err := c.secure(ctx, cfg.Hostname); err != nil {
+			return err
+		}
+	}
+	if !c.offersAuth {
+		return nil
+	}
+	mech, sasl, err := cfg.Backends.SASL(c.server, c.mechs, "", c.conn.Secured())
+	if errors.Is(err, backend.ErrNoMechanism) {
+		return nil // it may trust us anyway: MAIL will tell
+	}
+	if err != nil {
+		return &failure{err: err, reply: replyBackendAuth}
+	}
+	_, initial, err := sasl.Start()
+	if err != nil {
+		return &failure{err: err, reply: replyBackendAuth}
+	}
+	command := "AUTH " + mech
+	if initial != nil {
+		command += " " + encodeInitial(initial)
+	}
+	for {
+		rep, err := c.ask(command)
+		switch {
+		case err != nil:
+			return lost("signing on", err)
+		case rep.code == 235:
+			return nil
+		case rep.code != 334:
+			f := unexpected("signing on with "+mech, rep, replyBackendAuth)
+			if rep.code/100 == 5 {
+				cfg.Backends.LoginFailed(c.server, backend.LMTP, f)
+			}
+			return f
+		}
+		challenge, err := base64.StdEncoding.DecodeString(rep.lines[0])
+		if err != nil {
+			return &failure{err: fmt.Errorf("signing on: %w", err), reply: replyBackendAuth}
+		}
+		response, err := sasl.Next(challenge)
+		if err != nil {
+			return &failure{err: fmt.Errorf("signing on: %w", err), reply: replyBackendAuth}
+		}
+		command = base64.StdEncoding.EncodeToString(response)
+	}
+}
+
+func encodeInitial(response []byte) string {
+	if len(response) == 0 {
+		return "=" // RFC 4954 section 4
+	}
+	return base64.StdEncoding.EncodeToString(response)
+}
+
+// secure changes to TLS, which begins the session anew.
+func (c *client) secure(ctx context.Context, hostname string) error {
+	if !c.startTLS {
+		return &failure{err: errors.New("backend does not offer STARTTLS"), reply: replyBackendTLS}
+	}
+	rep, err := c.ask("STARTTLS")
+	if err != nil {
+		return lost("starting TLS", err)
+	}
+	if rep.code != 220 {
+		return unexpected("starting TLS", rep, replyBackendTLS)
+	}
+	if err := c.conn.StartTLS(ctx); err != nil {
+		return &failure{err: err, reply: replyBackendTLS}
+	}
+	c.in.Reset(c.conn)
+	return c.hello(hostname)
+}
+
+func (c *client) hello(hostname string) error {
+	rep, err := c.ask("LHLO " + hostname)
+	if err != nil {
+		return lost("LHLO", err)
+	}
+	if rep.code != 250 {
+		return unexpected("LHLO", rep, replyBackendState)
+	}
+	c.capabilities = parseCapabilities(rep.lines)
+	return nil
+}
+
+// parseCapabilities reads the lines of LHLO's answer. The first names the server, and Cyrus's last
+// is no capability either.
+func parseCapabilities(lines []string) (caps capabilities) {
+	for _, line := range lines {
+		keyword, args, _ := strings.Cut(line, " ")
+		switch strings.ToUpper(keyword) {
+		case "PIPELINING":
+			caps.pipelining = true
+		case "8BITMIME":
+			caps.eightBit = true
+		case "IGNOREQUOTA":
+			caps.ignoreQuota = true
+		case "STARTTLS":
+			caps.startTLS = true
+		case "SIZE":
+			caps.offersSize = true
+			caps.size, _ = parseSize(args)
+		case "AUTH":
+			caps.offersAuth = true
+			caps.mechs = strings.Fields(args)
+		}
+	}
+	return caps
+}
+
+// ask sends one command and reads its reply, within the deadline set before.
+func (c *client) ask(command string) (reply, error) {
+	if _, err := c.conn.Write([]byte(command + "\r\n")); err != nil {
+		return reply{}, err
+	}
+	return readReply(c.in)
+}
+
+// flight is how many commands go out before replies are read. The replies to that many fit into the
+// socket's buffers, so neither side can block the other.
+const flight = 100
+
+// exchange sends commands and hands each reply to take, in order. With PIPELINING a flight of
+// commands is one write. It returns the number of replies read.
+func (c *client) exchange(commands []string, patience time.Duration, take func(i int, rep reply) error) (int, error) {
+	step := 1
+	if c.pipelining {
+		step = flight
+	}
+	for i := 0; i < len(commands); {
+		batch := commands[i:min(i+step, len(commands))]
+		c.conn.SetDeadline(time.Now().Add(patience))
+		if _, err := c.conn.Write([]byte(strings.Join(batch, "\r\n") + "\r\n")); err != nil {
+			return i, err
+		}
+		for range batch {
+			c.conn.SetReadDeadline(time.Now().Add(patience))
+			rep, err := readReply(c.in)
+			if err != nil {
+				return i, err
+			}
+			if err := take(i, rep); err != nil {
+				return i + 1, err
+			}
+			i++
+		}
+	}
+	return len(commands), nil
+}

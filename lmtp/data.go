@@ -1,0 +1,157 @@
+package lmtp
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"murder/internal/backend"
+)
+
+// message is what DATA brought, as backends get it but for the final dot.
+type message struct {
+	spool *spool
+	head  []byte // fields added in front
+	size  int64  // octets without stuffed dots, with head
+	// refusal is why the message goes nowhere; its code is 0 if it does.
+	refusal reply
+}
+
+// receive reads DATA to its end whatever becomes of it, at the speed of the disk and never of a
+// backend. An error means that the client is gone: there is no message.
+func (ss *session) receive() (*message, error) {
+	m := &message{spool: &spool{store: ss.srv.store}}
+	limits := &ss.cfg.Limits
+	n := normaliser{maxLine: limits.Line, fold: ss.cfg.Fold}
+	hash := sha256.New()
+	var out []byte
+	for done := false; !done; {
+		if ss.in.Buffered() == 0 {
+			if err := ss.more(limits.Data); err != nil {
+				m.spool.close()
+				return nil, err
+			}
+		}
+		src, _ := ss.in.Peek(ss.in.Buffered())
+		var used int
+		out, used, done = n.feed(out[:0], src)
+		ss.in.Discard(used)
+		if m.refusal.code != 0 {
+			continue
+		}
+		if m.refusal = ss.judge(&n); m.refusal.code != 0 {
+			continue
+		}
+		if ss.cfg.SyntheticMessageID {
+			hash.Write(out)
+		}
+		if _, err := m.spool.Write(out); err != nil {
+			ss.log.Error("cannot spool a message", "err", err)
+			m.refusal = replySpoolError
+			if errors.Is(err, errNoSpace) {
+				m.refusal = replySpoolFull
+			}
+		}
+	}
+	m.head = ss.fields(&n, hash.Sum(nil))
+	m.size = n.size + int64(len(m.head))
+	return m, nil
+}
+
+// more waits for octets of a message.
+func (ss *session) more(patience time.Duration) error {
+	if err := ss.flush(); err != nil {
+		return err
+	}
+	if err := ss.arm(patience); err != nil {
+		return err
+	}
+	_, err := ss.in.Peek(1)
+	return err
+}
+
+// judge says why a message, as far as it has been read, cannot be delivered.
+func (ss *session) judge(n *normaliser) reply {
+	switch {
+	case n.nul:
+		return replyBadContent
+	case n.long:
+		return replyLongLines
+	case ss.cfg.MaxMessage > 0 && n.size > ss.cfg.MaxMessage:
+		return replyTooBig
+	case ss.cfg.Limits.Received > 0 && n.received > ss.cfg.Limits.Received:
+		return replyHops
+	}
+	return reply{}
+}
+
+// fields are the trace (RFC 5321 section 4.4, RFC 3848) and whatever else is added. Return-Path is
+// the backend's to add.
+func (ss *session) fields(n *normaliser, hash []byte) []byte {
+	var b strings.Builder
+	if !ss.cfg.NoTrace {
+		with := "LMTP"
+		if ss.tls != nil {
+			with += "S"
+		}
+		if ss.authc != "" {
+			with += "A"
+		}
+		from := "unix socket"
+		if ss.peer.IsValid() {
+			from = "[" + ss.peer.Addr().String() + "]"
+		}
+		fmt.Fprintf(&b, "Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n",
+			ss.lhlo, from, ss.cfg.Hostname, with, ss.id, time.Now().Format(time.RFC1123Z))
+	}
+	if ss.cfg.SyntheticMessageID && !n.messageID {
+		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", hex.EncodeToString(hash[:16]), ss.cfg.Hostname)
+	}
+	return []byte(b.String())
+}
+
+const pieceSize = 64 << 10
+
+var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
+// sendTo writes the message and the final dot in pieces of 64 KiB, gathered so that a small message
+// is one write. stall bounds each write. whole is false if the final dot is certain not to have left.
+func (m *message) sendTo(conn *backend.Conn, deadline func() time.Time) (whole bool, err error) {
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	content := io.MultiReader(
+		strings.NewReader(string(m.head)),
+		io.NewSectionReader(m.spool.reader(), 0, m.spool.size),
+		strings.NewReader(".\r\n"),
+	)
+	for {
+		n, err := fill(content, buf[:])
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false, fmt.Errorf("reading the spool: %w", err)
+		}
+		if n > 0 {
+			conn.SetWriteDeadline(deadline())
+			if _, err := conn.Write(buf[:n]); err != nil {
+				return false, err
+			}
+		}
+		if err != nil {
+			return true, nil
+		}
+	}
+}
+
+// fill reads until buf is full or r ends.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}

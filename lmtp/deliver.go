@@ -1,0 +1,345 @@
+package lmtp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+// delivery carries one message to all its backends. Each backend has a goroutine; each recipient is
+// settled exactly once.
+type delivery struct {
+	srv     *Server
+	cfg     *Config
+	log     *slog.Logger
+	tx      *transaction
+	msg     *message
+	ctx     context.Context // ends at the overall deadline
+	began   time.Time
+	results chan result // has room for every recipient
+	work    sync.WaitGroup
+}
+
+// result is the final word on one recipient.
+type result struct {
+	rcpt  *recipient
+	reply reply
+}
+
+// settle reports the final word on a recipient.
+func (d *delivery) settle(rc *recipient, rep reply) {
+	rc.settled = true
+	d.results <- result{rc, rep}
+}
+
+// start looks every recipient up again, because mailboxes may have moved while the message came in,
+// and sets out for all backends at once.
+func (d *delivery) start() {
+	groups := make(map[mbox.Server][]*recipient)
+	d.locate()
+	for _, rc := range d.tx.rcpts {
+		if rc.route.Status != Found {
+			d.settle(rc, d.srv.replyFor(rc.route))
+			continue
+		}
+		groups[rc.route.Server] = append(groups[rc.route.Server], rc)
+	}
+	for server, rcpts := range groups {
+		d.work.Go(func() { d.group(server, rcpts) })
+	}
+}
+
+// locate finds the present route of every recipient. Those that are not active wait for the map
+// together.
+func (d *delivery) locate() {
+	var wait sync.WaitGroup
+	poster := mbox.UserID(d.tx.poster)
+	for _, rc := range d.tx.rcpts {
+		route, sure := d.cfg.Resolver.Peek(rc.address, poster)
+		if rc.route = route; !sure {
+			wait.Go(func() { rc.route = d.cfg.Resolver.Resolve(d.ctx, rc.address, poster) })
+		}
+	}
+	wait.Wait()
+}
+
+// group delivers to the recipients of one backend. What has not been delivered for certain is tried
+// once more on a new connection; a pooled connection that proves dead does not count.
+func (d *delivery) group(server mbox.Server, rcpts []*recipient) {
+	log := d.log.With("backend", string(server))
+	left := rcpts
+	defer d.rescue(rcpts)
+	p := d.srv.pools.of(server)
+	fresh, retried := false, false
+	for {
+		f := d.attempt(p, left, fresh)
+		left = slices.DeleteFunc(slices.Clone(left), func(rc *recipient) bool { return rc.settled })
+		if f == nil {
+			break
+		}
+		log.Warn("backend failed", "err", f.err, "left", len(left))
+		switch {
+		case d.ctx.Err() != nil:
+			f.reply = replyLost
+		case f.stale:
+			fresh = true
+			continue
+		case f.retry && !retried:
+			fresh, retried = true, true
+			continue
+		}
+		d.settleAll(left, f.reply)
+		break
+	}
+	d.srv.metrics.deliveries.WithLabelValues(string(server)).Observe(time.Since(d.began).Seconds())
+}
+
+// rescue keeps a panic from hurting more than the recipients at hand. It must be deferred.
+func (d *delivery) rescue(rcpts []*recipient) {
+	if p := recover(); p != nil {
+		d.srv.metrics.alerts.WithLabelValues("panic").Inc()
+		d.log.Error("delivery panicked", "panic", p, "stack", string(debug.Stack()))
+		d.settleAll(rcpts, replyInternal)
+	}
+}
+
+func (d *delivery) settleAll(rcpts []*recipient, rep reply) {
+	for _, rc := range rcpts {
+		if !rc.settled {
+			d.settle(rc, rep)
+		}
+	}
+}
+
+// attempt delivers over one connection. It returns nil if all recipients are settled, or will be.
+func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool) *failure {
+	c, err := p.get(d.ctx, fresh)
+	if err != nil {
+		if f, ok := err.(*failure); ok {
+			return f
+		}
+		return &failure{err: err, reply: replyUnreachable}
+	}
+	usable := false
+	defer func() {
+		if usable {
+			p.put(c)
+		} else {
+			p.drop(c)
+		}
+	}()
+	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
+	defer stop()
+	t := &transfer{delivery: d, c: c}
+	f := t.run(rcpts)
+	usable = stop() && f == nil && !t.spent
+	return f
+}
+
+// absent deals with a recipient whom the backend does not know although the map says that he is
+// there. It never becomes a permanent failure unless the map has changed its mind.
+func (d *delivery) absent(rc *recipient, server mbox.Server) {
+	defer d.rescue([]*recipient{rc})
+	route := d.cfg.Resolver.ResolveFresh(d.ctx, rc.address, mbox.UserID(d.tx.poster))
+	switch {
+	case route.Status == Unknown:
+		d.settle(rc, d.srv.replyFor(route))
+	case route.Status == Found && route.Server != server && !rc.moved:
+		rc.moved, rc.route = true, route
+		d.group(route.Server, []*recipient{rc})
+	default:
+		d.srv.metrics.alerts.WithLabelValues("not_at_backend").Inc()
+		d.log.Error("mailbox is not where the map says", "mailbox", string(rc.route.Name), "backend", string(server), "status", route.Status.String())
+		d.settle(rc, replyNotAtBackend)
+	}
+}
+
+// transfer is one transaction with one backend.
+type transfer struct {
+	*delivery
+	c     *client
+	spent bool // the connection is of no more use although all went well
+}
+
+// run sends envelope and message. The recipients that it settles stay settled whatever it returns.
+func (t *transfer) run(rcpts []*recipient) *failure {
+	// Room for the fields that the backend adds itself. One that finds a message too big at the end
+	// gives one answer for all recipients.
+	const added = 1024
+	if t.c.size > 0 && t.msg.size+added > t.c.size {
+		t.settleAll(rcpts, replyTooBig)
+		return nil
+	}
+	accepted, f := t.envelope(rcpts)
+	if f != nil || len(accepted) == 0 {
+		return f
+	}
+	// DATA goes alone: after a refused MAIL Cyrus accepts RCPT and DATA, and would store nothing.
+	t.c.conn.SetDeadline(time.Now().Add(t.cfg.Limits.Envelope))
+	rep, err := t.c.ask("DATA")
+	if err != nil {
+		return lost("DATA", err)
+	}
+	if rep.code != 354 {
+		return t.refused("DATA", rep, accepted)
+	}
+	whole, err := t.msg.sendTo(t.c.conn, func() time.Time { return time.Now().Add(t.cfg.Limits.Stall) })
+	if err != nil && !whole {
+		return lost("sending the message", err)
+	}
+	return t.replies(accepted)
+}
+
+// envelope sends MAIL and RCPT in one flight, and returns the recipients accepted.
+func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, f *failure) {
+	var commands []string
+	reused := t.c.uses > 0
+	if reused {
+		commands = append(commands, "RSET") // also finds out whether the backend is still there
+	}
+	mail := len(commands) // where MAIL stands
+	refused := false
+	commands = append(commands, t.mail())
+	for _, rc := range rcpts {
+		command := "RCPT TO:<" + rc.route.Path + ">"
+		if rc.ignoreQuota && t.c.ignoreQuota {
+			command += " IGNOREQUOTA"
+		}
+		commands = append(commands, command)
+	}
+	n, err := t.c.exchange(commands, t.cfg.Limits.Envelope, func(i int, rep reply) error {
+		switch {
+		case refused: // what it says to RCPT now means nothing; the next RSET clears it up
+		case i < mail && rep.code != 250:
+			f = unexpected("RSET", rep, replyBackendState)
+			f.stale = rep.code == 421
+		case i == mail && !rep.is2xx():
+			refused = true
+			f = t.refused("MAIL", rep, rcpts)
+		case i > mail && rep.is2xx():
+			accepted = append(accepted, rcpts[i-mail-1])
+		case i > mail:
+			f = t.refusedRcpt(rep, rcpts[i-mail-1])
+		}
+		if f != nil {
+			return f
+		}
+		return nil
+	})
+	switch {
+	case f != nil:
+		return nil, f
+	case err != nil:
+		f = lost("envelope", err)
+		f.stale = reused && n == 0 && f.retry
+		return nil, f
+	}
+	return accepted, nil
+}
+
+func (t *transfer) mail() string {
+	command := "MAIL FROM:<" + t.tx.from + ">"
+	if t.c.offersSize {
+		command += fmt.Sprintf(" SIZE=%d", t.msg.size)
+	}
+	if t.tx.body != "" && t.c.eightBit {
+		command += " BODY=" + t.tx.body
+	}
+	if t.c.offersAuth {
+		command += " AUTH=" + mailAuth(t.tx.poster)
+	}
+	return command
+}
+
+// fatal returns the failure that a reply means for the whole connection, or nil if it is about the
+// message or the recipient.
+func (t *transfer) fatal(doing string, rep reply) *failure {
+	switch rep.code {
+	case 421:
+		return unexpected(doing, rep, replyBackendBye)
+	case 430, 530, 535:
+		f := unexpected(doing, rep, replyBackendAuth)
+		t.srv.metrics.alerts.WithLabelValues("identity").Inc()
+		t.cfg.Backends.LoginFailed(t.c.server, backend.LMTP, f)
+		return f
+	case 500, 503:
+		return unexpected(doing, rep, replyBackendState)
+	}
+	if rep.code/100 != 4 && rep.code/100 != 5 {
+		return unexpected(doing, rep, replyBackendState)
+	}
+	return nil
+}
+
+// refused passes a refusal of MAIL or DATA on to the recipients, unless it says that the connection
+// is in no state to deliver.
+func (t *transfer) refused(doing string, rep reply, rcpts []*recipient) *failure {
+	if rep.code == 501 {
+		return unexpected(doing, rep, replyBackendState)
+	}
+	if f := t.fatal(doing, rep); f != nil {
+		return f
+	}
+	t.settleAll(rcpts, rep.passedOn())
+	return nil
+}
+
+func (t *transfer) refusedRcpt(rep reply, rc *recipient) *failure {
+	if f := t.fatal("RCPT", rep); f != nil {
+		return f
+	}
+	if code := rep.enhanced(); rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead {
+		server, away := t.c.server, *rc
+		rc.settled = true // as far as this group is concerned
+		t.work.Go(func() { t.absent(&away, server) })
+		return nil
+	}
+	t.settle(rc, rep.passedOn())
+	return nil
+}
+
+// replies reads one reply for each recipient. From here on nothing is tried again.
+func (t *transfer) replies(rcpts []*recipient) *failure {
+	for i, rc := range rcpts {
+		t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
+		rep, err := readReply(t.c.in)
+		f := (*failure)(nil)
+		if err != nil {
+			f = lost("waiting for the outcome", err)
+			f.retry = false
+		} else if !rep.is2xx() {
+			f = t.fatal("outcome", rep)
+		}
+		if f != nil {
+			t.srv.metrics.uncertain.Add(float64(len(rcpts) - i))
+			return f
+		}
+		if i == 0 && len(rcpts) > 1 && t.forAll(rep) {
+			t.settleAll(rcpts, replyTooBig)
+			t.spent = true
+			return nil
+		}
+		t.settle(rc, rep.passedOn())
+	}
+	return nil
+}
+
+// forAll reports whether a first reply is meant for all recipients.
+//
+// Cyrus: lmtpd says once that a message is too big, however many recipients there are.
+func (t *transfer) forAll(rep reply) bool {
+	code := rep.enhanced()
+	if rep.code != 552 || code != "5.2.3" && code != "5.3.4" {
+		return false
+	}
+	t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Straggle))
+	_, err := t.c.in.Peek(1)
+	return err != nil
+}

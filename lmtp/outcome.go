@@ -1,0 +1,135 @@
+package lmtp
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// verbData receives a message and answers for each recipient in the order of RCPT.
+func (ss *session) verbData(args string) {
+	switch {
+	case args != "":
+		ss.wrong(replySyntax)
+		return
+	case ss.tx == nil:
+		ss.wrong(replySequence)
+		return
+	case len(ss.tx.rcpts) == 0:
+		ss.wrong(replyNoRecipients) // RFC 2033 section 4.2
+		return
+	}
+	if err := ss.srv.store.room(); err != nil {
+		ss.log.Error("no space for messages", "err", err)
+		ss.say(replySpoolFull)
+		return
+	}
+	ss.say(replyData)
+	msg, err := ss.receive()
+	if err != nil {
+		ss.log.Info("client left before the end of its message", "from", ss.tx.from, "err", err)
+		ss.farewell(err)
+		ss.over = true
+		return
+	}
+	defer msg.spool.close()
+	ss.deliver(msg)
+	ss.reset()
+}
+
+// deliver hands the message to the backends and writes replies as soon as all before them are known.
+// A client that is gone changes nothing: the backends finish.
+func (ss *session) deliver(msg *message) {
+	rcpts := ss.tx.rcpts
+	ctx, cancel := context.WithTimeout(ss.srv.ctx, ss.cfg.Limits.Handling)
+	defer cancel()
+	d := &delivery{
+		srv: ss.srv, cfg: ss.cfg, log: ss.log, tx: ss.tx, msg: msg, ctx: ctx,
+		began: time.Now(), results: make(chan result, len(rcpts)),
+	}
+	if msg.refusal.code != 0 {
+		d.settleAll(rcpts, msg.refusal)
+	} else {
+		d.start()
+	}
+	known := make([]result, len(rcpts))
+	gone := false
+	for next := 0; next < len(rcpts); {
+		res := <-d.results
+		known[res.rcpt.index] = res
+		for ; next < len(rcpts) && known[next].rcpt != nil; next++ {
+			ss.say(known[next].reply)
+		}
+		if len(d.results) == 0 && !gone && ss.flush() != nil {
+			gone = true
+		}
+	}
+	d.work.Wait()
+	ss.over = ss.over || gone
+	ss.account(known, msg, gone, time.Since(d.began))
+}
+
+// logged is how many recipients of each outcome a log line names.
+const logged = 50
+
+// account writes what became of a transaction into log and metrics.
+func (ss *session) account(results []result, msg *message, gone bool, dur time.Duration) {
+	type outcome struct {
+		count int
+		names []string
+	}
+	outcomes := make(map[string]*outcome)
+	for _, res := range results {
+		class := resultOf(res.reply)
+		ss.srv.metrics.recipients.WithLabelValues("data", class).Inc()
+		o := outcomes[class]
+		if o == nil {
+			o = new(outcome)
+			outcomes[class] = o
+		}
+		o.count++
+		if o.count <= logged {
+			name := res.rcpt.route.Path + " at " + string(res.rcpt.route.Server)
+			if !res.reply.is2xx() {
+				name += ": " + res.reply.String()
+			}
+			o.names = append(o.names, name)
+		}
+	}
+	attrs := []slog.Attr{slog.String("from", ss.tx.from), slog.Int64("size", msg.size), slog.Int("rcpts", len(results))}
+	for _, class := range []string{"ok", "deferred", "refused"} {
+		if o := outcomes[class]; o != nil {
+			attrs = append(attrs, slog.Int(class, o.count), slog.Any(class+"_rcpts", o.names))
+		}
+	}
+	if gone {
+		attrs = append(attrs, slog.Bool("client_gone", true))
+	}
+	attrs = append(attrs, slog.Duration("dur", dur), slog.Duration("total", time.Since(ss.tx.began)))
+	ss.log.LogAttrs(context.Background(), slog.LevelInfo, "message handled", attrs...)
+}
+
+// resultOf names the class of a reply for log and metrics.
+func resultOf(rep reply) string {
+	switch rep.code / 100 {
+	case 2:
+		return "ok"
+	case 5:
+		return "refused"
+	}
+	return "deferred"
+}
+
+// replyFor is the answer for a recipient with a route.
+func (s *Server) replyFor(route Route) reply {
+	if route.Status == Unknown && s.cfg.DeferUnknown {
+		return replyUnknownDefer
+	}
+	return replyOf(route.Status)
+}
+
+// alertLoop tells the operator of a record that would make this frontend deliver to itself.
+func (s *Server) alertLoop(log *slog.Logger, route Route) {
+	s.metrics.alerts.WithLabelValues("loop").Inc()
+	log.Error("mailbox is recorded on this frontend itself", "mailbox", string(route.Name), "backend", string(route.Server))
+}
