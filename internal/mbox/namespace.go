@@ -346,6 +346,17 @@ func (v Viewer) ownAlt(rest string) string {
 	return shown
 }
 
+// ScanFrom returns what the internal names of all matches of p begin with, as far as that is known:
+// names with one beginning stand together in OrderDB. It serves administrators, whose names differ
+// from the internal ones by their separators only; for others, and with domains, it is "".
+func (v Viewer) ScanFrom(p Pattern) Name {
+	prefix := p.Prefix()
+	if !v.admin || v.ns.Virtual || v.utf8 || p.fold != "" || strings.HasPrefix(prefix, "INBOX") {
+		return ""
+	}
+	return Name(v.join(strings.Split(prefix, string(v.Separator()))))
+}
+
 // show writes internal separators and dots as clients see them.
 func (v Viewer) show(local string) string {
 	if v.ns.Dot {

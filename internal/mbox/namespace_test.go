@@ -112,6 +112,18 @@ func TestNamesOneWay(t *testing.T) {
 	}
 }
 
+func TestScanFrom(t *testing.T) {
+	admin := Namespace{Alt: true}.View("cyrus", true, false)
+	for pattern, want := range map[string]Name{"user/al*": "user.al", "user/j.s/%": "user.j^s.", "*": "", "%": "", "shared": "shared", "inbox": ""} {
+		if got := admin.ScanFrom(CompilePattern("", pattern, '/')); got != want {
+			t.Errorf("%q: got %q, want %q", pattern, got, want)
+		}
+	}
+	if got := (Namespace{Alt: true}).View("alice", false, false).ScanFrom(CompilePattern("", "Work", '/')); got != "" {
+		t.Errorf("a user's: %q", got)
+	}
+}
+
 func TestCanonical(t *testing.T) {
 	virtual := Namespace{Virtual: true, DefaultDomain: "example.net"}
 	for in, want := range map[string]UserID{

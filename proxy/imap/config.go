@@ -128,6 +128,7 @@ func (c *Config) check() error {
 	if c.ProbeInterval == 0 {
 		c.ProbeInterval = time.Minute
 	}
+	c.Suppress = slices.Clone(c.Suppress)
 	for i, name := range c.Suppress {
 		c.Suppress[i] = strings.ToUpper(name)
 	}

@@ -70,7 +70,8 @@ func (f *follower) rebuild() uint64 {
 	defer f.mu.Unlock()
 	f.reset()
 	view.Ascend("", func(e mbox.Entry) bool {
-		f.add(e)
+		f.count(e.Location, 1)
+		f.grant(e)
 		return true
 	})
 	for name := range f.watchers {
@@ -86,8 +87,14 @@ func (f *follower) apply(changes []mbox.Change, index uint64) {
 	defer f.mu.Unlock()
 	for _, c := range changes {
 		f.count(c.Old, -1)
-		f.revoke(c.Name)
-		f.add(c.Entry)
+		if c.State != mbox.Absent {
+			f.count(c.Location, 1)
+		}
+		// A mailbox that is being moved has no ACL meanwhile, and keeps its readers.
+		if !c.Transfer {
+			f.revoke(c.Name)
+			f.grant(c.Entry)
+		}
 		f.notify(c.Entry, c.Name)
 	}
 	f.step(index)
@@ -99,11 +106,7 @@ func (f *follower) step(index uint64) {
 	f.moved = make(chan struct{})
 }
 
-func (f *follower) add(e mbox.Entry) {
-	if e.State == mbox.Absent {
-		return
-	}
-	f.count(e.Location, 1)
+func (f *follower) grant(e mbox.Entry) {
 	owner, owned := f.ns.Owner(e.Name)
 	e.ACL.Entries(func(id, rights string) bool {
 		if strings.HasPrefix(id, "-") || owned && id == string(owner) || !strings.Contains(rights, "l") {

@@ -262,7 +262,14 @@ func below(a, b mbox.Extern, sep string) bool {
 func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 	view := s.cfg.Directory.View()
 	if s.admin {
-		view.Ascend("", func(e mbox.Entry) bool {
+		var from mbox.Name
+		if len(l.patterns) == 1 {
+			from = s.view.ScanFrom(l.patterns[0])
+		}
+		view.Ascend(from, func(e mbox.Entry) bool {
+			if !strings.HasPrefix(string(e.Name), string(from)) {
+				return false
+			}
 			if !listable(e) {
 				return true
 			}
@@ -273,7 +280,10 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 	}
 	var list []listed
 	take := func(e mbox.Entry) {
-		if !listable(e) || !s.rights(e).Has(mbox.Lookup) || special(e.Name) {
+		// A mailbox being moved has no ACL for a while; it was visible before, or it would not be
+		// looked at here.
+		moving := e.Transfer && e.ACL == ""
+		if !listable(e) || special(e.Name) || !moving && !s.rights(e).Has(mbox.Lookup) {
 			return
 		}
 		if ext, ok := s.view.External(e.Name); ok {

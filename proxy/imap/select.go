@@ -145,6 +145,7 @@ func (s *session) noop(c *command) error {
 	moved := s.moved
 	s.mu.Unlock()
 	if moved {
+		s.sel.drain()
 		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
 		return ok("Completed")
 	}
@@ -160,6 +161,6 @@ func (s *session) mailboxMoved() {
 	idle := s.info.Command == "IDLE"
 	s.mu.Unlock()
 	if idle {
-		go s.end("UNAVAILABLE", "Mailbox moved, reconnect")
+		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
 	}
 }

@@ -219,7 +219,7 @@ type SessionInfo struct {
 	Mailbox  string    // selected, as the client named it
 	Backend  string    // of the selected mailbox
 	Backends []string  // all open connections
-	In, Out  int64     // octets from and to the client, up to the last command
+	In, Out  int64     // octets from the client, up to the last command, and to it
 }
 
 // Sessions lists the sessions of this server, oldest first.
@@ -232,6 +232,7 @@ func (s *Server) Sessions() []SessionInfo {
 		info := ss.info
 		info.Backends = slices.Clone(info.Backends)
 		ss.mu.Unlock()
+		info.Out = ss.out.total.Load()
 		list = append(list, info)
 	}
 	slices.SortFunc(list, func(a, b SessionInfo) int {

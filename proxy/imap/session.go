@@ -180,6 +180,9 @@ func (s *session) execute(line []byte) bool {
 	s.first = false
 	start := time.Now()
 	s.busy(c.name, start)
+	if s.sel != nil && (c.verb == nil || c.verb.route != routeSelected) {
+		s.sel.drain() // answers come in the order of the commands
+	}
 	switch {
 	case errors.Is(err, imapwire.ErrBadLiteral):
 		s.sayBye("", "Literal too large")
@@ -190,9 +193,6 @@ func (s *session) execute(line []byte) bool {
 	case c.verb.phases&s.phase == 0:
 		err = s.refuseLiteral(c, s.wrongPhase(c.verb))
 	default:
-		if c.verb.route != routeSelected && s.sel != nil {
-			s.sel.drain()
-		}
 		err = c.verb.run(s, c)
 	}
 	s.busy("", start)
@@ -337,7 +337,7 @@ func (s *session) guard(where string) {
 func (s *session) busy(cmd string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info.Command, s.info.Active = cmd, at
+	s.info.Command, s.info.Active, s.info.In = cmd, at, s.in.total
 }
 
 // close releases everything the session holds.
@@ -357,7 +357,7 @@ func (s *session) close() {
 	s.pumps.Wait()
 	s.in.release()
 	if s.user != "" {
-		s.log.Info("logout", "dur", time.Since(s.info.Since).Round(time.Millisecond), "in", s.in.total, "out", s.out.total)
+		s.log.Info("logout", "dur", time.Since(s.info.Since).Round(time.Millisecond), "in", s.in.total, "out", s.out.total.Load())
 	}
 	s.srv.forget(s)
 }

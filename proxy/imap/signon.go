@@ -17,7 +17,11 @@ import (
 	"murder/internal/mbox"
 )
 
+// proxyTTL is through how many proxies a session may go; "x-proxy-ttl" in ID counts them down.
+const proxyTTL = 5
+
 var (
+	errLoop   = no("CANNOT", "Too many proxies one after the other")
 	errAuthz  = no("AUTHORIZATIONFAILED", "The server of this mailbox does not let you in")
 	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
 	// errCredentials is an operator's matter; the user only hears that the server is not available.
@@ -288,12 +292,25 @@ func (s *session) introduce(so *signOn) error {
 	if s.cfg.HideOrigin || !so.caps.has("ID") {
 		return nil
 	}
-	pairs := append([][2]string{
+	ttl := proxyTTL
+	pairs := [][2]string{
 		{"x-originating-ip", s.peer.Addr().String()},
 		{"x-originating-port", strconv.Itoa(int(s.peer.Port()))},
 		{"x-session-id", s.id},
-		{"x-proxy-ttl", "1"},
-	}, s.id0...)
+	}
+	for _, p := range s.id0 {
+		switch name := strings.ToLower(p[0]); {
+		case name == "x-proxy-ttl":
+			ttl, _ = strconv.Atoi(p[1])
+		case name == "x-session-id", strings.HasPrefix(name, "x-originating-"): // ours to say
+		default:
+			pairs = append(pairs, p)
+		}
+	}
+	if ttl <= 1 {
+		return errLoop
+	}
+	pairs = slices.Insert(pairs, 3, [2]string{"x-proxy-ttl", strconv.Itoa(ttl - 1)})
 	var list []string
 	for _, p := range pairs[:min(len(pairs), 30)] { // RFC 2971 section 3.3
 		if imapwire.Quotable(p[0]) && imapwire.Quotable(p[1]) {

@@ -27,7 +27,10 @@ import (
 	"murder/internal/mbox"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	verbs["XPANIC"] = &verb{phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a frontend with two stub backends: alice on b1, bob and carol on b2, a shared folder on b2,
 // and user.bob.proj that alice may use.

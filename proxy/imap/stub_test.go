@@ -35,6 +35,8 @@ type stub struct {
 	subs   map[string][]string // by user
 	faults map[string][]string // by verb: what to do instead, first come first served
 	seen   []string            // commands, with their users
+	tags   []string
+	gushed int
 	wg     sync.WaitGroup
 }
 
@@ -52,6 +54,8 @@ type stubMessage struct {
 }
 
 const stubCaps = "IMAP4rev1 LITERAL+ ID ENABLE NAMESPACE UIDPLUS MULTIAPPEND UNSELECT IDLE MOVE CONDSTORE QRESYNC ESEARCH SPECIAL-USE LIST-STATUS APPENDLIMIT=1000000"
+
+const gushSize = 200 << 20
 
 func newStub(t testing.TB, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
 	b := &stub{t: t, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
@@ -218,6 +222,12 @@ func (c *stubConn) one() bool {
 		case "close":
 			c.conn.Close()
 			return true
+		case "sink": // takes any size and keeps nothing
+			c.say("+ send it")
+			io.CopyN(io.Discard, c.r, lit.Size)
+			imapwire.ReadLine(c.r, nil, 10)
+			c.say("%s OK sunk", tag)
+			return true
 		default:
 			c.say("%s", strings.ReplaceAll(f, "TAG", tag))
 			return !strings.HasPrefix(f, "*")
@@ -236,6 +246,7 @@ func (c *stubConn) one() bool {
 	}
 	cmd.parser = parser{b: raw, pos: cmd.args}
 	c.b.mu.Lock()
+	c.b.tags = append(c.b.tags, cmd.tag)
 	c.b.seen = append(c.b.seen, c.user+": "+string(raw[len(cmd.tag)+1:]))
 	c.b.mu.Unlock()
 	switch f := c.b.fault(strings.ReplaceAll(cmd.name, " ", "_")); f {
@@ -245,6 +256,20 @@ func (c *stubConn) one() bool {
 	case "bye":
 		c.say("* BYE stub is leaving")
 		return false
+	case "gush": // a message of any size, out of nothing
+		block := make([]byte, 1<<16)
+		c.say("* 1 FETCH (BODY[] {%d}", gushSize)
+		for n := 0; n < gushSize; n += len(block) {
+			if _, err := c.conn.Write(block); err != nil {
+				return false
+			}
+			c.b.mu.Lock()
+			c.b.gushed = n
+			c.b.mu.Unlock()
+		}
+		c.say(")")
+		c.say("%s OK done", cmd.tag)
+		return true
 	case "hang":
 		io.Copy(io.Discard, c.r)
 		return false

@@ -42,7 +42,7 @@ func init() {
 	verbs = map[string]*verb{
 		// Any state.
 		"CAPABILITY": {phases: anyPhase, run: (*session).capability},
-		"NOOP":       {phases: anyPhase, run: (*session).noop},
+		"NOOP":       {phases: anyPhase, route: routeSelected, run: (*session).noop},
 		"LOGOUT":     {phases: anyPhase, run: (*session).logout},
 		"ID":         {phases: anyPhase, run: (*session).ident},
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +20,7 @@ type writer struct {
 	pool  *[chunk]byte
 	n     int
 	err   error
-	total int64 // octets accepted
+	total atomic.Int64 // octets accepted
 }
 
 // Write implements io.Writer; the caller holds the lock.
@@ -30,7 +31,7 @@ func (w *writer) put(p []byte) error {
 	if w.err != nil || len(p) == 0 {
 		return w.err
 	}
-	w.total += int64(len(p))
+	w.total.Add(int64(len(p)))
 	if w.pool == nil {
 		w.pool = chunks.Get().(*[chunk]byte)
 	}

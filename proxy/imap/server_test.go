@@ -1,0 +1,416 @@
+package imap
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/flate"
+
+	"murder/internal/mbox"
+)
+
+func TestSTARTTLSDropsWhatFollows(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.TLS = selfSigned(t) })
+	d := r.open("A")
+	d.expect("* OK [...STARTTLS...")
+	d.raw("a STARTTLS\r\nb NOOP\r\n")
+	d.expect("a OK ...")
+	conn := tls.Client(d.conn, &tls.Config{InsecureSkipVerify: true})
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	d.conn, d.r = conn, bufio.NewReader(conn)
+	d.send("c CAPABILITY")
+	if got := d.expect("* CAPABILITY ..."); strings.Contains(got, "STARTTLS") {
+		t.Errorf("offered again: %s", got)
+	}
+	d.expect("c OK ...")
+	d.send("d STARTTLS")
+	d.expect("d BAD ...")
+	d.send("e LOGIN alice pw")
+	d.expect("e OK ...")
+	d.send("f SELECT INBOX")
+	d.until("f")
+	d.send("g FETCH 1:3 BODY[]")
+	if lines := d.until("g"); len(lines) != 7 {
+		t.Errorf("got %q", lines)
+	}
+}
+
+func TestCompress(t *testing.T) {
+	r := newRig(t)
+	big := strings.Repeat("0123456789abcdef", 1<<16)
+	r.stubs["b1"].add("user.alice.Big", "alice\tlrswip\t", big)
+	d := r.login("A", "alice")
+	d.send("a COMPRESS DEFLATE")
+	d.expect("a OK ...")
+	w, err := flate.NewWriter(d.conn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.r = bufio.NewReader(flate.NewReader(d.conn))
+	say := func(line string) { io.WriteString(w, line+"\r\n"); w.Flush() }
+	say("b SELECT Big")
+	d.until("b")
+	say("c FETCH 1 BODY[]")
+	d.expect("* 1 FETCH (UID 1 BODY[] {1048576}")
+	body := make([]byte, len(big))
+	if _, err := io.ReadFull(d.r, body); err != nil || string(body) != big {
+		t.Fatal("body differs", err)
+	}
+	d.until("c")
+	say("d COMPRESS DEFLATE")
+	d.expect("d NO [COMPRESSIONACTIVE] ...")
+}
+
+// ENABLE is answered once and replayed, before anything else, on a backend opened later.
+func TestEnableReplay(t *testing.T) {
+	r := newRig(t)
+	warm := r.login("W", "alice") // so that the frontend knows what the backends can do
+	warm.send("a STATUS INBOX (MESSAGES)")
+	warm.until("a")
+	warm.send("b STATUS \"Shared Folders/shared\" (MESSAGES)")
+	warm.until("b")
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	d.send("b ENABLE QRESYNC X-UNKNOWN")
+	d.expect("* ENABLED QRESYNC")
+	d.expect("b OK ...")
+	if !r.stubs["b1"].saw("alice: ENABLE QRESYNC") {
+		t.Error("not enabled where a connection was open")
+	}
+	d.send(`c SELECT "Shared Folders/shared"`)
+	for _, line := range d.until("c") {
+		if strings.Contains(line, "ENABLED") {
+			t.Errorf("client got %q", line)
+		}
+	}
+	if !r.stubs["b2"].saw("alice: ENABLE QRESYNC") {
+		t.Error("not replayed")
+	}
+}
+
+func TestCapabilityIntersection(t *testing.T) {
+	table := newCapTable([]string{"XLIST"})
+	if table.offered() != nil {
+		t.Error("something is offered before anything is known")
+	}
+	table.learn("b1", parseCaps("IMAP4rev1 QRESYNC CONDSTORE MOVE XLIST MUPDATE=x URLAUTH APPENDLIMIT=100 SORT SORT=DISPLAY AUTH=PLAIN"))
+	table.learn("b2", parseCaps("IMAP4rev1 CONDSTORE MOVE XLIST MUPDATE=y URLAUTH APPENDLIMIT=50 SORT"))
+	got := table.offered()
+	for _, name := range []string{"CONDSTORE", "MOVE", "SORT", "APPENDLIMIT=50", "XLIST"} {
+		if !got.has(name) {
+			t.Errorf("%s is missing in %v", name, got)
+		}
+	}
+	for _, name := range []string{"QRESYNC", "MUPDATE=X", "URLAUTH", "SORT=DISPLAY", "APPENDLIMIT=100", "AUTH=PLAIN"} {
+		if got.has(name) {
+			t.Errorf("%s is offered", name)
+		}
+	}
+	table.forget("b2")
+	if !table.offered().has("QRESYNC") {
+		t.Error("a backend that is gone still counts")
+	}
+}
+
+// Messages far larger than any buffer pass in both directions and are kept nowhere, and a client that
+// does not read stops the backend.
+func TestLargeMessage(t *testing.T) {
+	r := newRig(t)
+	b1 := r.stubs["b1"]
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	block := make([]byte, 1<<16)
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	check := func(what string) {
+		t.Helper()
+		runtime.ReadMemStats(&now)
+		if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
+			t.Errorf("%s: heap grew by %d MiB", what, grown>>20)
+		}
+	}
+	b1.fail("APPEND{", "sink")
+	d.send(fmt.Sprintf("b APPEND INBOX {%d}", gushSize))
+	d.expect("+ ...")
+	d.conn.SetWriteDeadline(time.Now().Add(time.Minute))
+	for sent := 0; sent < gushSize; sent += len(block) {
+		if _, err := d.conn.Write(block); err != nil {
+			t.Fatal(err)
+		}
+		if sent%(32<<20) == 0 {
+			check("append")
+		}
+	}
+	d.send("")
+	d.expect("b OK sunk")
+	b1.fail("FETCH", "gush")
+	d.send("c FETCH 1 BODY[]")
+	d.expect("* 1 FETCH ...")
+	progress := func() int { b1.mu.Lock(); defer b1.mu.Unlock(); return b1.gushed }
+	// Nobody reads: the backend comes to a stand after the kernel's buffers are full.
+	last := -1
+	eventually(t, "the backend stands", func() bool {
+		time.Sleep(50 * time.Millisecond)
+		at := progress()
+		stands := at == last
+		last = at
+		return stands
+	})
+	if last > gushSize/2 {
+		t.Errorf("the backend got rid of %d MiB", last>>20)
+	}
+	check("throttled fetch")
+	d.conn.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.CopyN(io.Discard, d.r, gushSize); err != nil {
+		t.Fatal(err)
+	}
+	check("fetch")
+	d.expect(")")
+	d.expect("c OK done")
+}
+
+// A client that dies inside a literal must not complete a command at the backend.
+func TestClientDiesInLiteral(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a APPEND INBOX {100}")
+	d.expect("+ ...")
+	d.raw("half")
+	d.conn.Close()
+	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+	if n := r.stubs["b1"].count("user.alice"); n != 3 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+func TestKickAndSessions(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	list := r.srv.Sessions()
+	if len(list) != 1 || list[0].User != "alice" || list[0].Backend != "b1" || list[0].Mailbox != "INBOX" {
+		t.Fatalf("%+v", list)
+	}
+	if r.srv.Kick("nobody", "") {
+		t.Error("kicked nobody")
+	}
+	if !r.srv.Kick(list[0].ID, "Go away") {
+		t.Error("not kicked")
+	}
+	d.expect("* BYE [UNAVAILABLE] Go away")
+	d.end()
+	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+}
+
+func TestLimits(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.Limits.Connections, c.Limits.PreAuth, c.Limits.Line = 2, 150*time.Millisecond, 1000
+	})
+	d := r.login("A", "alice")
+	d.send("a " + strings.Repeat("x", 1001))
+	d.expect("* BYE Line too long")
+	d.end()
+	d = r.login("A", "alice")
+	late := r.open("L")
+	late.expect("* OK ...")
+	over := r.open("O")
+	over.expect("* BYE [UNAVAILABLE] Too many connections...")
+	late.expect("* BYE Idle for too long")
+	d.send("b NOOP")
+	d.expect("b OK ...")
+}
+
+func TestNotSynced(t *testing.T) {
+	r := newRig(t)
+	r.dir.mu.Lock()
+	r.dir.unsynced = true
+	r.dir.mu.Unlock()
+	d := r.open("A")
+	d.expect("* BYE [UNAVAILABLE] ...")
+	d.end()
+}
+
+// A busy session finishes its command before a shutdown ends it.
+func TestShutdownLetsFinish(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a APPEND INBOX {5}")
+	d.expect("+ ...")
+	idle := r.login("B", "alice")
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		done <- r.srv.Shutdown(ctx)
+	}()
+	idle.expect("* BYE [UNAVAILABLE] ...")
+	d.send("hello")
+	d.expect("a OK ...")
+	d.expect("* BYE [UNAVAILABLE] ...")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A panic in one session ends that session.
+func TestPanicIsContained(t *testing.T) {
+	r := newRig(t)
+	other := r.login("A", "alice")
+	d := r.login("B", "alice")
+	d.send("a XPANIC")
+	d.end()
+	other.send("b NOOP")
+	other.expect("b OK ...")
+}
+
+// A miss costs a barrier, a hit none, and a change one before the client hears of it.
+func TestBarriers(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	count := func() int { r.dir.mu.Lock(); defer r.dir.mu.Unlock(); return r.dir.barriers }
+	for _, c := range []struct {
+		cmd  string
+		want int
+	}{
+		{"STATUS INBOX (MESSAGES)", 0}, {"STATUS nosuch (MESSAGES)", 1}, {"LIST \"\" \"*\"", 0},
+		{"CREATE New", 2}, {"STATUS New (MESSAGES)", 0}, {"SETACL New bob lr", 1},
+	} {
+		before := count()
+		d.send("a " + c.cmd)
+		d.until("a")
+		if got := count() - before; got != c.want {
+			t.Errorf("%s: %d barriers, want %d", c.cmd, got, c.want)
+		}
+	}
+	// Created elsewhere a moment ago: the barrier brings it.
+	r.dir.mu.Lock()
+	r.dir.onBarrier = func() { r.dir.set("user.alice.Elsewhere", "b1!default", "alice\tlrs\t") }
+	r.dir.mu.Unlock()
+	d.send("b MYRIGHTS Elsewhere")
+	d.expect("* MYRIGHTS Elsewhere ...")
+	d.expect("b OK ...")
+}
+
+// A reserved name that is being moved is waited for.
+func TestMoveWait(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	transfer := func() {
+		r.dir.mu.Lock()
+		defer r.dir.mu.Unlock()
+		r.dir.put(mbox.Entry{Name: "user.alice.Work", Location: "b1!default", State: mbox.Reserved, Transfer: true})
+	}
+	transfer()
+	d.send("a LIST \"\" Work")
+	d.expect(`* LIST ...`)
+	d.expect("a OK ...")
+	d.send("b STATUS Work (MESSAGES)")
+	d.expect("b NO [UNAVAILABLE] The mailbox is being moved...")
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		r.dir.set("user.alice.Work", "b1!default", "alice\tlrswip\t")
+	}()
+	d.send("c STATUS Work (MESSAGES)")
+	d.expect("* STATUS ...")
+	d.expect("c OK ...")
+}
+
+// Own tags are compared whole; a client may use tags that look like them.
+func TestTags(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	for _, tag := range []string{"PROXY1", "X", ".m7Q2-17", "*x"[1:], "A1"} {
+		d.send(tag + " SELECT INBOX")
+		d.until(tag)
+		d.send(tag + ` STATUS "Shared Folders/shared" (MESSAGES)`)
+		d.expect("* STATUS ...")
+		d.expect(tag + " OK ...")
+	}
+	var own string
+	r.stubs["b1"].mu.Lock()
+	for _, seen := range r.stubs["b1"].tags {
+		if i := strings.IndexByte(seen, '-'); i > 0 && len(seen) > 8 {
+			own = seen[:i+1]
+		}
+	}
+	r.stubs["b1"].mu.Unlock()
+	if own == "" {
+		t.Fatal("no tag of our own was seen")
+	}
+	for i := range 12 {
+		tag := fmt.Sprint(own, i)
+		d.send(tag + " NOOP")
+		d.expect(tag + " OK ...")
+		d.send(tag + ` SELECT "Shared Folders/shared"`)
+		d.until(tag)
+		d.send(tag + ` SELECT INBOX`)
+		d.until(tag)
+	}
+}
+
+// An idle session with a mailbox selected has two goroutines and no large buffer.
+func TestIdleCost(t *testing.T) {
+	r := newRig(t)
+	const n = 50
+	count := func() int { return runtime.NumGoroutine() }
+	warm := r.login("W", "carol")
+	warm.send("a SELECT INBOX")
+	warm.until("a")
+	before := count()
+	for i := range n {
+		d := r.login(fmt.Sprint("s", i), "alice")
+		d.send("a SELECT INBOX")
+		d.until("a")
+	}
+	// Two here and one in the stub, for each.
+	eventually(t, "goroutines settle", func() bool { return count()-before <= 3*n })
+	r.srv.mu.Lock()
+	defer r.srv.mu.Unlock()
+	for _, s := range r.srv.sessions {
+		s.out.Lock()
+		if s.out.pool != nil {
+			t.Error("an idle session holds a buffer")
+		}
+		s.out.Unlock()
+	}
+}
+
+// A storm of random commands on one session: every command gets its answer, in order.
+func TestPipelineStorm(t *testing.T) {
+	// BAD for want of a mailbox is right at times.
+	r := newRig(t, func(c *Config) { c.Limits.BadLines = 1000 })
+	d := r.login("A", "alice")
+	var out bytes.Buffer
+	cmds := []string{"NOOP", "SELECT INBOX", `SELECT "Shared Folders/shared"`, "FETCH 1:* FLAGS", `STATUS "Shared Folders/shared" (MESSAGES)`,
+		"STATUS INBOX (MESSAGES)", "LIST \"\" \"*\"", "SEARCH ALL", "UNSELECT", "APPEND Work {3+}\r\nabc", "SEARCH TEXT {3+}\r\nfoo", "FETCH 1 BODY[]"}
+	const n = 300
+	for i := range n {
+		fmt.Fprintf(&out, "t%d %s\r\n", i, cmds[rand.N(len(cmds))])
+	}
+	go d.conn.Write(out.Bytes())
+	for i := range n {
+		for _, line := range d.until(fmt.Sprintf("t%d", i)) {
+			if strings.HasPrefix(line, "t") && !strings.HasPrefix(line, fmt.Sprintf("t%d ", i)) {
+				t.Fatalf("%q before the answer to t%d", line, i)
+			}
+			if strings.Contains(line, "UNAVAILABLE") {
+				t.Fatal(line)
+			}
+		}
+	}
+}
