@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +17,9 @@ import (
 	"murder/internal/mbox"
 	"murder/mupdate"
 	"murder/proxy/imap"
+	"murder/proxy/login"
+	"murder/proxy/pop3"
+	"murder/proxy/sieve"
 )
 
 // service is one protocol that is being served.
@@ -39,9 +41,9 @@ func (d *daemon) openServices() error {
 		return err
 	}
 	d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
-	login := d.mechanisms()
-	for _, open := range []func(*auth.Mechanisms) error{d.openIMAP} {
-		if err := open(login); err != nil {
+	mechanisms := d.mechanisms()
+	for _, open := range []func(*auth.Mechanisms) error{d.openIMAP, d.openPOP3, d.openSieve, d.openDelivery} {
+		if err := open(mechanisms); err != nil {
 			return err
 		}
 	}
@@ -130,14 +132,14 @@ func peerRules(list map[string]config.PeerSettings) ([]mupdate.PeerRule, error) 
 	return rules, nil
 }
 
-func (d *daemon) openIMAP(login *auth.Mechanisms) error {
+func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 	c := &d.cfg.IMAP
 	if len(c.Listen)+len(c.ListenTLS) == 0 {
 		return nil
 	}
 	cert := d.tlsFor("imap")
 	srv, err := imap.New(imap.Config{
-		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: login,
+		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
 		Namespace: namespace(&d.cfg.Namespace), TLS: cert,
 		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
 			Append: c.MaxMessage},
@@ -149,6 +151,41 @@ func (d *daemon) openIMAP(login *auth.Mechanisms) error {
 		return err
 	}
 	return d.startBoth("imap", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
+}
+
+// loginConfig is what POP3 and ManageSieve share.
+func (d *daemon) loginConfig(auth *auth.Mechanisms, connections, perAddress int, cert *tls.Config) login.Config {
+	return login.Config{
+		Hostname: hostname(""), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
+		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(hostname("")), TLS: cert,
+		Limits: login.Limits{Connections: connections, PerAddress: perAddress}, Logger: d.log, Metrics: d.reg,
+	}
+}
+
+func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
+	c := &d.cfg.POP3
+	if len(c.Listen)+len(c.ListenTLS) == 0 {
+		return nil
+	}
+	cert := d.tlsFor("pop3")
+	srv, err := pop3.New(pop3.Config{Config: d.loginConfig(auth, c.MaxConnections, c.MaxPerAddress, cert), Subfolders: c.Subfolders})
+	if err != nil {
+		return err
+	}
+	return d.startBoth("pop3", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
+}
+
+func (d *daemon) openSieve(auth *auth.Mechanisms) error {
+	c := &d.cfg.Sieve
+	if len(c.Listen) == 0 {
+		return nil
+	}
+	cert := d.tlsFor("managesieve")
+	srv, err := sieve.New(sieve.Config{Config: d.loginConfig(auth, c.MaxConnections, c.MaxPerAddress, cert), Referrals: c.Referrals})
+	if err != nil {
+		return err
+	}
+	return d.startBoth("sieve", c.Listen, nil, cert, srv.Serve, srv.Shutdown)
 }
 
 // startBoth serves a protocol in clear (with STARTTLS) and over TLS.
@@ -204,16 +241,4 @@ func hostname(name string) string {
 		name, _ = os.Hostname()
 	}
 	return name
-}
-
-func prefixes(list []string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	for _, s := range list {
-		p, err := config.ParsePrefix(s)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p)
-	}
-	return all, nil
 }

@@ -248,7 +248,7 @@ func Default(role string) *Config {
 	c := &Config{
 		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder", DrainTimeout: seconds(30)},
 		Cluster: Cluster{Listen: ":7401", Timing: "lan", Voters: 3, PromoteAfter: seconds(10), SnapshotInterval: seconds(60),
-			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(30)},
+			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(10)},
 		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
 		Log:       Log{Level: "info", Format: "text"},
 		TLS:       TLS{MinVersion: "1.2"},

@@ -99,7 +99,7 @@ func New(cfg Config) *Backend {
 func (b *Backend) ServeIMAP(ln net.Listener) error { return b.imap.Serve(ln) }
 
 // ServeLMTP serves until the listener is closed by Close.
-func (b *Backend) ServeLMTP(ln net.Listener) error { return b.lmtp.Serve(ln) }
+func (b *Backend) ServeLMTP(ln net.Listener) error { return b.lmtp.Serve(bareListener{ln}) }
 
 // Close ends all sessions.
 func (b *Backend) Close() error { return errors.Join(b.imap.Close(), b.lmtp.Close()) }

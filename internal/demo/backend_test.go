@@ -63,12 +63,13 @@ func TestStory(t *testing.T) {
 	check(t, c.Auth(sasl.NewPlainClient("", "murder", "pw")))
 	check(t, c.Mail("x@example.org", nil))
 	check(t, c.Rcpt("u1@example.org", nil))
+	check(t, c.Rcpt("u2", nil)) // no domain
 	if err := c.Rcpt("nobody@example.org", nil); err == nil {
 		t.Error("mail for an unknown user was accepted")
 	}
 	w, err := c.Data()
 	check(t, err)
-	_, err = w.Write([]byte("Subject: hello\r\n\r\nworld\r\n"))
+	_, err = w.Write([]byte("Subject: hello\r\n\r\nRCPT TO:<left alone>\r\n"))
 	check(t, err)
 	check(t, w.Close())
 
@@ -85,6 +86,12 @@ func TestStory(t *testing.T) {
 	check(t, err)
 	if sel.NumMessages != 1 {
 		t.Errorf("INBOX holds %d messages, want 1", sel.NumMessages)
+	}
+	body := &imap.FetchItemBodySection{}
+	messages, err := u1.Fetch(imap.SeqSetNum(1), &imap.FetchOptions{BodySection: []*imap.FetchItemBodySection{body}}).Collect()
+	check(t, err)
+	if text := messages[0].FindBodySection(body); !strings.HasSuffix(string(text), "\r\nRCPT TO:<left alone>\r\n") {
+		t.Errorf("the message was changed: %q", text)
 	}
 	list, err := u1.List("", "*", nil).Collect()
 	check(t, err)

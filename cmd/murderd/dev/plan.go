@@ -45,6 +45,22 @@ type node struct {
 	log      string
 }
 
+// listens takes over what --set has changed: other addresses, or none for a service.
+func (n *node) listens(c *config.Config) {
+	for service, addrs := range map[string][]string{
+		"cluster": {c.Cluster.Listen}, "http": {c.Admin.Listen}, "mupdate": c.MUPDATE.Listen, "imap": c.IMAP.Listen,
+		"imaps": c.IMAP.ListenTLS, "lmtp": c.LMTP.Listen, "pop3": c.POP3.Listen, "sieve": c.Sieve.Listen,
+		"socketmap": c.Socketmap.Listen,
+	} {
+		if len(addrs) > 0 && addrs[0] != "" {
+			n.addr[service] = addrs[0]
+			continue
+		}
+		delete(n.addr, service)
+		n.services = slices.DeleteFunc(n.services, func(s string) bool { return s == service })
+	}
+}
+
 func (n *node) host() string {
 	for _, a := range n.addr {
 		host, _, _ := net.SplitHostPort(a)
@@ -233,6 +249,7 @@ func (p *plan) content(n *node) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.listens(c)
 	var b bytes.Buffer
 	b.WriteString("# Written by murderd dev.\n")
 	if err := c.Dump(&b, true, true); err != nil {

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+
+	"murder/internal/auth"
+	"murder/internal/config"
+	"murder/internal/mbox"
+	"murder/lmtp"
+)
+
+// openDelivery starts LMTP and the socketmap, which look up recipients alike.
+func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
+	c := &d.cfg.LMTP
+	if len(c.Listen)+len(d.cfg.Socketmap.Listen) == 0 {
+		return nil
+	}
+	resolver, err := lmtp.NewResolver(lmtp.ResolverConfig{
+		Directory: d.node,
+		Mapping: lmtp.Mapping{
+			Namespace: namespace(&d.cfg.Namespace), KeepCase: !c.Downcase, PostUser: c.PostUser, Fuzzy: c.Fuzzy,
+			Catchall: mbox.UserID(c.Catchall),
+		},
+		Self: []mbox.Server{mbox.Server(hostname(c.Hostname))}, UnknownUsers: mbox.Server(c.UnknownBackend), Metrics: d.reg,
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.openLMTP(auth, resolver); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error {
+	c := &d.cfg.LMTP
+	if len(c.Listen) == 0 {
+		return nil
+	}
+	trusted, err := prefixes(c.TrustedNetworks)
+	if err != nil {
+		return err
+	}
+	srv, err := lmtp.New(lmtp.Config{
+		Hostname: hostname(c.Hostname), Resolver: resolver, Backends: d.backends, Auth: auth, Admins: c.Admins,
+		TrustedNetworks: trusted, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
+		DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
+		Limits: lmtp.Limits{Connections: c.MaxConnections, Recipients: c.MaxRecipients}, Logger: d.log, Metrics: d.reg,
+	})
+	if err != nil {
+		return err
+	}
+	return d.start("lmtp", c.Listen, func(ln net.Listener) error { return srv.Serve(ln, lmtp.ListenOptions{}) }, srv.Shutdown)
+}
+
+func prefixes(list []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, s := range list {
+		p, err := config.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
