@@ -143,6 +143,18 @@ func BenchmarkWalk(b *testing.B) {
 	}
 }
 
+// How long does ctl_mboxlist wait for the records of one of eight servers?
+func BenchmarkWalkOneServer(b *testing.B) {
+	v := filled().View()
+	for b.Loop() {
+		n := 0
+		v.AscendAt("imap3.example.org!", func(mbox.Entry) bool { n++; return true })
+		if n == 0 {
+			b.Fatal("no records")
+		}
+	}
+}
+
 // How long is a node busy with a snapshot, and how large is it?
 func BenchmarkSnapshot(b *testing.B) {
 	m := filled()

@@ -11,6 +11,4 @@
 // The decisions on RESERVE, ACTIVATE, DEACTIVATE and DELETE (RFC 3656 section 4, and what Cyrus
 // backends make of it) are taken here, in mailbox.go. Formats are described where they are written:
 // command bodies in body.go, envelopes and batches in envelope.go, snapshots in snapshot.go.
-//
-// Known gaps: the names below one server cannot be listed without a walk of the whole map.
 package fsm

@@ -189,6 +189,43 @@ func TestRenameNotHealed(t *testing.T) {
 	}
 }
 
+// What another session deleted since is not this one's to restore.
+func TestRenameNotHealedForAnother(t *testing.T) {
+	r := newRig(t)
+	r.write(activate("new", "b.example!p", acl, by("1", srvB)))
+	r.write(activate("old", "a.example!p", acl, by("2", srvA)))
+	r.write(remove("old", by("3", srvA)))
+	r.write(activate("old", "a.example!p", acl, by("4", srvA)))
+	r.write(remove("old", by("4", srvA)))
+	r.write(reserve("new", "a.example!p", by("3", srvA)))
+	if got := r.get("old"); got.State != mbox.Absent {
+		t.Errorf("restored: %+v", got)
+	}
+}
+
+func TestTransferOrphaned(t *testing.T) {
+	for what, c := range map[string]struct {
+		writes []mbox.Write
+		want   bool
+	}{
+		"in progress":    {nil, false},
+		"session over":   {[]mbox.Write{endSession("2")}, true},
+		"taken up again": {[]mbox.Write{endSession("2"), deactivate("x", "a.example!p", by("3", srvA))}, false},
+		"source dropped": {[]mbox.Write{remove("x", by("3", srvA, mbox.Sync))}, true},
+		"moved":          {[]mbox.Write{endSession("2"), activate("x", "b.example!p", acl, by("3", srvB))}, false},
+	} {
+		r := newRig(t)
+		r.write(activate("x", "a.example!p", acl, by("1", srvA)))
+		r.write(deactivate("x", "a.example!p", by("2", srvA)))
+		for _, w := range c.writes {
+			r.write(w)
+		}
+		if got := r.m.View().TransferOrphaned("x"); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
 func TestCutRename(t *testing.T) {
 	cuts := func(r *rig) (names []mbox.Name) {
 		r.m.View().CutRenames(func(c CutRename) bool {

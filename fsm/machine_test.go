@@ -100,3 +100,36 @@ func TestConcurrentReaders(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 }
+
+func TestAscendAt(t *testing.T) {
+	r := newRig(t)
+	for i, at := range []mbox.Location{"a.example!p", "a.example!q", "a.example.org!p", "b.example!p", "a.example!p", "a.example"} {
+		r.write(activate(mbox.Name(string(rune('a'+i))), at, acl, by("1", srvA)))
+	}
+	for prefix, want := range map[string]string{"a.example!": "abe", "a.example!p": "ae", "a.example": "abcef", "": "abcdef", "c": ""} {
+		got := ""
+		r.m.View().AscendAt(prefix, func(e mbox.Entry) bool { got += string(e.Name); return true })
+		if got != want {
+			t.Errorf("%q: got %q, want %q", prefix, got, want)
+		}
+	}
+	n := 0
+	r.m.View().AscendAt("a.example!", func(mbox.Entry) bool { n++; return n < 2 })
+	if n != 2 {
+		t.Errorf("%d after being told to stop", n)
+	}
+}
+
+func TestDeletedNames(t *testing.T) {
+	r := newRig(t)
+	for _, n := range []mbox.Name{"kept", "gone", "again"} {
+		r.write(activate(n, "a.example!p", acl, by("1", srvA)))
+	}
+	r.write(remove("gone", by("1", srvA)))
+	r.write(remove("again", by("1", srvA)))
+	r.write(activate("again", "a.example!p", acl, by("1", srvA)))
+	var got []mbox.Name
+	if all := r.m.View().DeletedNames(func(n mbox.Name) bool { got = append(got, n); return true }); !all || len(got) != 1 || got[0] != "gone" {
+		t.Errorf("got %v, all of them: %v", got, all)
+	}
+}

@@ -159,7 +159,6 @@ func (m *Machine) deleteName(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 	case w.By.Flags&mbox.Permissive != 0:
 		kind = EventForced
 	default:
-		m.withdraw(w.Name, w.By.Servers)
 		m.event(EventConflict, w, cur.Location, cur.Location)
 		return mbox.Verdict{Outcome: mbox.Conflict, Holder: cur.Location}
 	}

@@ -112,13 +112,6 @@ func (m *Machine) claim(w MailboxWrite, cur mbox.Entry) {
 	m.event(EventConflict, w, w.Location, cur.Location)
 }
 
-// withdraw ends the claims of servers that want the name to be gone.
-func (m *Machine) withdraw(n mbox.Name, servers []mbox.Server) {
-	for _, s := range servers {
-		m.conflicts.delete(conflictKey(n, s))
-	}
-}
-
 // settle ends the conflicts about a name that is now held by another server than before, or by none.
 func (m *Machine) settle(n mbox.Name, holder mbox.Server) {
 	if m.conflicts.len() == 0 {

@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"strings"
+
 	"murder/internal/mbox"
 
 	"github.com/tidwall/btree"
@@ -60,6 +62,19 @@ func (v *View) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {
 	v.mailboxes.Ascend(item{name: from}, func(it item) bool { return yield(it.entry()) })
 }
 
+// AscendAt walks the mailboxes whose location begins with prefix, in mbox.OrderDB. The others cost
+// little: many mailboxes share one location, and only what is yielded is unpacked.
+func (v *View) AscendAt(prefix string, yield func(mbox.Entry) bool) {
+	var last *shared
+	fits := false
+	v.mailboxes.Scan(func(it item) bool {
+		if it.shared != last {
+			last, fits = it.shared, strings.HasPrefix(string(it.location), prefix)
+		}
+		return !fits || yield(it.entry())
+	})
+}
+
 // Hold returns the reservation behind a reserved name.
 func (v *View) Hold(n mbox.Name) (Hold, bool) { return getRow(v.holds, n) }
 
@@ -70,6 +85,13 @@ func (v *View) Holds(yield func(Hold) bool) { eachRow(v.holds, yield) }
 func (v *View) Transfer(n mbox.Name) (Hold, bool) {
 	h, ok := getRow(v.holds, n)
 	return h, ok && h.Transfer
+}
+
+// TransferOrphaned reports whether a name is in transfer and its source will not bring it to an end:
+// the session that began it is over, or the source has dropped its copy.
+func (v *View) TransferOrphaned(n mbox.Name) bool {
+	h, ok := v.Transfer(n)
+	return ok && (h.SessionGone || h.SourceDropped)
 }
 
 // Leases is the number of sessions that Tick may have to end.
@@ -88,6 +110,14 @@ func (v *View) Tombstone(n mbox.Name) (Tombstone, bool) { return getRow(v.tombst
 
 // Tombstones walks all tombstones by name, in octet order.
 func (v *View) Tombstones(yield func(Tombstone) bool) { eachRow(v.tombstones, yield) }
+
+// DeletedNames walks the names that have a tombstone, in octet order, also those that are reserved
+// again. It reports whether they are all that were deleted in the last days: false when the table is
+// at its limit.
+func (v *View) DeletedNames(yield func(mbox.Name) bool) (all bool) {
+	v.tombstones.Scan(func(n mbox.Name, _ *Tombstone) bool { return yield(n) })
+	return v.tombstones.Len() < maxTombstones
+}
 
 // CutRenames walks the renames that may have been cut in half, by name.
 func (v *View) CutRenames(yield func(CutRename) bool) { eachRow(v.cuts, yield) }
@@ -108,6 +138,10 @@ func claims(conflicts *btree.Map[string, *Conflict], n mbox.Name) []Conflict {
 	})
 	return found
 }
+
+// InConflict reports whether two servers may hold a mailbox of this name: another than the record's
+// has claimed it and nobody has decided yet. When the register is full, any name may be contested.
+func (v *View) InConflict(n mbox.Name) bool { return v.ConflictsFull() || len(v.Conflict(n)) > 0 }
 
 // Conflicts walks the conflict register by name and claimant.
 func (v *View) Conflicts(yield func(Conflict) bool) { eachRow(v.conflicts, yield) }
