@@ -32,8 +32,8 @@ func (n *Node) imapdConf() string {
 	set("partition-default", "%s/spool", n.dir)
 	set("partition-second", "%s/spool2", n.dir)
 	set("hashimapspool", "yes")
-	set("unixhierarchysep", "no")
-	set("altnamespace", "no")
+	set("unixhierarchysep", "%t", o.Unix)
+	set("altnamespace", "%t", o.Unix)
 	set("allowusermoves", "yes")
 	set("maxlogins_per_host", "0")
 

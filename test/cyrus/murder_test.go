@@ -59,7 +59,8 @@ func newMurder(t *testing.T, o Options, flags ...string) *murder {
 }
 
 func (m *murder) startCluster(t *testing.T, o *Options, flags []string) {
-	args := []string{"--demo-backends", "0", "--admin", o.Admin + ":" + o.Password, "--proxy", o.Proxy + ":" + o.Password}
+	args := []string{"--demo-backends", "0", "--admin", o.Admin + ":" + o.Password, "--proxy", o.Proxy + ":" + o.Password,
+		"--set", fmt.Sprintf("namespace.altnamespace=%t", o.Unix), "--set", fmt.Sprintf("namespace.unixhierarchysep=%t", o.Unix)}
 	for i := 1; i <= o.Backends; i++ {
 		args = append(args, "--backend", fmt.Sprintf("be%d.%s=%s,imap=%d,lmtp=%d,pop3=%d,sieve=%d",
 			i, o.Domain, o.Net.Host(10+i), IMAPPort, LMTPPort, POP3Port, SievePort))

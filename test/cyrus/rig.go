@@ -38,6 +38,9 @@ type Options struct {
 	Password string   // of every account; default labpass
 	Users    []string // default u1 .. u9
 
+	// Unix names mailboxes as users of unixhierarchysep and altnamespace know them: user/u1/folder.
+	Unix bool
+
 	NoPush bool                // no ctl_mboxlist -m at the start of a backend
 	Conf   map[string][]string // further imapd.conf lines, by node; "" for every node
 

@@ -5,6 +5,8 @@ package cyrus
 import (
 	"strings"
 	"testing"
+
+	operator "murder/cluster/admin"
 )
 
 // Every change on a backend is in the map, on every node, by the time the backend answers OK.
@@ -25,6 +27,17 @@ func TestChangesOnABackendReachTheMap(t *testing.T) {
 	ok(t, admin, "SETACL user.u1 u2 lrs")
 	if row := m.lives(t, "user.u1", be1); !strings.Contains(row.ACL, "u2\tlrs\t") {
 		t.Errorf("after SETACL: %+v", row)
+	}
+	if m.cluster != nil { // and what the operator sees
+		for _, id := range m.cluster.Nodes() {
+			var shown operator.Mailbox
+			if err := m.cluster.MurderctlJSON(t.Context(), id, &shown, "mailbox", "show", "user.u1"); err != nil {
+				t.Error(err)
+			}
+			if shown.Server != be1.Server || shown.State != "active" || !strings.Contains(shown.ACL, "u2\tlrs\t") {
+				t.Errorf("murderctl at %s shows %+v", id, shown)
+			}
+		}
 	}
 	ok(t, admin, "DELETEACL user.u1 u2")
 	if row := m.lives(t, "user.u1", be1); strings.Contains(row.ACL, "u2") {

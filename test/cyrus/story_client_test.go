@@ -5,6 +5,7 @@ package cyrus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -15,20 +16,21 @@ import (
 // Our client at Cyrus's own master: the migration of a running Murder begins with it.
 func TestOurClientAtCyrusMaster(t *testing.T) {
 	r := Start(t, Options{Master: true, Backends: 1})
-	testClient(t, r.Node("mupdate").Addr(MupdatePort), r.Node("be1"))
+	testClient(t, r.Node("mupdate").Addr(MupdatePort), r.Node("be1"), "u1")
 }
 
 // Our client at our own nodes.
 func TestOurClientAtOurNodes(t *testing.T) {
 	m := newMurder(t, Options{Backends: 1})
 	m.ours(t)
-	for _, addr := range m.nodes {
-		testClient(t, addr, m.Node("be1"))
+	for i, addr := range m.nodes {
+		testClient(t, addr, m.Node("be1"), fmt.Sprintf("u%d", i+1))
 	}
+	m.push(t, m.Node("be1")) // deletions are renames, which leave locations without their partition
 }
 
 // testClient follows a server while a real backend changes the map, and changes it itself.
-func testClient(t *testing.T, addr string, be1 *Node) {
+func testClient(t *testing.T, addr string, be1 *Node, user string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -72,10 +74,11 @@ func testClient(t *testing.T, addr string, be1 *Node) {
 	}
 
 	admin := signOn(t, be1, "cyrus")
-	ok(t, admin, "CREATE user.u1")
-	await("the CREATE", func(e mbox.Entry) bool { return e.Name == "user.u1" && e.State == mbox.Active })
-	e, found, err := c.Find(ctx, "user.u1")
-	if err != nil || !found || e.Location.Server() != mbox.Server(be1.Server) || e.ACL != "u1\tlrswipkxtecdan\t" {
+	inbox := "user." + user
+	ok(t, admin, "CREATE %s", inbox)
+	await("the CREATE", func(e mbox.Entry) bool { return e.Name == mbox.Name(inbox) && e.State == mbox.Active })
+	e, found, err := c.Find(ctx, mbox.Name(inbox))
+	if err != nil || !found || e.Location.Server() != mbox.Server(be1.Server) || e.ACL != mbox.ACL(user+"\tlrswipkxtecdan\t") {
 		t.Errorf("FIND: %+v %v %v", e, found, err)
 	}
 	if _, found, err := c.Find(ctx, "user.none"); err != nil || found {
@@ -97,7 +100,7 @@ func testClient(t *testing.T, addr string, be1 *Node) {
 		t.Errorf("LIST of one server: %q", names)
 	}
 	var refusal *mupdate.ResponseError
-	if err := c.Reserve(ctx, "user.u1", "other.test!p"); !errors.As(err, &refusal) || refusal.Status != "NO" {
+	if err := c.Reserve(ctx, mbox.Name(inbox), "other.test!p"); !errors.As(err, &refusal) || refusal.Status != "NO" {
 		t.Errorf("RESERVE of a name that is taken: %v", err)
 	}
 	if err := c.Delete(ctx, "shared"); err != nil {
@@ -111,6 +114,6 @@ func testClient(t *testing.T, addr string, be1 *Node) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("the stream ended with %v", err)
 	}
-	ok(t, admin, "SETACL user.u1 cyrus lrswipkxtecda")
-	ok(t, admin, "DELETE user.u1")
+	ok(t, admin, "SETACL %s cyrus lrswipkxtecda", inbox)
+	ok(t, admin, "DELETE %s", inbox)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	operator "murder/cluster/admin"
 	"murder/test/mupdateline"
 )
 
@@ -74,6 +75,13 @@ func TestTwoHoldersOfOneName(t *testing.T) {
 	ok(t, signOn(t, be2, "u1"), "SELECT INBOX")
 	if r := ok(t, signOn(t, be2, "u1"), "STATUS INBOX (MESSAGES)"); !contains(r.Lines, "MESSAGES 1") {
 		t.Errorf("be2's copy: %q", r.Lines)
+	}
+	var conflicts []operator.Conflict
+	if err := m.cluster.MurderctlJSON(t.Context(), "c1", &conflicts, "mailbox", "conflicts"); err != nil {
+		t.Error(err)
+	}
+	if len(conflicts) != 1 || conflicts[0].Name != "user.u1" || conflicts[0].Holder != be1.Server || conflicts[0].Claimant != be2.Server {
+		t.Errorf("murderctl mailbox conflicts: %+v", conflicts)
 	}
 	m.down = true // the conflict is the operator's to decide
 }

@@ -66,7 +66,8 @@ func TestCyrusFrontendFollowsUs(t *testing.T) {
 		if err := c.Start("f1"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, func() error { _, err := signOn(t, fe, "u1").OK("SELECT INBOX.meanwhile"); return err })
+		c1 := signOn(t, fe, "u1")
+		eventually(t, func() error { _, err := c1.OK("SELECT INBOX.meanwhile"); return err })
 		list, err := signOn(t, fe, "u1").List("*")
 		if err != nil || len(list) != len(names)+51 {
 			t.Errorf("LIST after the restart of f1: %d names, want %d (%v)", len(list), len(names)+51, err)
@@ -86,7 +87,12 @@ func TestCyrusFrontendKeepsEveryName(t *testing.T) {
 		ok(t, admin, "CREATE %q", name)
 	}
 	names := func() []string {
-		list, err := signOn(t, fe, m.Admin()).List("user.*")
+		c, err := fe.IMAP(m.Admin())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		list, err := c.List("user.*")
 		if err != nil {
 			t.Fatal(err)
 		}

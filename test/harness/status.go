@@ -5,9 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -18,44 +15,26 @@ import (
 	"murder/cluster/admin"
 )
 
-// maxAnswer bounds what is read of an answer.
-const maxAnswer = 64 << 20
-
 // pause lies between two questions about what nobody announces.
 const pause = 20 * time.Millisecond
 
-// Get asks a node's admin interface: Get(ctx, "c1", "/v1/status", &status).
-func (c *Cluster) Get(ctx context.Context, id, path string, answer any) error {
+// Admin returns a client of a node's admin interface.
+func (c *Cluster) Admin(id string) (*admin.Client, error) {
 	socket := c.env[strings.ToUpper(id)+"_ADMIN"]
 	if socket == "" {
-		return fmt.Errorf("%s/env has no admin socket of %s", c.Dir, id)
+		return nil, fmt.Errorf("%s/env has no admin socket of %s", c.Dir, id)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(socket, "unix:"))
-		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+id+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s at %s: %s: %s", path, id, resp.Status, bytes.TrimSpace(body))
-	}
-	return json.Unmarshal(body, answer)
+	return admin.NewClient(socket, nil)
 }
 
 // Status is the cluster as one node sees it.
-func (c *Cluster) Status(ctx context.Context, id string) (s admin.Status, err error) {
-	return s, c.Get(ctx, id, "/v1/status", &s)
+func (c *Cluster) Status(ctx context.Context, id string) (admin.Status, error) {
+	client, err := c.Admin(id)
+	if err != nil {
+		return admin.Status{}, err
+	}
+	defer client.Close()
+	return client.Status(ctx)
 }
 
 // Leader waits until the coordinators that run agree on a leader among them, and returns its id.
@@ -86,27 +65,21 @@ func (c *Cluster) Leader(ctx context.Context) (string, error) {
 
 // AwaitReady waits until a node says that it is ready.
 func (c *Cluster) AwaitReady(ctx context.Context, id string) error {
-	url := "http://" + c.Addr(id, "http") + "/readyz"
+	client, err := admin.NewClient("http://"+c.Addr(id, "http"), nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_, err := poll(ctx, func() (string, error) {
+	_, err = poll(ctx, func() (h admin.Health, err error) {
 		if !alive(c.PID(id)) {
 			cancel(fmt.Errorf("%s has ended", id))
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return "", err
+		if h, err = client.Health(ctx, "/readyz"); err == nil && !h.OK {
+			err = fmt.Errorf("%s is not ready: %+v", id, h.Checks)
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return "", err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-			return "", fmt.Errorf("%s is not ready: %s: %s", id, resp.Status, body)
-		}
-		return "", nil
+		return h, err
 	})
 	return err
 }
@@ -117,8 +90,15 @@ func (c *Cluster) AwaitEqual(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	report, err := poll(ctx, func() (r admin.DigestReport, err error) {
-		if err := c.Get(ctx, c.anyone(), "/v1/digest", &r); err != nil {
+	client, err := c.Admin(c.anyone())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer client.Close()
+	report, err := poll(ctx, func() (admin.DigestReport, error) {
+		r, err := client.Digest(ctx)
+		if err != nil {
 			return r, err
 		}
 		if !r.Equal || len(r.Nodes) < len(c.ids) {
@@ -170,7 +150,7 @@ func poll[A any](ctx context.Context, ask func() (A, error)) (A, error) {
 func (c *Cluster) Murderctl(ctx context.Context, id string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()
-	args = append([]string{"--admin", c.env[strings.ToUpper(id)+"_ADMIN"]}, args...)
+	args = append([]string{"--addr", c.env[strings.ToUpper(id)+"_ADMIN"]}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "murderctl"), args...)
 	var errText bytes.Buffer
 	cmd.Stderr = &errText
