@@ -217,6 +217,7 @@ func (c *conn) login(r auth.Result) error {
 	}
 	set(id.Permissive, mbox.Permissive)
 	set(id.Takeover, mbox.Takeover)
+	set(cfg.CompleteTransfer, mbox.CompleteTransfer)
 	set(cfg.DenyUnknownDelete, mbox.DenyUnknownDelete)
 	set(cfg.DenyUnboundDelete && c.role != Admin, mbox.DenyUnboundDelete)
 	c.log.Debug("logged in", "user", r.Authc, "dur", time.Since(c.started))

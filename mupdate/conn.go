@@ -42,6 +42,7 @@ type conn struct {
 	loggedIn bool
 	failures int
 	started  time.Time
+	since    time.Time // from when the client has been waiting for the commands at hand
 
 	session mbox.Session
 	role    Role
@@ -60,6 +61,7 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, base: nc, nc: nc, started: time.Now()}
+	c.since = c.started
 	c.in = input{r: nc, p: parser{literal: maxLoginLiteral}}
 	c.out.w = nc
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
@@ -168,6 +170,7 @@ func (c *conn) fill() error {
 	err := c.in.fill()
 	if err == nil {
 		c.open = ""
+		c.since = time.Now()
 		return nil
 	}
 	if stop := c.interrupted(); stop != nil {
@@ -206,7 +209,12 @@ func (c *conn) flushBy(limit time.Time) error {
 		deadline = limit
 	}
 	c.base.SetWriteDeadline(deadline)
-	return c.out.flush()
+	begun := time.Now()
+	err := c.out.flush()
+	if c.stream == nil {
+		c.since = c.since.Add(time.Since(begun)) // the client's own time
+	}
+	return err
 }
 
 // linger lets the client read a BYE although it may have sent more than we have read: closing with
@@ -224,9 +232,10 @@ func isClosed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
 }
 
-// context bounds one command.
+// context bounds one command so that its answer is out d after it came: what has been pipelined shares
+// the time, and a twentieth is left for the answer itself.
 func (c *conn) context(d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.srv.ctx, d)
+	return context.WithDeadline(c.srv.ctx, c.since.Add(d-d/20))
 }
 
 // reply completes the command at hand.

@@ -31,12 +31,18 @@ type ConflictView interface {
 	InConflict(mbox.Name) bool
 }
 
-// TransferView knows whether the session that began the transfer of a name is still there.
+// TransferView knows whether the source of a transfer has gone away in the middle of it.
 type TransferView interface {
 	TransferOrphaned(mbox.Name) bool
 }
 
-// DeletedView walks names that were deleted not long ago, in any order.
+// DeletedView walks names that were deleted not long ago, in any order. all tells that none of the
+// last days is missing.
 type DeletedView interface {
-	DeletedNames(yield func(mbox.Name) bool)
+	DeletedNames(yield func(mbox.Name) bool) (all bool)
+}
+
+// LocatedView walks the records whose location begins with prefix, in OrderDB, faster than Ascend.
+type LocatedView interface {
+	AscendAt(prefix string, yield func(mbox.Entry) bool)
 }

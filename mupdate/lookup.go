@@ -55,21 +55,34 @@ func (c *conn) list(f *frame, args []string) error {
 		c.reply(f.tag, "NO", noQuorum)
 		return nil
 	}
-	err := c.dump(c.srv.cfg.Directory.View(), f.tag, func(e *mbox.Entry) bool {
-		return strings.HasPrefix(string(e.Location), prefix)
-	})
-	if err != nil {
+	if err := c.dump(f.tag, located(c.srv.cfg.Directory.View(), prefix), all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "list complete")
 	return nil
 }
 
-// dump writes the wanted records of a copy in the session's order.
-func (c *conn) dump(view mbox.View, tag string, want func(*mbox.Entry) bool) error {
+// records are some of a copy, in OrderDB.
+type records func(yield func(mbox.Entry) bool)
+
+func all(*mbox.Entry) bool { return true }
+
+func located(view mbox.View, prefix string) records {
+	if v, ok := view.(LocatedView); ok && prefix != "" {
+		return func(yield func(mbox.Entry) bool) { v.AscendAt(prefix, yield) }
+	}
+	return func(yield func(mbox.Entry) bool) {
+		view.Ascend("", func(e mbox.Entry) bool {
+			return !strings.HasPrefix(string(e.Location), prefix) || yield(e)
+		})
+	}
+}
+
+// dump writes the wanted records in the session's order.
+func (c *conn) dump(tag string, from records, want func(*mbox.Entry) bool) error {
 	limit := time.Now().Add(c.srv.cfg.DumpTimeout)
 	var err error
-	inOrder(view, c.order, func(e *mbox.Entry) bool {
+	from.inOrder(c.order, func(e *mbox.Entry) bool {
 		if want(e) {
 			c.out.row(tag, e)
 			if len(c.out.buf) >= flushAt {
@@ -81,21 +94,21 @@ func (c *conn) dump(view mbox.View, tag string, want func(*mbox.Entry) bool) err
 	return err
 }
 
-// inOrder walks a copy in any order; only that of the copy itself is free of sorting.
-func inOrder(view mbox.View, order mbox.Order, yield func(*mbox.Entry) bool) {
+// inOrder walks records in any order; only that of the copy itself is free of sorting.
+func (from records) inOrder(order mbox.Order, yield func(*mbox.Entry) bool) {
 	if order == mbox.OrderDB {
 		var e mbox.Entry
-		view.Ascend("", func(next mbox.Entry) bool {
+		from(func(next mbox.Entry) bool {
 			e = next
 			return yield(&e)
 		})
 		return
 	}
-	all := make([]mbox.Entry, 0, view.Len())
-	view.Ascend("", func(e mbox.Entry) bool { all = append(all, e); return true })
-	slices.SortFunc(all, func(a, b mbox.Entry) int { return order.Compare(a.Name, b.Name) })
-	for i := range all {
-		if !yield(&all[i]) {
+	var sorted []mbox.Entry
+	from(func(e mbox.Entry) bool { sorted = append(sorted, e); return true })
+	slices.SortFunc(sorted, func(a, b mbox.Entry) int { return order.Compare(a.Name, b.Name) })
+	for i := range sorted {
+		if !yield(&sorted[i]) {
 			return
 		}
 	}
@@ -103,24 +116,26 @@ func inOrder(view mbox.View, order mbox.Order, yield func(*mbox.Entry) bool) {
 
 // protect withholds the truth where ctl_mboxlist -m would destroy the asking backend's mailbox over
 // it: FIND that names another server makes it wipe its own copy, NO does not.
+//
+// To a sync session a reserved name is never shown. Until the move is complete the copy of the
+// destination may be the only one, whoever is still connected, and a name that is being created
+// elsewhere has no mailbox yet.
 func (c *conn) protect(view mbox.View, e *mbox.Entry) string {
-	backend := c.session.Flags&mbox.Sync != 0 || len(c.bound) > 0
+	sync := c.session.Flags&mbox.Sync != 0
 	holder := e.Location.Server()
-	if !backend || len(c.session.Servers) == 0 || c.speaksFor(holder) {
+	if !sync && len(c.bound) == 0 || len(c.session.Servers) == 0 || c.speaksFor(holder) {
 		return ""
 	}
-	switch e.State {
-	case mbox.Active:
-		if v, ok := view.(ConflictView); ok && v.InConflict(e.Name) {
-			return conflictText(e.Name, e.Location)
-		}
-		if c.brake.count(holder, c.srv) {
-			return conflictText(e.Name, e.Location)
-		}
-	case mbox.Reserved:
-		if v, ok := view.(TransferView); ok && e.Transfer && v.TransferOrphaned(e.Name) {
+	if e.Transfer {
+		if v, ok := view.(TransferView); sync || ok && v.TransferOrphaned(e.Name) {
 			return inTransfer
 		}
+		return ""
+	}
+	v, ok := view.(ConflictView)
+	if ok && v.InConflict(e.Name) || sync && e.State == mbox.Reserved ||
+		e.State == mbox.Active && c.brake.count(holder, c.srv) {
+		return conflictText(e.Name, e.Location)
 	}
 	return ""
 }

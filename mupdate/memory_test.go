@@ -26,6 +26,7 @@ type memory struct {
 
 	writeErr, barrierErr error
 	unsynced             bool
+	forgetful            bool          // of deleted names
 	batches              []int         // sizes of the Write calls
 	gate                 chan struct{} // when set, Write waits for it
 	barriers             int
@@ -121,7 +122,7 @@ func (m *memory) decide(w mbox.Write) mbox.Verdict {
 		}
 	case mbox.Activate:
 		switch {
-		case e.State != mbox.Absent && !same && e.Transfer && has(mbox.Sync):
+		case e.State != mbox.Absent && !same && e.Transfer && has(mbox.Sync) && !has(mbox.CompleteTransfer):
 			return verdict(mbox.InTransfer)
 		case e.State != mbox.Absent && !same && !e.Transfer && !has(mbox.Permissive|mbox.Takeover):
 			m.contest[w.Name] = true
@@ -199,7 +200,7 @@ func (m *memory) have(entries ...mbox.Entry) {
 func (m *memory) View() mbox.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), orphans: map[mbox.Name]bool{}}
+	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful}
 	for name, session := range m.began {
 		v.orphans[name] = m.ended[session]
 	}
@@ -218,14 +219,18 @@ type memoryView struct {
 	index            uint64
 	records          map[mbox.Name]mbox.Entry
 	names, gone      []mbox.Name
+	forgetful        bool
 	contest, orphans map[mbox.Name]bool
 }
 
-func (v *memoryView) Index() uint64                           { return v.index }
-func (v *memoryView) Len() int                                { return len(v.names) }
-func (v *memoryView) InConflict(n mbox.Name) bool             { return v.contest[n] }
-func (v *memoryView) TransferOrphaned(n mbox.Name) bool       { return v.orphans[n] }
-func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) { slices.Values(v.gone)(yield) }
+func (v *memoryView) Index() uint64                     { return v.index }
+func (v *memoryView) Len() int                          { return len(v.names) }
+func (v *memoryView) InConflict(n mbox.Name) bool       { return v.contest[n] }
+func (v *memoryView) TransferOrphaned(n mbox.Name) bool { return v.orphans[n] }
+func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) bool {
+	slices.Values(v.gone)(yield)
+	return !v.forgetful
+}
 func (v *memoryView) Get(n mbox.Name) (e mbox.Entry, ok bool) { e, ok = v.records[n]; return e, ok }
 func (v *memoryView) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {
 	for _, n := range v.names {

@@ -7,6 +7,7 @@ type metrics struct {
 	connections, commands, streamsEnded *prometheus.CounterVec
 	barrier                             prometheus.Histogram
 	degraded, stale, rows, alarms       prometheus.Counter
+	resyncs                             prometheus.Counter
 	loginFailures                       prometheus.Counter
 }
 
@@ -36,12 +37,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		degraded:      counter("noop_degraded_total", "NOOPs answered without a confirmed copy."),
 		stale:         counter("stale_answers_total", "Look-ups and dumps answered from an unconfirmed copy."),
 		rows:          counter("stream_rows_total", "Rows sent to UPDATE streams after their dump."),
+		resyncs:       counter("stream_resyncs_total", "Streams that had fallen behind and got what they missed."),
 		alarms:        counter("alarms_total", "Answers withheld to protect data: mass conflicts and shrunken dumps."),
 		loginFailures: counter("login_failures_total", "Refused logins."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.open, m.streams, m.connections, m.commands, m.streamsEnded, m.barrier,
-			m.degraded, m.stale, m.rows, m.alarms, m.loginFailures)
+			m.degraded, m.stale, m.rows, m.resyncs, m.alarms, m.loginFailures)
 	}
 	return m
 }

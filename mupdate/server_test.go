@@ -84,29 +84,99 @@ func TestSlowStreamIsCut(t *testing.T) {
 	}
 }
 
-// What the directory no longer remembers cannot be streamed: the client has to begin again.
-func TestLaggedStreamEnds(t *testing.T) {
+// A stream that falls behind gets the present state of what it missed; when not even that is known any
+// more, the client has to begin again.
+func TestLaggedStream(t *testing.T) {
 	dir := newMemory()
+	dir.have(mbox.Entry{Name: "a", Location: "a!p", State: mbox.Active}, mbox.Entry{Name: "b", Location: "a!p", State: mbox.Active},
+		mbox.Entry{Name: "c", Location: "a!p", State: mbox.Active})
 	s := startServer(t, testConfig(t, dir))
 	d := dialServer(t, s)
 	if err := d.login("ro"); err != nil {
 		t.Fatal(err)
 	}
 	d.send("U01 UPDATE\r\n")
-	if err := d.until("U01 OK"); err != nil {
-		t.Fatal(err)
+	for got := ""; !strings.HasPrefix(got, "U01 OK"); {
+		var err error
+		if got, err = d.line(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	dir.mu.Lock()
-	dir.index, dir.first = 10, 10
-	close(dir.moved)
-	dir.moved = make(chan struct{})
-	dir.mu.Unlock()
-	if got, err := d.line(); err != nil || got != `* BYE "stream fell behind, start again"` {
+	lag := func(change func()) {
+		dir.mu.Lock()
+		defer dir.mu.Unlock()
+		change()
+		dir.first = dir.index
+		close(dir.moved)
+		dir.moved = make(chan struct{})
+	}
+	lag(func() {
+		dir.index += 10
+		dir.put(mbox.Entry{Name: "a"})
+		dir.put(mbox.Entry{Name: "b", Location: "b!p", State: mbox.Active})
+		dir.put(mbox.Entry{Name: "d"}) // came and went
+	})
+	d.send("N1 NOOP\r\n")
+	for _, want := range []string{`U01 DELETE "a"`, `U01 DELETE "d"`, `U01 MAILBOX "b" "b!p" ""`, `N1 OK "Noop done"`} {
+		if got, err := d.line(); err != nil || got != want {
+			t.Fatalf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	dir.have(mbox.Entry{Name: "c", Location: "c!p", State: mbox.Active})
+	if got, err := d.line(); err != nil || got != `U01 MAILBOX "c" "c!p" ""` {
 		t.Fatalf("got %q, %v", got, err)
+	}
+	lag(func() {
+		dir.index += 10
+		dir.forgetful = true
+	})
+	for {
+		got, err := d.line()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == `* BYE "stream fell behind, start again"` {
+			break
+		}
+		if got != `U01 DELETE "a"` && got != `U01 DELETE "d"` {
+			t.Fatalf("got %q", got)
+		}
 	}
 	if _, err := d.line(); !errors.Is(err, io.EOF) {
 		t.Fatalf("not closed: %v", err)
 	}
+}
+
+// What was pipelined in one go is answered within the time of one command, quorum or not.
+func TestPipelineSharesTheTime(t *testing.T) {
+	dir := newMemory()
+	dir.gate = make(chan struct{}) // stays shut
+	cfg := testConfig(t, &waiting{dir})
+	cfg.CommandTimeout = 300 * time.Millisecond
+	cfg.ReadAhead = 1
+	s := startServer(t, cfg)
+	d := dialServer(t, s)
+	if err := d.login("be-a"); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	d.send(strings.Repeat("X1 DELETE \"n\"\r\n", 20))
+	for range 20 {
+		if got, err := d.line(); err != nil || got != `X1 NO "no quorum, try again"` {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+	if took := time.Since(begun); took > 3*cfg.CommandTimeout {
+		t.Errorf("took %v", took)
+	}
+}
+
+// waiting is a directory without a quorum.
+type waiting struct{ *memory }
+
+func (w *waiting) Write(ctx context.Context, _ []mbox.Write) ([]mbox.Verdict, error) {
+	<-ctx.Done()
+	return nil, mbox.ErrUnavailable
 }
 
 // A dump that lost half of its records would make frontends delete the other half.

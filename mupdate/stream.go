@@ -18,7 +18,8 @@ type stream struct {
 	c     *conn
 	tag   string
 	hosts []mbox.Server
-	after uint64 // rows up to this index are out
+	after uint64    // rows up to this index are out
+	at    time.Time // when they were
 	ctx   context.Context
 	stop  context.CancelFunc
 
@@ -38,7 +39,7 @@ type post struct {
 }
 
 func newStream(c *conn, tag string, hosts []mbox.Server, after uint64) *stream {
-	s := &stream{c: c, tag: tag, hosts: hosts, after: after, posts: make(chan post, 16), done: make(chan struct{})}
+	s := &stream{c: c, tag: tag, hosts: hosts, after: after, at: time.Now(), posts: make(chan post, 16), done: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(c.srv.ctx)
 	c.srv.metrics.streams.Inc()
 	return s
@@ -140,6 +141,11 @@ func (s *stream) follow() error {
 			return nil
 		case err != nil && woken:
 			continue
+		case errors.Is(err, mbox.ErrLagged):
+			if err := s.resync(); err != nil {
+				return err
+			}
+			continue
 		case err != nil:
 			return err
 		}
@@ -147,9 +153,9 @@ func (s *stream) follow() error {
 		if err != nil {
 			return err
 		}
-		s.after = index
+		s.after, s.at = index, time.Now()
 		if n > 0 {
-			sent = time.Now()
+			sent = s.at
 			s.c.srv.guard.set(dir.View().Len())
 		}
 	}
@@ -223,6 +229,46 @@ func (s *stream) rows(changes []mbox.Change) (n int, err error) {
 	}
 	s.c.srv.metrics.rows.Add(float64(n))
 	return n, s.c.flush()
+}
+
+// resyncWithin is well below the time for which deleted names are remembered.
+const resyncWithin = 24 * time.Hour
+
+// resync makes up for changes that are no longer kept, without a new dump: it sends the present state
+// of every record that has changed since, and DELETE for every name that was deleted lately, known to
+// the client or not. It returns mbox.ErrLagged when that would not be all.
+func (s *stream) resync() error {
+	view := s.c.srv.cfg.Directory.View()
+	deleted, ok := view.(DeletedView)
+	if !ok || len(s.hosts) > 0 || time.Since(s.at) > resyncWithin {
+		return mbox.ErrLagged
+	}
+	s.c.srv.metrics.resyncs.Inc()
+	n := 0
+	var err error
+	row := func(e *mbox.Entry) bool {
+		n++
+		if s.c.out.row(s.tag, e); len(s.c.out.buf) >= flushAt {
+			err = s.c.flush()
+		}
+		return err == nil
+	}
+	all := deleted.DeletedNames(func(name mbox.Name) bool {
+		if _, exists := view.Get(name); exists {
+			return true
+		}
+		return row(&mbox.Entry{Name: name})
+	})
+	switch {
+	case err != nil:
+		return err
+	case !all:
+		return mbox.ErrLagged
+	}
+	view.Ascend("", func(e mbox.Entry) bool { return e.Index <= s.after || row(&e) })
+	s.c.srv.metrics.rows.Add(float64(n))
+	s.after, s.at = view.Index(), time.Now()
+	return err
 }
 
 func (s *stream) wants(ch *mbox.Change) bool {

@@ -114,6 +114,8 @@ func option(t *testing.T, cfg *Config, dir *memory, key string) {
 		cfg.NoopStrict = true
 	case "delete-unknown=no", "delete-unknown":
 		cfg.DenyUnknownDelete = true
+	case "complete-transfer":
+		cfg.CompleteTransfer = true
 	case "unbound-delete":
 		cfg.DenyUnboundDelete = true
 	case "permissive":

@@ -38,12 +38,19 @@ func (c *conn) update(f *frame, args []string) error {
 			return nil
 		}
 	}
-	want := func(e *mbox.Entry) bool { return len(hosts) == 0 || slices.Contains(hosts, e.Location.Server()) }
-	if err := c.dump(view, f.tag, want); err != nil {
+	rows := located(view, "")
+	if len(hosts) > 0 {
+		rows = func(yield func(mbox.Entry) bool) {
+			view.Ascend("", func(e mbox.Entry) bool {
+				return !slices.Contains(hosts, e.Location.Server()) || yield(e)
+			})
+		}
+	}
+	if err := c.dump(f.tag, rows, all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "streaming starts")
-	if err := c.replay(view, f.tag, want); err != nil {
+	if err := c.replay(f.tag, rows, view); err != nil {
 		return err
 	}
 	if err := c.flush(); err != nil {
@@ -58,21 +65,23 @@ func (c *conn) update(f *frame, args []string) error {
 // into its own list by comparing octets, while both come in another order; where its list holds a
 // surplus name the merge can step out of line and delete names that are in the dump. That can only hit
 // a name that some earlier name, sent or deleted not long ago, exceeds by octets.
-func (c *conn) replay(view mbox.View, tag string, want func(*mbox.Entry) bool) error {
-	mode := c.srv.cfg.Replay
-	if mode == ReplayOff {
+func (c *conn) replay(tag string, rows records, view mbox.View) error {
+	switch c.srv.cfg.Replay {
+	case ReplayOff:
 		return nil
+	case ReplayAll:
+		return c.dump(tag, rows, all)
 	}
 	gone := deleted(view, c.order)
 	var highest mbox.Name
-	return c.dump(view, tag, func(e *mbox.Entry) bool {
+	return c.dump(tag, rows, func(e *mbox.Entry) bool {
 		for len(gone) > 0 && c.order.Compare(gone[0], e.Name) < 0 {
 			highest = max(highest, gone[0])
 			gone = gone[1:]
 		}
 		suspect := e.Name < highest
 		highest = max(highest, e.Name)
-		return (suspect || mode == ReplayAll) && want(e)
+		return suspect
 	})
 }
 
