@@ -74,7 +74,7 @@ func (s *session) firstArg(c *command) (arg string, head []byte, err error) {
 			}
 		}
 		head = append(head, "\r\n"...)
-		err := s.in.copyN(c.lit.Size, func(b []byte) error { head = append(head, b...); return nil }, nil)
+		err := s.in.copyN(c.lit.Size, func(b []byte) error { head = append(head, b...); return nil })
 		if err != nil {
 			return "", nil, errors.Join(errClient, err)
 		}

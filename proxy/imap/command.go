@@ -93,7 +93,7 @@ func (s *session) readWhole(c *command) error {
 			}
 		}
 		raw = append(raw, "\r\n"...)
-		err := s.in.copyN(c.lit.Size, func(p []byte) error { raw = append(raw, p...); return nil }, nil)
+		err := s.in.copyN(c.lit.Size, func(p []byte) error { raw = append(raw, p...); return nil })
 		if err != nil {
 			return fmt.Errorf("%w: %w", errClient, err)
 		}
@@ -136,7 +136,7 @@ func (s *session) refuseLiteral(c *command, because error) error {
 		if left -= c.lit.Size; left < 0 {
 			return fmt.Errorf("%w: too much to skip", errClient)
 		}
-		if err := s.in.copyN(c.lit.Size, func([]byte) error { return nil }, nil); err != nil {
+		if err := s.in.copyN(c.lit.Size, func([]byte) error { return nil }); err != nil {
 			return fmt.Errorf("%w: %w", errClient, err)
 		}
 		var err error

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +39,12 @@ type conn struct {
 	prefix  string // of our own tags
 	seq     int
 	used    time.Time // last command, by the driver
+
+	// Of the pump.
+	relaying  bool // within relay, with the lock on the client's writer
+	begun     bool // relay has passed something on
+	putClient func([]byte) error
+	direct    func(int64) (bool, error)
 
 	mu       sync.Mutex
 	queue    []*exchange
@@ -73,6 +81,22 @@ type exchange struct {
 	err       error
 	answered  bool // some octet of an answer was seen
 	finish    func(status)
+}
+
+// newConn makes a connection of the session's out of one that is signed on.
+func (s *session) newConn(so *signOn) *conn {
+	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
+		enabled: len(s.enabled), used: time.Now()}
+	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	c.putClient = c.put
+	// The breaker has seen the first octet; from here we read the socket itself.
+	c.in.raw = rawConn(so.nc.Conn)
+	c.in.wait = c.waiting
+	from, clear := so.nc.Conn.(*net.TCPConn)
+	if to, ok := s.conn.(*net.TCPConn); ok && clear {
+		c.direct = func(n int64) (bool, error) { return c.splice(to, from, n) }
+	}
+	return c
 }
 
 // begin queues x for the answer to the command that is sent next. Without a tag it gets one of ours.
@@ -213,12 +237,6 @@ func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 func (c *conn) pump() {
 	defer c.s.guard("pump")
 	for {
-		if bytes.IndexByte(c.in.buffered(), '\n') < 0 {
-			c.s.flush()
-			if c.pipelined() {
-				c.in.quickAck()
-			}
-		}
 		head, err := c.in.head()
 		if err != nil {
 			c.lost(err, true)
@@ -237,13 +255,6 @@ func (c *conn) pump() {
 			return
 		}
 	}
-}
-
-// pipelined reports whether more than one answer is outstanding.
-func (c *conn) pipelined() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.queue) > 1
 }
 
 // one handles one response line, which starts with head. It returns false when the pump must end.
@@ -292,29 +303,75 @@ func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 	return c.skip()
 }
 
+// waiting is called when the backend has sent nothing more for now.
+func (c *conn) waiting() {
+	if c.relaying { // and has the lock
+		c.s.out.flush()
+	} else {
+		c.s.flush()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 1 {
+		c.in.quickAck()
+	}
+	if len(c.queue) > 0 && time.Since(c.armed) > time.Second {
+		c.arm()
+	}
+}
+
+// put takes a piece of a response for the client; relay has the lock.
+func (c *conn) put(p []byte) error {
+	c.begun = true
+	return c.s.out.put(p)
+}
+
 // relay passes one response line on to the client.
 func (c *conn) relay() bool {
-	w := &c.s.out
-	w.Lock()
-	begun := false
-	err := c.in.copyResponse(func(p []byte) error {
-		begun = true
-		return w.put(p)
-	}, func() error {
-		c.extend()
-		return w.flush()
-	})
-	w.Unlock()
+	c.s.out.Lock()
+	c.relaying, c.begun = true, false
+	if c.direct == nil || c.s.deflated {
+		c.in.direct = nil
+	} else {
+		c.in.direct = c.direct
+	}
+	err := c.in.copyResponse(c.putClient)
+	c.in.direct = nil
+	c.relaying = false
 	if err != nil {
-		c.lost(err, !begun)
+		c.s.out.flush() // the client may have all that came
+	}
+	c.s.out.Unlock()
+	if err != nil {
+		c.lost(err, !c.begun)
 		return false
 	}
 	return true
 }
 
+// splice lets the kernel carry n octets of a literal from one socket to the other.
+func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
+	if err := c.s.out.flush(); err != nil {
+		return true, err
+	}
+	for n > 0 {
+		c.extend()
+		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
+		k, err := io.CopyN(to, from, min(n, 4<<20))
+		n -= k
+		c.in.total += k
+		c.s.out.total.Add(k)
+		if err != nil {
+			c.s.out.err = err
+			return true, unexpected(err)
+		}
+	}
+	return true, nil
+}
+
 // skip drops one response line.
 func (c *conn) skip() bool {
-	err := c.in.copyResponse(func([]byte) error { return nil }, func() error { c.extend(); return nil })
+	err := c.in.copyResponse(func([]byte) error { return nil })
 	if err != nil {
 		c.lost(err, true)
 	}
@@ -330,7 +387,7 @@ func (c *conn) take(limit int) ([]byte, error) {
 		}
 		line = append(line, p...)
 		return nil
-	}, func() error { c.extend(); return nil })
+	})
 	return line, err
 }
 

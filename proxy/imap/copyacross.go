@@ -242,18 +242,17 @@ func (t *transfer) body(head []byte) (bool, error) {
 	t.dst.out.Lock()
 	defer t.dst.out.Unlock()
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
-	err = t.src.in.copyN(lit.Size, func(p []byte) error { put(p); return nil }, func() error {
-		t.src.extend()
-		t.dst.out.flush()
-		return nil
-	})
+	wait, direct := t.src.in.wait, t.src.in.direct
+	t.src.in.wait, t.src.in.direct = func() { t.src.extend(); t.dst.out.flush() }, nil
+	err = t.src.in.copyN(lit.Size, func(p []byte) error { put(p); return nil })
+	t.src.in.wait, t.src.in.direct = wait, direct
 	if err != nil {
 		return true, err
 	}
 	if t.dst.out.err != nil {
 		t.fail(errBackendDown)
 	}
-	return true, t.src.in.copyResponse(func([]byte) error { return nil }, func() error { return nil })
+	return true, t.src.in.copyResponse(func([]byte) error { return nil })
 }
 
 // wanted finds the message a FETCH line is about.

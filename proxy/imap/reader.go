@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	chunk = 32 << 10 // the pooled buffers, one of which serves a direction while data flow
+	chunk = 64 << 10 // the pooled buffers, one of which serves a direction while data flow
 	small = 256      // what a reader without access to its socket keeps instead while idle
 	// tail is how much of an unfinished line stays in the buffer, so that a literal announcement
 	// at its end is seen whole.
@@ -34,6 +34,12 @@ type reader struct {
 	first []byte
 	r, w  int
 	total int64 // octets read
+
+	// wait, if not nil, is called when nothing has arrived and the reader is about to wait: the
+	// moment to send on what has been gathered.
+	wait func()
+	// direct, if not nil, may pass the whole of a long literal to its destination by itself.
+	direct func(n int64) (bool, error)
 
 	try    func(fd uintptr) bool // bound once, so that waiting does not allocate
 	tryN   int
@@ -98,6 +104,7 @@ func (r *reader) fill() error {
 	if r.w == len(r.buf) {
 		return errors.New("imap: reading into a full buffer")
 	}
+	r.waiting()
 	n, err := r.src.Read(r.buf[r.w:])
 	return r.got(n, err)
 }
@@ -121,6 +128,7 @@ func (r *reader) fillIdle() error {
 		r.first = make([]byte, small)
 	}
 	r.release()
+	r.waiting()
 	n, err := r.src.Read(r.first)
 	r.buf = r.first
 	if n == small {
@@ -172,6 +180,7 @@ func (r *reader) readSocket(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			chunks.Put(p)
+			r.waiting()
 			return false
 		case n > 0:
 			r.pool, r.buf, r.r, r.w = p, p[:], 0, 0
@@ -184,6 +193,12 @@ func (r *reader) readSocket(fd uintptr) bool {
 			}
 		}
 		return true
+	}
+}
+
+func (r *reader) waiting() {
+	if r.wait != nil {
+		r.wait()
 	}
 }
 
@@ -240,12 +255,15 @@ func (r *reader) finishLine(dst []byte, start, limit int) ([]byte, error) {
 	}
 }
 
-// copyN passes the next n octets to put in pieces. before, if not nil, is called before each wait.
-func (r *reader) copyN(n int64, put func([]byte) error, before func() error) error {
+// spliceMin is from where on a literal is worth going past the buffers.
+const spliceMin = 64 << 10
+
+// copyN passes the next n octets to put in pieces.
+func (r *reader) copyN(n int64, put func([]byte) error) error {
 	for n > 0 {
 		if len(r.buffered()) == 0 {
-			if before != nil {
-				if err := before(); err != nil {
+			if n >= spliceMin && r.direct != nil {
+				if done, err := r.direct(n); done || err != nil {
 					return err
 				}
 			}
@@ -291,9 +309,9 @@ func (r *reader) head() ([]byte, error) {
 	}
 }
 
-// copyResponse passes one response line with its literals to put, octet for octet, in pieces;
-// before is called before each wait (RFC 9051 section 4.3: a literal may stand anywhere in a line).
-func (r *reader) copyResponse(put func([]byte) error, before func() error) error {
+// copyResponse passes one response line with its literals to put, octet for octet, in pieces
+// (RFC 9051 section 4.3: a literal may stand anywhere in a line).
+func (r *reader) copyResponse(put func([]byte) error) error {
 	text := 0    // octets of text in this line
 	cut := false // the buffer starts in the middle of a fragment
 	for {
@@ -310,9 +328,6 @@ func (r *reader) copyResponse(put func([]byte) error, before func() error) error
 			}
 			if text > maxResponseLine {
 				return imapwire.ErrLineTooLong
-			}
-			if err := before(); err != nil {
-				return err
 			}
 			if err := r.fill(); err != nil {
 				return unexpected(err)
@@ -338,7 +353,7 @@ func (r *reader) copyResponse(put func([]byte) error, before func() error) error
 			return imapwire.ErrLineTooLong
 		}
 		cut = false
-		if err := r.copyN(lit.Size, put, before); err != nil {
+		if err := r.copyN(lit.Size, put); err != nil {
 			return err
 		}
 	}

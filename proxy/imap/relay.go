@@ -62,14 +62,15 @@ func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 		if c.lit.Size > maxSwallow && b.out.err != nil {
 			return fmt.Errorf("%w: too much to skip", errClient)
 		}
+		s.in.wait = func() {
+			s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+			b.out.flush()
+		}
 		err := s.in.copyN(c.lit.Size, func(p []byte) error {
 			b.out.put(p) // a lost backend is found out at the end
 			return nil
-		}, func() error {
-			s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
-			b.out.flush()
-			return nil
 		})
+		s.in.wait = nil
 		if err != nil {
 			// The backend must never see a complete command that the client has not sent.
 			b.nc.Close()

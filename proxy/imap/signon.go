@@ -276,8 +276,7 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Time{})
-	c := &conn{s: s, server: server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq, enabled: len(s.enabled), used: time.Now()}
-	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	c := s.newConn(so)
 	s.conns[server] = c
 	s.srv.metrics.conns.WithLabelValues(string(server)).Inc()
 	s.noteConns()

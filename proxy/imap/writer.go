@@ -32,6 +32,10 @@ func (w *writer) put(p []byte) error {
 		return w.err
 	}
 	w.total.Add(int64(len(p)))
+	if w.n == 0 && len(p) >= chunk/4 {
+		w.send(p) // nothing to gather: no need to copy
+		return w.err
+	}
 	if w.pool == nil {
 		w.pool = chunks.Get().(*[chunk]byte)
 	}
