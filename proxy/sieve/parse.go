@@ -27,10 +27,13 @@ func readCommand(r *bufio.Reader) (command, error) {
 	}
 	var c command
 	words, err := readWords(r)
+	for err == nil && len(words) == 0 {
+		words, err = readWords(r) // Cyrus: empty lines go unanswered
+	}
 	if err != nil {
 		return c, err
 	}
-	if len(words) == 0 || words[0].isString {
+	if words[0].isString {
 		return c, fmt.Errorf("%w: command expected", errSyntax)
 	}
 	c.verb = strings.ToUpper(words[0].text)

@@ -2,6 +2,7 @@ package sieve
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"strings"
@@ -66,6 +67,9 @@ func (r *relay) commands() error {
 		if err != nil {
 			return err
 		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue // Cyrus: empty lines go unanswered
+		}
 		k := classify(string(line))
 		if !r.expect(k) {
 			return errors.New("backend is gone")
@@ -107,13 +111,13 @@ func (r *relay) commands() error {
 
 // classify looks at the first line of a command.
 func classify(line string) kind {
-	verb, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+	verb, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	switch strings.ToUpper(verb) {
 	case "CAPABILITY":
 		return capability
 	case "LOGOUT":
 		return logout
-	case "UNAUTHENTICATE", "STARTTLS", "":
+	case "UNAUTHENTICATE", "STARTTLS":
 		return refused
 	}
 	return ordinary

@@ -71,7 +71,7 @@ type session struct {
 var errLeave = errors.New("session is over")
 
 func (s *session) run() {
-	s.Say(s.capabilities() + "OK " + quote(s.Config().Hostname+" ManageSieve ready") + "\r\n")
+	s.Say(s.capabilities())
 	for {
 		c, err := readCommand(&s.Reader)
 		if err == nil {
@@ -100,7 +100,7 @@ func (s *session) run() {
 func (s *session) command(c command) error {
 	switch c.verb {
 	case "CAPABILITY":
-		return s.Say(s.capabilities() + "OK \"Capability completed\"\r\n")
+		return s.Say(s.capabilities())
 	case "NOOP":
 		if len(c.args) > 0 {
 			return s.Say("OK (TAG " + quote(c.args[0]) + ") \"Done\"\r\n")
@@ -133,7 +133,9 @@ func no(code, text string) string {
 	return "NO " + code + quote(text) + "\r\n"
 }
 
-// capabilities is the list before login, without the closing OK.
+// capabilities is the list before login.
+//
+// Cyrus: sieveshell takes no text after the OK, neither here nor after a login.
 func (s *session) capabilities() string {
 	var b strings.Builder
 	line := func(name, value string) { b.WriteString(quote(name) + " " + quote(value) + "\r\n") }
@@ -150,6 +152,7 @@ func (s *session) capabilities() string {
 	if s.Config().TLS != nil && !s.TLS() {
 		b.WriteString("\"STARTTLS\"\r\n")
 	}
+	b.WriteString("OK\r\n")
 	return b.String()
 }
 
@@ -166,7 +169,7 @@ func (s *session) starttls() error {
 	if err := s.StartTLS(s.Config().TLS); err != nil {
 		return err
 	}
-	return s.Say(s.capabilities() + "OK \"TLS negotiation successful\"\r\n") // RFC 5804 section 2.2
+	return s.Say(s.capabilities()) // RFC 5804 section 2.2
 }
 
 func (s *session) authenticate(args []string) error {
@@ -237,7 +240,7 @@ func (s *session) enter(account auth.Account) error {
 	if err != nil {
 		return s.failed(err)
 	}
-	if err := s.Say("OK \"Logged in\"\r\n"); err != nil {
+	if err := s.Say("OK\r\n"); err != nil {
 		return err
 	}
 	r := newRelay(s.Session, b)
@@ -249,7 +252,7 @@ func (s *session) enter(account auth.Account) error {
 //
 // Cyrus: clients know a referral in this place.
 func (s *session) refer(public string) error {
-	if err := s.Say("OK \"Logged in\"\r\n"); err != nil {
+	if err := s.Say("OK\r\n"); err != nil {
 		return err
 	}
 	c, err := readCommand(&s.Reader)
