@@ -42,6 +42,12 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		key, err := encodeKey(ca.key)
 		return authorityAnswer{key}, err
+	case "gossip-key":
+		key, err := n.readGossipKey()
+		if err == nil && key == nil {
+			err = notProposed("node %s has no gossip key: its gossip port is not configured", n.cfg.NodeID)
+		}
+		return gossipKeyAnswer{key}, err
 	case "renew":
 		req, err := decode[renewRequest](body)
 		if err != nil {

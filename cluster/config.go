@@ -41,6 +41,9 @@ type Config struct {
 	// address that they can route to; empty means the address that Listen is bound to.
 	Listen    string
 	Advertise string
+	// GossipListen is the address of the gossip port, UDP and TCP; empty for no gossip. Others reach it
+	// by the host of the cluster address.
+	GossipListen string
 	// Services are the addresses of this node's other services, by name, for other nodes to use.
 	Services map[string]string
 	// Timing is "lan" (default), "lan-fast" or "wan": how soon a silent leader is replaced.

@@ -17,7 +17,7 @@ import (
 
 // rig is a cluster in this process: real TLS on loopback, real files, ports chosen by the system.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	nodes map[string]*Node
 	cfgs  map[string]Config
 	net   *cuts
@@ -44,14 +44,14 @@ func (c *cuts) nodeAt(addr string) string {
 	return c.addr[addr]
 }
 
-func testLogger(t *testing.T) *slog.Logger {
+func testLogger(t testing.TB) *slog.Logger {
 	if os.Getenv("MURDER_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test", t.Name())
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
 		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool)}}
 }
@@ -138,14 +138,14 @@ func (s *linkSet) dropAll() {
 	}
 }
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // start makes a cluster of c1 (and c2, c3) and learners f1 ... and waits until all have their place.
-func startRig(t *testing.T, coordinators, learners int) *rig {
+func startRig(t testing.TB, coordinators, learners int) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.grow(coordinators, learners)
@@ -186,11 +186,18 @@ func (r *rig) grow(coordinators, learners int) {
 	r.waitVoters(coordinators)
 }
 
+// waitVoters waits until every node knows that so many vote. A voter that has not heard of another's
+// promotion yet would refuse it its vote, and a cluster that loses its leader just then has to wait
+// for it.
 func (r *rig) waitVoters(want int) {
 	r.t.Helper()
 	r.eventually(fmt.Sprintf("%d voters", want), func() bool {
-		l := r.leader()
-		return l != nil && len(votersOf(l.engine.Load().raft)) == want
+		for _, n := range r.nodes {
+			if len(votersOf(n.engine.Load().raft)) != want {
+				return false
+			}
+		}
+		return r.leader() != nil
 	})
 }
 
@@ -228,7 +235,7 @@ func activate(name string) mbox.Write {
 		By: mbox.Session{ID: "s-" + name, Identity: "cyrus", Servers: []mbox.Server{"b1"}}}
 }
 
-func write(t *testing.T, n *Node, ws ...mbox.Write) []mbox.Verdict {
+func write(t testing.TB, n *Node, ws ...mbox.Write) []mbox.Verdict {
 	t.Helper()
 	vs, err := n.Write(testContext(t), ws)
 	if err != nil {
@@ -237,7 +244,7 @@ func write(t *testing.T, n *Node, ws ...mbox.Write) []mbox.Verdict {
 	return vs
 }
 
-func mustHave(t *testing.T, n *Node, name string) {
+func mustHave(t testing.TB, n *Node, name string) {
 	t.Helper()
 	if _, ok := n.View().Get(mbox.Name(name)); !ok {
 		t.Fatalf("node %s does not have %s at index %d", n.cfg.NodeID, name, n.View().Index())

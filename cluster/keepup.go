@@ -83,6 +83,9 @@ func (n *Node) followLeader(ctx context.Context, e *engine) {
 	}
 	n.renewCertificate(ctx, e)
 	n.rememberPeers(e)
+	if err := n.startGossip(ctx, e); err != nil {
+		n.log.Debug("gossip not started", "err", err)
+	}
 }
 
 // noteRefusal keeps the reason why other nodes do not want this one, and logs it once.
@@ -98,9 +101,17 @@ func (n *Node) noteRefusal(err error) {
 
 // record is what the registry shall say about this node.
 func (n *Node) record(e *engine) fsm.Node {
+	services := n.cfg.Services
+	if g := n.gossip.Load(); g != nil {
+		services = maps.Clone(services)
+		if services == nil {
+			services = make(map[string]string)
+		}
+		services[gossipService] = g.address
+	}
 	return fsm.Node{
 		ID: n.cfg.NodeID, Role: fsmRole(e.identity.Role), State: fsm.NodeActive,
-		Address: n.port.advertise, Services: n.cfg.Services,
+		Address: n.port.advertise, Services: services,
 		DurableLog: e.identity.Role == Coordinator,
 		MinCluster: minCluster, MaxCluster: maxCluster, BinaryVersion: n.cfg.BinaryVersion,
 	}

@@ -117,12 +117,13 @@ var (
 	descStoreAge  = prometheus.NewDesc("murder_store_call_age_seconds", "Age of the oldest call to the log store under way.", nil, nil)
 	descDiverged  = prometheus.NewDesc("murder_copy_diverged", "Whether the copy was found to differ from the leader's.", nil, nil)
 	descExpiry    = prometheus.NewDesc("murder_certificate_expiry_seconds", "Unix time at which the node's certificate expires.", nil, nil)
+	descGossip    = prometheus.NewDesc("murder_gossip_members", "Members that gossip believes to be alive.", nil, nil)
 	descVersion   = prometheus.NewDesc("murder_cluster_version", "Cluster version.", nil, nil)
 )
 
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLeader, descLeading, descTerm, descLast, descCommit, descApplied, descLag, descContact,
-		descMailboxes, descQueue, descStoreAge, descDiverged, descExpiry, descVersion} {
+		descMailboxes, descQueue, descStoreAge, descDiverged, descExpiry, descGossip, descVersion} {
 		ch <- d
 	}
 }
@@ -136,6 +137,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge(descMailboxes, float64(v.Len()))
 	gauge(descVersion, float64(v.ClusterVersion()))
 	truth(descDiverged, n.replica.diverged.Load())
+	if g := n.gossip.Load(); g != nil {
+		gauge(descGossip, float64(g.alive()))
+	}
 	_, known := n.Leader()
 	truth(descLeader, known)
 	r := n.reign.Load()

@@ -38,6 +38,7 @@ type Node struct {
 	stopped bool
 	engine  atomic.Pointer[engine] // nil until the node is a member
 	ca      atomic.Pointer[authority]
+	gossip  atomic.Pointer[gossip]
 	reign   atomic.Pointer[reign] // nil unless this node leads and has begun its work
 
 	synced   atomic.Bool

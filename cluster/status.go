@@ -95,6 +95,9 @@ func (n *Node) askEverybody(ctx context.Context, e *engine) []admin.NodeStatus {
 	}
 	list := make([]admin.NodeStatus, 0, len(members))
 	for _, m := range members {
+		if g := n.gossip.Load(); g != nil {
+			m.Gossip = g.state(m.ID)
+		}
 		list = append(list, m)
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].ID < list[j].ID })
@@ -131,7 +134,7 @@ func (n *Node) askStatus(ctx context.Context, m *admin.NodeStatus) {
 		}
 	}
 	own.ID, own.Role, own.Address, own.Services = m.ID, m.Role, m.Address, m.Services
-	own.Suffrage, own.State = m.Suffrage, m.State
+	own.Suffrage, own.State, own.Gossip = m.Suffrage, m.State, m.Gossip
 	*m = own
 }
 

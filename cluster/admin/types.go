@@ -77,8 +77,9 @@ type NodeStatus struct {
 	Role     string            `json:"role"`
 	Address  string            `json:"address"`
 	Services map[string]string `json:"services,omitempty"`
-	Suffrage string            `json:"suffrage"` // voter, learner, none
-	State    string            `json:"state"`    // of the registry: joining, active, draining
+	Suffrage string            `json:"suffrage"`         // voter, learner, none
+	State    string            `json:"state"`            // of the registry: joining, active, draining
+	Gossip   string            `json:"gossip,omitempty"` // alive, gone: what gossip believes, a hint
 	// Error says why the node did not answer; what follows is then unknown.
 	Error        string `json:"error,omitempty"`
 	Raft         string `json:"raft,omitempty"` // leader, follower, candidate, shutdown
