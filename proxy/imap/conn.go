@@ -312,7 +312,7 @@ func (c *conn) waiting() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) > 1 {
+	if len(c.queue) > 0 {
 		c.in.quickAck()
 	}
 	if len(c.queue) > 0 && time.Since(c.armed) > time.Second {
@@ -356,8 +356,9 @@ func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
 	}
 	for n > 0 {
 		c.extend()
+		c.in.quickAck()
 		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
-		k, err := io.CopyN(to, from, min(n, 4<<20))
+		k, err := io.CopyN(to, from, min(n, 1<<20))
 		n -= k
 		c.in.total += k
 		c.s.out.total.Add(k)

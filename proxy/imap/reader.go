@@ -255,8 +255,9 @@ func (r *reader) finishLine(dst []byte, start, limit int) ([]byte, error) {
 	}
 }
 
-// spliceMin is from where on a literal is worth going past the buffers.
-const spliceMin = 64 << 10
+// spliceMin is from where on a literal is worth going past the buffers. Below it, the wish to
+// acknowledge at once (see quickAck), which only our own reads can repeat, is worth more.
+const spliceMin = 1 << 20
 
 // copyN passes the next n octets to put in pieces.
 func (r *reader) copyN(n int64, put func([]byte) error) error {
