@@ -18,6 +18,7 @@ import (
 var (
 	ErrNoMailbox = errors.New("no such mailbox")
 	ErrMoving    = errors.New("mailbox is being created or moved")
+	ErrTooMany   = errors.New("user has too many connections")
 	// ErrOurIdentity means that a backend does not accept us; it wraps backend.ErrDown.
 	ErrOurIdentity = fmt.Errorf("backend refuses our identity: %w", backend.ErrDown)
 	// ErrProtocol means that a backend does not say what its protocol demands; it wraps backend.ErrDown.
@@ -106,6 +107,29 @@ type SignOn func(ctx context.Context, b *Backend, authz string) error
 // Connect signs on to the backend of a mailbox as authz, and makes the session that of account. When
 // that fails and the map turns out to have changed, it tries the new place.
 func (c *Session) Connect(account auth.Account, authz string, name mbox.Name, signOn SignOn) (*Backend, error) {
+	if !c.srv.claim(account.Name) {
+		return nil, fmt.Errorf("admitting %s: %w", account.Name, ErrTooMany)
+	}
+	b, err := c.reach(authz, name, signOn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && c.reason != "" { // ended meanwhile, by somebody who could not see b yet
+		b.Close()
+		err = fmt.Errorf("%s: %w", c.reason, mbox.ErrUnavailable)
+	}
+	if err != nil {
+		c.srv.release(account.Name)
+		return nil, err
+	}
+	c.user, c.backend = account.Name, b
+	c.srv.metrics.logins.WithLabelValues("ok").Inc()
+	c.Log = c.Log.With("user", account.Name, "backend", string(b.Server()))
+	c.Log.Info("login", "tls", c.tls != nil)
+	return b, nil
+}
+
+// reach signs on to the backend that holds name.
+func (c *Session) reach(authz string, name mbox.Name, signOn SignOn) (*Backend, error) {
 	ctx, cancel := context.WithTimeout(c.Ctx, c.cfg.Limits.Backend)
 	defer cancel()
 	server, err := c.find(ctx, name, false)
@@ -121,20 +145,7 @@ func (c *Session) Connect(account auth.Account, authz string, name mbox.Name, si
 			err = findErr
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reason != "" {
-		b.Close()
-		return nil, fmt.Errorf("%s: %w", c.reason, mbox.ErrUnavailable)
-	}
-	c.user, c.backend = account.Name, b
-	c.srv.metrics.logins.WithLabelValues("ok").Inc()
-	c.Log = c.Log.With("user", account.Name, "backend", string(b.Server()))
-	c.Log.Info("login", "tls", c.tls != nil)
-	return b, nil
+	return b, err
 }
 
 // find returns the server of an active mailbox. Presence is believed at once unless fresh is asked

@@ -43,6 +43,7 @@ type Backends interface {
 type Limits struct {
 	Connections int // at a time [10000]
 	PerAddress  int // from one address, 0 for no limit
+	PerUser     int // logged in as one user, 0 for no limit
 	Failures    int // refused logins of one connection before it is closed [5]
 	BadCommands int // before the connection is closed [10]
 

@@ -40,6 +40,7 @@ type Server struct {
 	closing   bool
 	listeners map[net.Listener]struct{}
 	sessions  map[string]*Session
+	users     map[string]int // sessions of each user
 }
 
 // NewServer returns a server that listens on nothing yet.
@@ -50,7 +51,7 @@ func NewServer(cfg Config, proto Protocol) (*Server, error) {
 	s := &Server{
 		cfg: cfg, proto: proto, metrics: newMetrics(cfg.Metrics, proto.Name),
 		conns:     limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress),
-		listeners: make(map[net.Listener]struct{}), sessions: make(map[string]*Session),
+		listeners: make(map[net.Listener]struct{}), sessions: make(map[string]*Session), users: make(map[string]int),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
@@ -162,10 +163,32 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 func (s *Server) forget(c *Session) {
+	if c.user != "" {
+		s.release(c.user)
+	}
 	s.mu.Lock()
 	delete(s.sessions, c.ID)
 	s.mu.Unlock()
 	s.metrics.sessions.Dec()
+}
+
+// claim counts a session of user, unless he has enough; release takes it back.
+func (s *Server) claim(user string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if most := s.cfg.Limits.PerUser; most > 0 && s.users[user] >= most {
+		return false
+	}
+	s.users[user]++
+	return true
+}
+
+func (s *Server) release(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[user]--; s.users[user] <= 0 {
+		delete(s.users, user)
+	}
 }
 
 func (s *Server) list() []*Session {

@@ -221,6 +221,8 @@ func (s *session) failed(err error) error {
 		text = "[AUTH] Use STLS first"
 	case errors.Is(err, auth.ErrUnavailable):
 		text = "[SYS/TEMP] Authentication is temporarily unavailable"
+	case errors.Is(err, login.ErrTooMany):
+		text = "[IN-USE] Too many connections"
 	case errors.Is(err, login.ErrNoMailbox):
 		text = "[SYS/PERM] No maildrop"
 	case errors.Is(err, login.ErrMoving):

@@ -468,3 +468,41 @@ func TestConfig(t *testing.T) {
 }
 
 func tlsServer(c net.Conn, cfg *tls.Config) net.Conn { return tls.Server(c, cfg) }
+
+func TestConnectionsOfOneUser(t *testing.T) {
+	m, ports := alices(t, maildrop("alice", echo))
+	m.Set("user.carol", "be2", mbox.Active)
+	_, dial := start(t, m, ports, func(c *Config) { c.Limits.PerUser = 1 })
+	first, second := dial(), dial()
+	first.Want("+OK")
+	second.Want("+OK")
+	for range 2 { // a login that fails takes no place
+		first.Ask("USER carol", "+OK")
+		first.Ask("PASS secret", "-ERR [SYS/TEMP] Server unavailable$")
+	}
+	first.Ask("USER alice", "+OK")
+	first.Ask("PASS secret", "+OK")
+	second.Ask("USER alice", "+OK")
+	second.Ask("PASS secret", "-ERR [IN-USE] Too many connections$")
+}
+
+// FuzzDialogue: how the octets are cut into pieces must not matter.
+func FuzzDialogue(f *testing.F) {
+	f.Add([]byte("RETR 1\r\nLIST\r\nSTAT\r\n"), []byte("+OK\r\n..\r\n.\r\n-ERR\r\n+OK"), uint8(3))
+	f.Add([]byte("UIDL \r\nLIST 1\nTOP 1 0\r\nQUIT"), []byte("+OK\n1 a\n.\n+OK 1 2\r\n+OK\r\nx\r\n"), uint8(1))
+	f.Fuzz(func(t *testing.T, asked, answered []byte, size uint8) {
+		var whole, cut dialogue
+		whole.asked(asked)
+		whole.answered(answered)
+		step := int(size)%7 + 1
+		for ; len(asked) > 0; asked = asked[min(step, len(asked)):] {
+			cut.asked(asked[:min(step, len(asked))])
+		}
+		for ; len(answered) > 0; answered = answered[min(step, len(answered)):] {
+			cut.answered(answered[:min(step, len(answered))])
+		}
+		if whole.between() != cut.between() || len(whole.pending) != len(cut.pending) {
+			t.Errorf("whole %v %v, in pieces %v %v", whole.between(), whole.pending, cut.between(), cut.pending)
+		}
+	})
+}

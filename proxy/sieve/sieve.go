@@ -282,6 +282,8 @@ func (s *session) failed(err error) error {
 		code, text = "ENCRYPT-NEEDED", "Use STARTTLS first"
 	case errors.Is(err, auth.ErrUnavailable):
 		text = "Authentication is temporarily unavailable"
+	case errors.Is(err, login.ErrTooMany):
+		text = "Too many connections"
 	case errors.Is(err, login.ErrNoMailbox):
 		code, text = "", "No mailbox"
 	case errors.Is(err, login.ErrMoving):
