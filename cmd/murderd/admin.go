@@ -19,7 +19,10 @@ import (
 
 // openAdmin serves the admin API on its socket, and health and metrics on a TCP port.
 func (d *daemon) openAdmin() error {
-	api := d.gate(admin.Handler(d.node))
+	mux := http.NewServeMux()
+	mux.Handle("/", d.gate(admin.Handler(d.node)))
+	mux.HandleFunc("GET /v1/recipients/{addr}", d.recipient)
+	var api http.Handler = mux
 	if path := d.cfg.Admin.Socket; path != "" {
 		ln, err := listenUnix(path, 0o660)
 		if err != nil {
@@ -35,6 +38,15 @@ func (d *daemon) openAdmin() error {
 		d.serveHTTP(ln, d.public(api, config.Loopback(addr)))
 	}
 	return nil
+}
+
+// recipient answers whether mail for an address can be delivered, and where.
+func (d *daemon) recipient(w http.ResponseWriter, r *http.Request) {
+	if h := d.recipients.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
+		return
+	}
+	http.Error(w, "this node delivers no mail", http.StatusNotFound)
 }
 
 // gate lets a node be ready only while its listeners are there: from the moment they are bound to the
@@ -60,7 +72,7 @@ func (d *daemon) public(api http.Handler, local bool) http.Handler {
 	}
 	mux.Handle("GET /metrics", obs.MetricsHandler(d.reg))
 	if local {
-		for _, path := range []string{"GET /v1/status", "GET /v1/digest", "GET /v1/mailboxes", "GET /v1/mailboxes/{name...}"} {
+		for _, path := range []string{"GET /v1/status", "GET /v1/digest", "GET /v1/mailboxes", "GET /v1/mailboxes/{name...}", "GET /v1/recipients/{addr}"} {
 			mux.Handle(path, api)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"net/netip"
 
@@ -8,14 +9,12 @@ import (
 	"murder/internal/config"
 	"murder/internal/mbox"
 	"murder/lmtp"
+	"murder/lmtp/socketmap"
 )
 
 // openDelivery starts LMTP and the socketmap, which look up recipients alike.
 func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 	c := &d.cfg.LMTP
-	if len(c.Listen)+len(d.cfg.Socketmap.Listen) == 0 {
-		return nil
-	}
 	resolver, err := lmtp.NewResolver(lmtp.ResolverConfig{
 		Directory: d.node,
 		Mapping: lmtp.Mapping{
@@ -27,10 +26,12 @@ func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 	if err != nil {
 		return err
 	}
+	recipients := socketmap.Handler(resolver)
+	d.recipients.Store(&recipients)
 	if err := d.openLMTP(auth, resolver); err != nil {
 		return err
 	}
-	return nil
+	return d.openSocketmap(resolver)
 }
 
 func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error {
@@ -52,6 +53,34 @@ func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error 
 		return err
 	}
 	return d.start("lmtp", c.Listen, func(ln net.Listener) error { return srv.Serve(ln, lmtp.ListenOptions{}) }, srv.Shutdown)
+}
+
+func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
+	c := &d.cfg.Socketmap
+	if len(c.Listen)+len(c.Tables) == 0 {
+		return nil
+	}
+	srv, err := socketmap.New(socketmap.Config{
+		Resolver: resolver, Backends: d.backends, ProxyTransport: c.ProxyTransport, Connections: c.MaxConnections,
+		Logger: d.log, Metrics: d.reg,
+	})
+	if err != nil {
+		return err
+	}
+	stop := func(context.Context) error {
+		srv.Shutdown()
+		return nil
+	}
+	if err := d.start("socketmap", c.Listen, srv.Serve, stop); err != nil {
+		return err
+	}
+	for name, table := range c.Tables {
+		serve := func(ln net.Listener) error { return srv.ServeTable(ln, name) }
+		if err := d.start("socketmap table "+name, table.Listen, serve, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func prefixes(list []string) ([]netip.Prefix, error) {

@@ -60,6 +60,8 @@ type daemon struct {
 	node     *cluster.Node
 	admin    []*http.Server
 	backends *backend.Set
+	// recipients answers look-ups of addresses once delivery is open.
+	recipients atomic.Pointer[http.Handler]
 
 	services []service
 	serving  atomic.Bool
@@ -139,6 +141,7 @@ func (d *daemon) openNode() error {
 		Role:              cluster.Role(d.cfg.Node.Role),
 		Listen:            c.Listen,
 		Advertise:         d.advertise(c.Listen, c.Advertise),
+		GossipListen:      d.cfg.Gossip.Listen,
 		Services:          d.advertised(),
 		Timing:            c.Timing,
 		Voters:            c.Voters,

@@ -31,6 +31,7 @@ const (
 type Config struct {
 	Node      Node      `toml:"node" doc:"Who this node is. The id must never be used for another machine."`
 	Cluster   Cluster   `toml:"cluster" doc:"The port between nodes, and how the map is replicated."`
+	Gossip    Gossip    `toml:"gossip" doc:"Suspicion of dead nodes. Membership never depends on it."`
 	Admin     Admin     `toml:"admin" doc:"Where murderctl, health checks and metrics reach this node."`
 	Log       Log       `toml:"log" doc:"What is written to standard error."`
 	TLS       TLS       `toml:"tls" doc:"The certificate shown to clients. Nodes among themselves use the cluster's own."`
@@ -237,10 +238,22 @@ type LMTP struct {
 	SpoolDir        string   `toml:"spool_dir" doc:"Directory for messages too large for memory. Default: the system's for temporary files."`
 }
 
-// Socketmap answers Postfix.
+// Socketmap answers the MTA.
 type Socketmap struct {
-	Listen         []string `toml:"listen" doc:"Addresses and paths of unix sockets."`
-	MaxConnections int      `toml:"max_connections" doc:"Connections at a time."`
+	Listen         []string         `toml:"listen" doc:"Addresses and paths of unix sockets. There are no passwords: loopback or sockets only."`
+	ProxyTransport string           `toml:"proxy_transport" doc:"Answer of the map transport-proxy: how the MTA reaches our LMTP. Example: lmtp:unix:/run/murder/lmtp.sock."`
+	MaxConnections int              `toml:"max_connections" doc:"Connections at a time."`
+	Tables         map[string]Table `toml:"tables" doc:"One map in Postfix's tcp_table protocol: mailbox, mailbox-strict, transport, transport-proxy or backend."`
+}
+
+// Table is a listener for one map.
+type Table struct {
+	Listen []string `toml:"listen" doc:"Addresses and paths of unix sockets."`
+}
+
+// Gossip is how nodes tell one another that they live.
+type Gossip struct {
+	Listen string `toml:"listen" doc:"Address for UDP and TCP; others reach it at the host of the cluster address. \"\" for no gossip."`
 }
 
 // Default returns the defaults for a role.
@@ -249,6 +262,7 @@ func Default(role string) *Config {
 		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder", DrainTimeout: seconds(30)},
 		Cluster: Cluster{Listen: ":7401", Timing: "lan", Voters: 3, PromoteAfter: seconds(10), SnapshotInterval: seconds(60),
 			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(10)},
+		Gossip:    Gossip{Listen: ":7402"},
 		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
 		Log:       Log{Level: "info", Format: "text"},
 		TLS:       TLS{MinVersion: "1.2"},

@@ -61,6 +61,8 @@ func TestMessages(t *testing.T) {
 		{"placement", "[imap]\nplacement = \"best\"\n", `want least-mailboxes or round-robin`},
 		{"lmtp on 25", "[lmtp]\nlisten = [\":25\"]\n", `LMTP must not be served on SMTP's port`},
 		{"trusted networks", "[lmtp]\ntrusted_networks = [\"all\"]\n", `"all" is no address`},
+		{"table", "[socketmap.tables.users]\nlisten = []\n", `f:1:2: socketmap.tables.users: "users" is not possible: want mailbox, mailbox-strict,`},
+		{"gossip", "[gossip]\nlisten = \"x\"\n", `f:2:1: gossip.listen: "x" is no address`},
 		{"lmtp address", "[lmtp]\nlisten = [\"24\"]\n", `or the path of a unix socket`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

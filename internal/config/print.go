@@ -177,6 +177,7 @@ func withSamples(c *Config) *Config {
 	c.Backends.Servers = map[string]Backend{sample: {}}
 	c.MUPDATE.Identities = map[string]Identity{sample: {}}
 	c.MUPDATE.Peers = map[string]PeerSettings{sample: {}}
+	c.Socketmap.Tables = map[string]Table{sample: {}}
 	return c
 }
 

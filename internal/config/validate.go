@@ -116,6 +116,9 @@ func (c *Config) validateCluster(k *checker) {
 			k.add("cluster.advertise", "name this machine as other nodes reach it", "%q cannot be dialled by other nodes", c.Cluster.Advertise)
 		}
 	}
+	if c.Gossip.Listen != "" {
+		k.address("gossip.listen", c.Gossip.Listen, false)
+	}
 	k.oneOf("cluster.timing", c.Cluster.Timing, "lan", "lan-fast", "wan")
 	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
 		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
@@ -243,6 +246,11 @@ func (c *Config) validateFrontends(k *checker) {
 		}
 	}
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
+	for _, name := range slices.Sorted(maps.Keys(c.Socketmap.Tables)) {
+		key := keyPath([]string{"socketmap", "tables", name})
+		k.oneOf(key, name, "mailbox", "mailbox-strict", "transport", "transport-proxy", "backend")
+		k.addresses(key+".listen", c.Socketmap.Tables[name].Listen, true)
+	}
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
 		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},

@@ -22,7 +22,7 @@ import (
 
 // Ports of every node; clusterPort is for nodes only.
 var ports = map[string]int{
-	"cluster": 7401, "mupdate": 3905, "imap": 1143, "imaps": 1993, "lmtp": 2003, "pop3": 1110, "sieve": 4190,
+	"cluster": 7401, "gossip": 7402, "mupdate": 3905, "imap": 1143, "imaps": 1993, "lmtp": 2003, "pop3": 1110, "sieve": 4190,
 	"socketmap": 7404, "http": 7403,
 }
 
@@ -48,7 +48,7 @@ type node struct {
 // listens takes over what --set has changed: other addresses, or none for a service.
 func (n *node) listens(c *config.Config) {
 	for service, addrs := range map[string][]string{
-		"cluster": {c.Cluster.Listen}, "http": {c.Admin.Listen}, "mupdate": c.MUPDATE.Listen, "imap": c.IMAP.Listen,
+		"cluster": {c.Cluster.Listen}, "gossip": {c.Gossip.Listen}, "http": {c.Admin.Listen}, "mupdate": c.MUPDATE.Listen, "imap": c.IMAP.Listen,
 		"imaps": c.IMAP.ListenTLS, "lmtp": c.LMTP.Listen, "pop3": c.POP3.Listen, "sieve": c.Sieve.Listen,
 		"socketmap": c.Socketmap.Listen,
 	} {
@@ -163,13 +163,14 @@ func portOf(addr string) int {
 
 func (p *plan) add(id, role string, last int, services ...string) *node {
 	n := &node{
-		id: id, role: role, services: services, addr: p.net.next(last, append(slices.Clone(services), "cluster")),
+		id: id, role: role, services: services, addr: p.net.next(last, append(slices.Clone(services), "cluster", "gossip")),
 		log: filepath.Join(p.o.Dir, id+".log"),
 	}
 	if role == "" {
 		n.config = filepath.Join(p.o.Dir, id, "backend.json")
 		n.args = []string{"demo-backend", "--config", n.config}
 		delete(n.addr, "cluster")
+		delete(n.addr, "gossip")
 	} else {
 		n.config = filepath.Join(p.o.Dir, id, "murderd.toml")
 		n.args = []string{"--config", n.config}
@@ -265,6 +266,7 @@ func (p *plan) configure(n *node) (*config.Config, error) {
 	c := config.Default(n.role)
 	c.Node = config.Node{ID: n.id, Role: n.role, DataDir: p.file(n.id + "/data"), DrainTimeout: second(2), Development: true}
 	c.Cluster.Listen, c.Cluster.Voters, c.Cluster.PromoteAfter = n.addr["cluster"], voters(o.Coordinators), second(1)
+	c.Gossip.Listen = n.addr["gossip"]
 	c.Admin = config.Admin{Socket: n.socket, Listen: n.addr["http"]}
 	c.Users.Pause = config.Duration{}
 	// What the laboratory's Cyrus servers are set to, and Debian's.
@@ -285,6 +287,7 @@ func (p *plan) configure(n *node) (*config.Config, error) {
 		c.Sieve.Listen = []string{n.addr["sieve"]}
 		c.LMTP.Listen = []string{n.addr["lmtp"]}
 		c.Socketmap.Listen = []string{n.addr["socketmap"]}
+		c.Socketmap.ProxyTransport = "lmtp:inet:" + n.addr["lmtp"]
 	}
 	return c, o.apply(n.id, c)
 }
