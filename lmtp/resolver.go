@@ -186,9 +186,9 @@ func (r *Resolver) settle(route *Route, e mbox.Entry) {
 	}
 }
 
-// HasFolder reports whether the folder that an address names is in the map, for those who do not want
-// the fallback to INBOX.
-func (r *Resolver) HasFolder(name mbox.Name) bool {
-	e, ok := r.cfg.Directory.View().Get(name)
-	return ok && e.State == mbox.Active
+// State returns the state of a mailbox in the local copy, for those who ask about folders and do not
+// want the fallback to INBOX.
+func (r *Resolver) State(name mbox.Name) mbox.State {
+	e, _ := r.cfg.Directory.View().Get(name)
+	return e.State
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -313,15 +312,12 @@ func (ss *session) bdat(args string) {
 		ss.over = true // no telling where the next command begins
 		return
 	}
-	for n > 0 && !ss.over {
-		if ss.arm(ss.cfg.Limits.Data) != nil {
+	for n > 0 {
+		if ss.more(ss.cfg.Limits.Data) != nil {
 			ss.over = true
 			return
 		}
-		step := min(n, 64<<10)
-		if _, err := io.CopyN(io.Discard, ss.in, step); err != nil {
-			ss.over = true
-		}
-		n -= step
+		step, _ := ss.in.Discard(int(min(n, int64(ss.in.Buffered()))))
+		n -= int64(step)
 	}
 }

@@ -53,7 +53,7 @@ func (s *Server) ask(ctx context.Context, table, key string) answer {
 		return absent
 	case lmtp.Moving:
 		// The recipient exists, and where mail goes will be known soon.
-		if table == "transport" || table == "backend" {
+		if table == "transport" || table == "backend" || table == "mailbox-strict" {
 			return answer{temporary, "mailbox is being moved or created"}
 		}
 	case lmtp.Loop:
@@ -68,19 +68,17 @@ func (s *Server) ask(ctx context.Context, table, key string) answer {
 func (s *Server) value(ctx context.Context, table, key string, address lmtp.Address, route lmtp.Route) answer {
 	switch table {
 	case "mailbox-strict":
-		if s.cfg.Resolver.HasFolder(route.Folder) {
-			return answer{found, key}
+		if s.cfg.Resolver.State(route.Folder) != mbox.Active && !route.Fresh {
+			if route = s.cfg.Resolver.ResolveFresh(ctx, address, ""); !route.Fresh {
+				return answer{temporary, "mailbox directory unavailable"}
+			}
 		}
-		if !route.Fresh {
-			route = s.cfg.Resolver.ResolveFresh(ctx, address, "")
+		switch s.cfg.Resolver.State(route.Folder) {
+		case mbox.Absent:
+			return absent
+		case mbox.Reserved:
+			return answer{temporary, "mailbox is being moved or created"}
 		}
-		switch {
-		case !route.Fresh:
-			return answer{temporary, "mailbox directory unavailable"}
-		case s.cfg.Resolver.HasFolder(route.Folder):
-			return answer{found, key}
-		}
-		return absent
 	case "transport":
 		if route.Server == "" {
 			return answer{temporary, "mailbox has no server"}
