@@ -23,7 +23,30 @@ func (s *session) appendMessage(c *command) error {
 	if err != nil {
 		return s.refuseLiteral(c, s.tryCreate(err))
 	}
-	return s.streamTo(e.Location.Server(), c, head, start)
+	x, err := s.streamTo(e.Location.Server(), c, head)
+	if err != nil {
+		return err
+	}
+	if st, _, _ := condition(x.tagged); st == statusNo && isMissing(x.tagged) {
+		return s.tryCreate(s.whyMissing(e))
+	}
+	return s.tagged(c, x, start)
+}
+
+// whyMissing explains the answer of a backend that does not know a mailbox of the map: it has been
+// moved, which is a matter of time, or it is gone.
+func (s *session) whyMissing(e mbox.Entry) error {
+	if err := s.barrier(); err != nil {
+		return err
+	}
+	now, ok := s.cfg.Directory.View().Get(e.Name)
+	if !ok {
+		return errNoMailbox
+	}
+	if now.State == mbox.Active && now.Location.Server() == e.Location.Server() {
+		s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", now.Index)
+	}
+	return errMoving
 }
 
 // tryCreate turns "no such mailbox" into what invites a client to create it (RFC 9051 section 6.3.12).
@@ -34,27 +57,24 @@ func (s *session) tryCreate(err error) error {
 	return err
 }
 
-// streamTo sends a command to server as it arrives. A reused connection that fails before anything
-// was taken from the client is replaced first.
-func (s *session) streamTo(server mbox.Server, c *command, head []byte, start time.Time) error {
+// streamTo sends a command to server as it arrives and waits for the answer. A reused connection
+// that fails before anything was taken from the client is replaced first.
+func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchange, error) {
 	b, _, err := s.to(server)
 	if err != nil {
-		return s.refuseLiteral(c, err)
+		return nil, s.refuseLiteral(c, err)
 	}
 	x := &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}
 	if err := b.begin(x); err != nil {
-		return s.refuseLiteral(c, err)
+		return nil, s.refuseLiteral(c, err)
 	}
 	if err := s.stream(c, b, x, head); err != nil {
-		return err
+		return nil, err
 	}
 	<-x.done
 	st, _, _ := condition(x.tagged)
 	s.srv.metrics.atBackend(server, st)
-	if x.err != nil {
-		return x.err
-	}
-	return s.tagged(c, x, start)
+	return x, x.err
 }
 
 // firstArg reads the first argument of a command that is to be streamed, also if it is a literal,
@@ -114,7 +134,11 @@ func (s *session) replace(c *command) error {
 	if e.Location.Server() != s.sel.server {
 		return s.refuseLiteral(c, no("CANNOT", "The destination is on another server: use APPEND"))
 	}
-	return s.streamTo(e.Location.Server(), c, append([]byte(nil), c.line...), start)
+	x, err := s.streamTo(e.Location.Server(), c, append([]byte(nil), c.line...))
+	if err != nil {
+		return err
+	}
+	return s.tagged(c, x, start)
 }
 
 // secondArg returns the mailbox of REPLACE, which must not be a literal.

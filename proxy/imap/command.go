@@ -97,14 +97,12 @@ func (s *session) readWhole(c *command) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errClient, err)
 		}
-		start := len(raw)
 		if raw, err = s.nextLine(raw, c); err != nil {
 			return err
 		}
 		if len(raw) > limit+s.cfg.Limits.Line {
 			return fmt.Errorf("%w: arguments too long", errClient)
 		}
-		_ = start
 	}
 	c.line = raw
 	c.parser = parser{b: raw, pos: c.args}
@@ -244,7 +242,7 @@ func (p *parser) arg() (string, error) {
 	return p.astring(false)
 }
 
-// args takes exactly n strings, each after a space, and nothing more.
+// exactly takes n strings, each after a space, and nothing more.
 func (p *parser) exactly(n int) ([]string, error) {
 	list := make([]string, n)
 	for i := range list {

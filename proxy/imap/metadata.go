@@ -3,6 +3,7 @@ package imap
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ func (s *session) getMetadata(c *command) error {
 	}
 	fromMap := strings.EqualFold(strings.Trim(entries, ` ()"`), serverEntry)
 	var first error
-	long := ""
+	long := int64(0)
 	for _, ext := range mailboxes {
 		if ext == "" {
 			continue // server entries: nothing that clients may see is kept here
@@ -52,7 +53,9 @@ func (s *session) getMetadata(c *command) error {
 		if err == nil {
 			st, code, text := condition(x.tagged)
 			if st == statusOK {
-				long = max(long, code) // METADATA LONGENTRIES n
+				if n, ok := strings.CutPrefix(code, "METADATA LONGENTRIES "); ok {
+					long = max(long, number(n)) // the longest of all
+				}
 				continue
 			}
 			err = &result{[...]string{"BAD", "NO"}[st], code, text}
@@ -64,7 +67,10 @@ func (s *session) getMetadata(c *command) error {
 	if first != nil {
 		return first
 	}
-	return okCode(long, "Completed")
+	if long > 0 {
+		return okCode("METADATA LONGENTRIES "+strconv.FormatInt(long, 10), "Completed")
+	}
+	return ok("Completed")
 }
 
 // metadataTarget reads the options, as they are, and the mailboxes of GETMETADATA.

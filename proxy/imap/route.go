@@ -282,7 +282,8 @@ func (s *session) atPlace(ext string, run func(mbox.Entry) (*exchange, error)) (
 // Cyrus 3.6: "NO Mailbox does not exist", without a code in most commands.
 func isMissing(tagged []byte) bool {
 	_, code, _ := condition(tagged)
-	return codeName(code) == "NONEXISTENT" || bytes.Contains(bytes.ToLower(tagged), []byte("does not exist"))
+	name := codeName(code)
+	return name == "NONEXISTENT" || name == "TRYCREATE" || bytes.Contains(bytes.ToLower(tagged), []byte("does not exist"))
 }
 
 // withCode adds a response code to a backend's NO that has none.

@@ -1,0 +1,239 @@
+package imap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"murder/internal/imapwire"
+)
+
+// pump relays answers until none is outstanding.
+func (c *conn) pump() {
+	defer c.s.guard("pump")
+	for {
+		head, err := c.in.head()
+		if err != nil {
+			c.lost(err, true)
+			return
+		}
+		c.mu.Lock()
+		var x *exchange
+		if len(c.queue) > 0 {
+			x = c.queue[0]
+			// A server that takes its leave has not answered.
+			x.answered = x.answered || classify(head) != kindBye
+		}
+		selected := c.selected
+		c.mu.Unlock()
+		if more := c.one(head, x, selected); !more {
+			return
+		}
+	}
+}
+
+// one handles one response line, which starts with head. It returns false when the pump must end.
+func (c *conn) one(head []byte, x *exchange, selected bool) bool {
+	relay := selected || x != nil && x.all
+	switch classify(head) {
+	case kindTagged:
+		return c.taggedLine(head, x)
+	case kindContinue:
+		return c.continuation(x)
+	case kindBye:
+		// What follows is the end of the connection; the client is told our own way.
+		c.skip()
+		c.lost(errors.New("backend said BYE"), true)
+		return false
+	case kindOwn:
+		relay = false
+	case kindMailbox:
+		if x != nil && x.stream != nil {
+			if done, err := x.stream(head); err != nil {
+				c.lost(err, true)
+				return false
+			} else if done {
+				return true
+			}
+		}
+	case kindAlert:
+		relay = x == nil || !x.quiet
+	default:
+		relay = x != nil && !x.quiet || selected
+	}
+	switch {
+	case x != nil && x.take != nil:
+		line, err := c.take(maxTaken)
+		if err != nil {
+			c.lost(err, true)
+			return false
+		}
+		if !x.take(line) && relay && !x.quiet {
+			c.s.writeRaw(line)
+		}
+		return true
+	case relay:
+		return c.relay()
+	}
+	return c.skip()
+}
+
+// waiting is called when the backend has sent nothing more for now.
+func (c *conn) waiting() {
+	if c.relaying { // and has the lock
+		c.s.out.flush()
+	} else {
+		c.s.flush()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 {
+		c.in.quickAck()
+	}
+	if len(c.queue) > 0 && time.Since(c.armed) > time.Second {
+		c.arm()
+	}
+}
+
+// put takes a piece of a response for the client; relay has the lock.
+func (c *conn) put(p []byte) error {
+	c.begun = true
+	return c.s.out.put(p)
+}
+
+// relay passes one response line on to the client.
+func (c *conn) relay() bool {
+	c.s.out.Lock()
+	c.relaying, c.begun = true, false
+	if c.direct == nil || c.s.deflated {
+		c.in.direct = nil
+	} else {
+		c.in.direct = c.direct
+	}
+	err := c.in.copyResponse(c.putClient)
+	c.in.direct = nil
+	c.relaying = false
+	if err != nil {
+		c.s.out.flush() // the client may have all that came
+	}
+	c.s.out.Unlock()
+	if err != nil {
+		c.lost(err, !c.begun)
+		return false
+	}
+	return true
+}
+
+// splice lets the kernel carry n octets of a literal from one socket to the other.
+func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
+	if err := c.s.out.flush(); err != nil {
+		return true, err
+	}
+	for n > 0 {
+		c.extend()
+		c.in.quickAck()
+		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
+		k, err := io.CopyN(to, from, min(n, 1<<20))
+		n -= k
+		c.in.total += k
+		c.s.out.total.Add(k)
+		if err != nil {
+			c.s.out.err = err
+			return true, unexpected(err)
+		}
+	}
+	return true, nil
+}
+
+// skip drops one response line.
+func (c *conn) skip() bool {
+	err := c.in.copyResponse(func([]byte) error { return nil })
+	if err != nil {
+		c.lost(err, true)
+	}
+	return err == nil
+}
+
+// take reads one response line into memory.
+func (c *conn) take(limit int) ([]byte, error) {
+	var line []byte
+	err := c.in.copyResponse(func(p []byte) error {
+		if len(line)+len(p) > limit {
+			return imapwire.ErrLineTooLong
+		}
+		line = append(line, p...)
+		return nil
+	})
+	return line, err
+}
+
+// extend moves the read deadline on while data flow.
+func (c *conn) extend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.armed) > time.Second {
+		c.arm()
+	}
+}
+
+func (c *conn) continuation(x *exchange) bool {
+	if x == nil {
+		c.lost(errors.New("continuation request that nobody asked for"), true)
+		return false
+	}
+	ok := true
+	if x.relayMore {
+		ok = c.relay()
+		c.s.flush()
+	} else {
+		ok = c.skip()
+	}
+	select {
+	case x.more <- struct{}{}:
+	default:
+	}
+	return ok
+}
+
+func (c *conn) taggedLine(head []byte, x *exchange) bool {
+	if x == nil || !bytes.HasPrefix(head, []byte(x.tag)) || len(head) <= len(x.tag) || head[len(x.tag)] != ' ' {
+		c.lost(fmt.Errorf("unexpected line %.64q", head), true)
+		return false
+	}
+	st, _, _ := condition(head)
+	if x.hold {
+		line, err := c.take(maxTagged)
+		if err != nil {
+			c.lost(err, true)
+			return false
+		}
+		x.tagged = line
+	} else if !c.relay() {
+		return false
+	} else if bytes.IndexByte(c.in.buffered(), '\n') < 0 {
+		c.s.flush()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false // the driver gave the connection up meanwhile, and x with it
+	}
+	c.queue = c.queue[1:]
+	if len(c.queue) == 0 {
+		c.queue = nil
+	}
+	c.arm()
+	c.heard = c.armed
+	if x.finish != nil {
+		x.finish(st)
+	}
+	close(x.done)
+	if len(c.queue) == 0 && !c.selected {
+		c.pumping = false
+		return false
+	}
+	return true
+}
