@@ -47,12 +47,12 @@ func TestDeliverToTwoBackends(t *testing.T) {
 func TestConcurrentBackends(t *testing.T) {
 	h, _, be2 := two(t, nil)
 	release := make(chan struct{})
-	be2.script = func(_ *stubSession, verb, _ string) (string, bool) {
+	be2.on(func(_ *stubSession, verb, _ string) (string, bool) {
 		if verb == "." {
 			<-release
 		}
 		return "", false
-	}
+	})
 	m := h.session(t)
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<alice>", "250")
@@ -75,7 +75,7 @@ func TestBackendFaults(t *testing.T) {
 	first := func(verb, text string) func(*stubSession, string, string) (string, bool) {
 		return func(s *stubSession, v, _ string) (string, bool) { return text, v == verb && s.number == 1 }
 	}
-	for _, c := range []struct {
+	for _, fault := range []struct {
 		name    string
 		script  func(*stubSession, string, string) (string, bool)
 		message string
@@ -131,33 +131,34 @@ func TestBackendFaults(t *testing.T) {
 		{"dot one 552", on(".", "552 5.2.3 Message too big"), "", []string{"552 5.3.4", "552 5.3.4"}, 1, 1},
 		{"dot 552 and 250", on(".", "552 5.2.3 Message too big\n250 2.1.5 ok"), "", []string{"552 5.2.3", "250 2.1.5 ok"}, 1, 1},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
 			h, be1, be2 := two(t, func(c *hostConfig) {
 				c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall = 300*time.Millisecond, 300*time.Millisecond, time.Second
 				c.Limits.Reply, c.Limits.Straggle = 300*time.Millisecond, 100*time.Millisecond
+				if fault.message != "" {
+					c.Limits.Stall, c.Limits.Reply = time.Minute, time.Minute
+				}
 			})
-			be2.script = c.script
-			message := c.message
+			be2.on(fault.script)
+			message := fault.message
 			if message == "" {
 				message = testMessage
 			}
 			m := h.session(t)
 			got := m.deliver(message, "carol", "alice", "bob")
-			outcome(t, got, c.want[0], "250 2.1.5 Ok SESSIONID=<be1>", c.want[1])
-			if total, _ := be2.numbers(); total != c.conns {
-				t.Errorf("be2 got %d connections, want %d", total, c.conns)
+			outcome(t, got, fault.want[0], "250 2.1.5 Ok SESSIONID=<be1>", fault.want[1])
+			if total, _ := be2.numbers(); total != fault.conns {
+				t.Errorf("be2 got %d connections, want %d", total, fault.conns)
 			}
-			if mails := be2.delivered(); len(mails) != c.stored {
-				t.Errorf("be2 stored %d messages, want %d", len(mails), c.stored)
+			if mails := be2.delivered(); len(mails) != fault.stored {
+				t.Errorf("be2 stored %d messages, want %d", len(mails), fault.stored)
 			}
 			if mails := be1.delivered(); len(mails) != 1 {
 				t.Errorf("be1 stored %d messages", len(mails))
 			}
 			// Nobody bears a grudge.
-			be2.mu.Lock()
-			be2.script = nil
-			be2.mu.Unlock()
+			be2.on(nil)
 			outcome(t, m.deliver(testMessage, "carol"), "250 2.1.5 Ok SESSIONID=<be2>")
 		})
 	}
@@ -167,7 +168,7 @@ func TestPooledConnectionDies(t *testing.T) {
 	for name, script := range map[string]string{"421 at RSET": "421 4.4.1 timeout", "closed": hangUp} {
 		t.Run(name, func(t *testing.T) {
 			h, _, be2 := two(t, nil)
-			be2.script = func(s *stubSession, v, _ string) (string, bool) { return script, v == "RSET" && s.number == 1 }
+			be2.on(func(s *stubSession, v, _ string) (string, bool) { return script, v == "RSET" && s.number == 1 })
 			m := h.session(t)
 			outcome(t, m.deliver(testMessage, "carol"), "250")
 			outcome(t, m.deliver(testMessage, "carol"), "250")
@@ -196,14 +197,14 @@ func TestBackendDown(t *testing.T) {
 // A backend that must be spoken to command by command gets them so.
 func TestWithoutPipelining(t *testing.T) {
 	h, be1, _ := two(t, nil)
-	be1.lhlo = []string{"old", "Ok"}
-	be1.script = func(s *stubSession, v, _ string) (string, bool) {
+	be1.offer("old", "Ok")
+	be1.on(func(s *stubSession, v, _ string) (string, bool) {
 		s.signed = true
 		if s.in.Buffered() > 0 && v != "." {
 			return "500 5.5.1 too fast", true
 		}
 		return "", false
-	}
+	})
 	outcome(t, h.session(t).deliver(testMessage, "alice", "u1"), "250", "250")
 	if mails := be1.delivered(); len(mails) != 1 || mails[0].from != "FROM:<s@example.org>" {
 		t.Errorf("be1 got %+v", mails)
@@ -249,9 +250,9 @@ func TestMapChangesBeforeTheDot(t *testing.T) {
 // message.
 func TestMovedBehindOurBack(t *testing.T) {
 	h, be1, be2 := two(t, nil)
-	be2.script = func(_ *stubSession, v, line string) (string, bool) {
+	be2.on(func(_ *stubSession, v, line string) (string, bool) {
 		return "550 5.1.1 User unknown", v == "RCPT" && strings.Contains(line, "carol")
-	}
+	})
 	m := h.session(t)
 	h.dir.later(active("user.carol", "be1"))
 	outcome(t, m.deliver(testMessage, "carol", "bob"), "250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
@@ -259,7 +260,7 @@ func TestMovedBehindOurBack(t *testing.T) {
 		t.Errorf("be1 got %+v", mails)
 	}
 	// Gone altogether, after the map was asked.
-	be1.script = func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 User unknown", v == "RCPT" }
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 User unknown", v == "RCPT" })
 	h.dir.later(absentEntry("user.carol"))
 	outcome(t, m.deliver(testMessage, "carol"), "550 5.1.1")
 	// The map cannot be asked.
@@ -271,15 +272,17 @@ func TestMovedBehindOurBack(t *testing.T) {
 func TestDeniedByBoth(t *testing.T) {
 	h, be1, be2 := two(t, nil)
 	unknown := func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 User unknown", v == "RCPT" }
-	be1.script, be2.script = unknown, unknown
+	be1.on(unknown)
+	be2.on(unknown)
 	h.dir.later(active("user.carol", "be1"))
 	outcome(t, h.session(t).deliver(testMessage, "carol"), "451 4.2.0")
 }
 
 func TestBackendSizeLimit(t *testing.T) {
 	h, be1, be2 := two(t, nil)
-	be2.lhlo = slices.Clone(stubLHLO)
-	be2.lhlo[4] = "SIZE 20000"
+	lhlo := slices.Clone(stubLHLO)
+	lhlo[4] = "SIZE 20000"
+	be2.offer(lhlo...)
 	m := h.session(t)
 	body := "Subject: x\r\n\r\n" + strings.Repeat("0123456789\r\n", 25000/12)
 	outcome(t, m.deliver(body, "carol", "alice", "carol+x"), "552 5.3.4", "250", "552 5.3.4")
@@ -322,13 +325,13 @@ func TestPoolRunsOut(t *testing.T) {
 		c.Limits.BackendConns, c.Limits.BackendWaiters, c.Limits.BackendWait = 1, 1, 50*time.Millisecond
 	})
 	busy := make(chan struct{}, 1)
-	be1.script = func(_ *stubSession, v, _ string) (string, bool) {
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) {
 		if v == "." {
 			busy <- struct{}{}
 			<-release
 		}
 		return "", false
-	}
+	})
 	m := h.session(t)
 	m.send("MAIL FROM:<>\r\nRCPT TO:<alice>\r\nDATA\r\n" + testMessage + ".\r\n")
 	<-busy
@@ -344,12 +347,12 @@ func TestConnectionsExpire(t *testing.T) {
 		c.Limits.BackendIdle = 20 * time.Millisecond
 	})
 	quit := make(chan struct{}, 10)
-	be1.script = func(_ *stubSession, v, _ string) (string, bool) {
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) {
 		if v == "QUIT" {
 			quit <- struct{}{}
 		}
 		return "", false
-	}
+	})
 	m := h.session(t)
 	outcome(t, m.deliver(testMessage, "alice"), "250")
 	<-quit // idle for too long
@@ -363,7 +366,7 @@ func TestConnectionsExpire(t *testing.T) {
 // The client's patience is never exceeded: at the deadline everything is settled.
 func TestOverallDeadline(t *testing.T) {
 	h, _, be2 := two(t, func(c *hostConfig) { c.Limits.Handling = 200 * time.Millisecond })
-	be2.script = func(_ *stubSession, v, _ string) (string, bool) { return silence, v == "." }
+	be2.on(func(_ *stubSession, v, _ string) (string, bool) { return silence, v == "." })
 	began := time.Now()
 	outcome(t, h.session(t).deliver(testMessage, "alice", "carol"), "250", "451 4.4.2")
 	if d := time.Since(began); d > 5*time.Second {
@@ -375,12 +378,12 @@ func TestOverallDeadline(t *testing.T) {
 func TestClientLeavesAfterTheDot(t *testing.T) {
 	h, be1, _ := two(t, nil)
 	stored := make(chan struct{})
-	be1.script = func(_ *stubSession, v, _ string) (string, bool) {
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) {
 		if v == "." {
 			close(stored)
 		}
 		return "", false
-	}
+	})
 	m := h.session(t)
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<alice>", "250")

@@ -285,9 +285,8 @@ func TestStandIns(t *testing.T) {
 	h, be1, _ = two(t, func(c *hostConfig) { c.unknown = "be1" })
 	m = h.session(t)
 	outcome(t, m.deliver(testMessage, "nobody"), "250")
-	if be1.script = func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 no", v == "RCPT" }; true {
-		outcome(t, m.deliver(testMessage, "nobody"), "550 5.1.1 no")
-	}
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 no", v == "RCPT" })
+	outcome(t, m.deliver(testMessage, "nobody"), "550 5.1.1 no")
 	h, _, _ = two(t, func(c *hostConfig) { c.DeferUnknown = true })
 	m = h.session(t)
 	m.say("MAIL FROM:<>", "250")
@@ -607,9 +606,9 @@ func TestSpool(t *testing.T) {
 func TestLogLine(t *testing.T) {
 	var log lockedBuffer
 	h, _, be2 := two(t, func(c *hostConfig) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	be2.script = func(_ *stubSession, v, line string) (string, bool) {
+	be2.on(func(_ *stubSession, v, line string) (string, bool) {
 		return "452 4.2.2 Over quota", v == "RCPT" && strings.Contains(line, "bob")
-	}
+	})
 	m := h.session(t)
 	outcome(t, m.deliver(testMessage, "alice", "bob"), "250", "452")
 	m.say("QUIT", "221")

@@ -23,14 +23,13 @@ type stub struct {
 	ln   net.Listener
 	work sync.WaitGroup
 
-	// lhlo replaces the capabilities.
-	lhlo []string
+	mu   sync.Mutex
+	lhlo []string // capabilities
 	// script may answer a command: verb is in capitals, "" on connect, "." after the final dot and
 	// "BODY" between 354 and the message. It returns what to write; ok is false for the usual.
 	// The special answers hangUp and silence end the connection or wait for its end.
 	script func(s *stubSession, verb, line string) (answer string, ok bool)
 
-	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	open   int
 	most   int // connections at a time
@@ -114,6 +113,20 @@ func (s *stub) stop() {
 	s.work.Wait()
 }
 
+// on sets the script.
+func (s *stub) on(script func(s *stubSession, verb, line string) (string, bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.script = script
+}
+
+// offer sets the capabilities.
+func (s *stub) offer(lhlo ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lhlo = lhlo
+}
+
 func (s *stub) delivered() []stubMail {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,8 +147,11 @@ func (s *stub) numbers() (total, most int) {
 
 // answer writes what the script or the default says; an error ends the session.
 func (ss *stubSession) answer(verb, line, usual string) (scripted bool, err error) {
-	if ss.script != nil {
-		if text, ok := ss.script(ss, verb, line); ok {
+	ss.mu.Lock()
+	script := ss.script
+	ss.mu.Unlock()
+	if script != nil {
+		if text, ok := script(ss, verb, line); ok {
 			usual, scripted = text, true
 		}
 	}
@@ -176,7 +192,9 @@ func (ss *stubSession) command(verb, args, line string) error {
 	usual := "250 2.0.0 ok"
 	switch verb {
 	case "LHLO":
+		ss.mu.Lock()
 		usual = strings.TrimRight(string(reply{250, ss.lhlo}.appendTo(nil)), "\r\n")
+		ss.mu.Unlock()
 		usual = strings.ReplaceAll(usual, "\r\n", "\n")
 	case "AUTH":
 		_, initial, _ := strings.Cut(args, " ")
