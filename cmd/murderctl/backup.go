@@ -10,10 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"murder/cluster/admin"
+	"murder/cmd/murderctl/output"
 )
 
 func newBackup(c *ctl) *cobra.Command {
-	return group("backup", "Keep a copy of the map outside the cluster", newBackupSave(c))
+	return group("backup", "Keep a copy of the map outside the cluster", newBackupSave(c), newBackupRestore(c))
 }
 
 func newBackupSave(c *ctl) *cobra.Command {
@@ -57,4 +58,42 @@ func saveBackup(ctx context.Context, client *admin.Client, path string) (int64, 
 		return 0, fmt.Errorf("saving a backup: %w", err)
 	}
 	return info.Size(), nil
+}
+
+func newBackupRestore(c *ctl) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "restore FILE", Short: "Make the map like a copy that was saved", Args: cobra.ExactArgs(1),
+		Long: "First it shows what would change; with --yes it changes it. Names that are being created or moved\n" +
+			"at the moment are left alone. Backends are not asked: where they know better, run ctl_mboxlist -m.",
+	}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+			report, err := restore(ctx, client, args[0], false)
+			if err != nil {
+				return err
+			}
+			plan := fmt.Sprintf("the map at index %d would become what it was at %d: %d added, %d changed, %d deleted, %d left alone",
+				report.Index, report.BackupIndex, report.Adds, report.Changes, report.Deletes, report.Skipped)
+			if err := confirm(cmd, *yes, plan); err != nil {
+				return err
+			}
+			if report, err = restore(ctx, client, args[0], true); err != nil {
+				return err
+			}
+			t := output.Table{Head: []string{"ADDED", "CHANGED", "DELETED", "LEFT ALONE"}}
+			t.Row(report.Adds, report.Changes, report.Deletes, report.Skipped)
+			return c.show(cmd, report, t)
+		})
+	}
+	return cmd
+}
+
+func restore(ctx context.Context, client *admin.Client, path string, apply bool) (admin.RestoreReport, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return admin.RestoreReport{}, fmt.Errorf("restoring: %w", err)
+	}
+	defer f.Close()
+	return client.Restore(ctx, f, apply)
 }
