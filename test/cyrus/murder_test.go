@@ -15,6 +15,8 @@ import (
 	"murder/test/mupdateline"
 )
 
+func TestMain(m *testing.M) { harness.Main(m) }
+
 // murder is a whole system: our cluster, real Cyrus backends, and, if asked for, real Cyrus
 // frontends that follow one of our nodes.
 //
