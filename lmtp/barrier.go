@@ -27,18 +27,25 @@ type barrier struct {
 	mu      sync.Mutex
 	running bool
 	next    *ticket
-	asked   map[mbox.Name]time.Time // when a name may ask again
+	names   map[mbox.Name]*asking // that have asked lately
 }
 
+// ticket is a barrier to come.
 type ticket struct {
 	done chan struct{}
 	err  error
 }
 
+// asking is a name that has asked.
+type asking struct {
+	again time.Time // when it may ask again
+	next  *ticket   // for those who wait until then
+}
+
 func newBarrier(dir Directory, reg prometheus.Registerer) *barrier {
 	return &barrier{
 		dir:   dir,
-		asked: make(map[mbox.Name]time.Time),
+		names: make(map[mbox.Name]*asking),
 		total: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "murder_lmtp_barriers_total",
 			Help: "Read barriers made for delivery and for the MTA's look-ups, by result (ok, failed).",
@@ -57,54 +64,62 @@ func newBarrier(dir Directory, reg prometheus.Registerer) *barrier {
 func (b *barrier) wait(ctx context.Context, name mbox.Name) error {
 	ctx, cancel := context.WithTimeout(ctx, barrierLimit)
 	defer cancel()
-	if delay := b.turn(name, time.Now()); delay > 0 {
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	f := b.join()
+	t := b.ask(name)
 	select {
-	case <-f.done:
-		return f.err
+	case <-t.done:
+		return t.err
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the map: %w", ctx.Err())
 	}
 }
 
-// turn returns how long a name must wait. Several that wait for the same turn share it.
-func (b *barrier) turn(name mbox.Name, now time.Time) time.Duration {
+// ask returns the first barrier that begins after the call and that name may have.
+func (b *barrier) ask(name mbox.Name) *ticket {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at, known := b.asked[name]
-	if known && now.Before(at) {
-		if at.Sub(now) <= barrierEvery {
-			b.asked[name] = at.Add(barrierEvery)
-			return at.Sub(now)
-		}
-		return at.Sub(now) - barrierEvery // somebody has taken this turn already: go with him
+	now := time.Now()
+	a := b.names[name]
+	if a == nil || !now.Before(a.again) && a.next == nil {
+		b.forget(now)
+		b.names[name] = &asking{again: now.Add(barrierEvery)}
+		return b.join()
 	}
-	if len(b.asked) >= barrierNames {
-		for other, t := range b.asked {
-			if !now.Before(t) {
-				delete(b.asked, other)
-			}
-		}
-		if len(b.asked) >= barrierNames {
-			clear(b.asked)
+	if a.next == nil {
+		a.next = &ticket{done: make(chan struct{})}
+		time.AfterFunc(a.again.Sub(now), func() { b.turn(a) })
+	}
+	return a.next
+}
+
+// turn lets those go on who waited for a name's turn.
+func (b *barrier) turn(a *asking) {
+	b.mu.Lock()
+	t := a.next
+	a.next, a.again = nil, time.Now().Add(barrierEvery)
+	shared := b.join()
+	b.mu.Unlock()
+	<-shared.done
+	t.err = shared.err
+	close(t.done)
+}
+
+// forget makes room for another name.
+func (b *barrier) forget(now time.Time) {
+	if len(b.names) < barrierNames {
+		return
+	}
+	for name, a := range b.names {
+		if !now.Before(a.again) && a.next == nil {
+			delete(b.names, name)
 		}
 	}
-	b.asked[name] = now.Add(barrierEvery)
-	return 0
+	if len(b.names) >= barrierNames {
+		clear(b.names)
+	}
 }
 
 // join returns the first barrier that has not begun.
 func (b *barrier) join() *ticket {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.next == nil {
 		b.next = &ticket{done: make(chan struct{})}
 	}

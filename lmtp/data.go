@@ -105,6 +105,9 @@ func (ss *session) fields(n *normaliser, hash []byte) []byte {
 		from := "unix socket"
 		if ss.peer.IsValid() {
 			from = "[" + ss.peer.Addr().String() + "]"
+			if ss.peer.Addr().Is6() {
+				from = "[IPv6:" + from[1:] // RFC 5321 section 4.1.3
+			}
 		}
 		fmt.Fprintf(&b, "Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n",
 			ss.lhlo, from, ss.cfg.Hostname, with, ss.id, time.Now().Format(time.RFC1123Z))

@@ -1,15 +1,19 @@
 package lmtp
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"murder/internal/backend"
 	"murder/internal/mbox"
+	"murder/internal/tlsconf"
 )
 
 func TestDeliverToTwoBackends(t *testing.T) {
@@ -408,5 +412,48 @@ func TestClientLeavesBeforeTheDot(t *testing.T) {
 	outcome(t, h.session(t).deliver(testMessage, "u1"), "250")
 	if mails := be1.delivered(); len(mails) != 1 || mails[0].rcpts[0] != "TO:<u1>" {
 		t.Errorf("be1 got %+v", mails)
+	}
+}
+
+// STARTTLS toward backends: done when the policy wants it, and never left out quietly.
+func TestBackendTLS(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	if err := tlsconf.WriteSelfSigned(certFile, keyFile, "be"); err != nil {
+		t.Fatal(err)
+	}
+	certs, err := tlsconf.Load(tlsconf.Config{CertFile: certFile, KeyFile: keyFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lhlo := append([]string{"stub", "STARTTLS"}, stubLHLO[1:]...)
+	for _, c := range []struct {
+		name   string
+		offer  []string
+		script func(*stubSession, string, string) (string, bool)
+		verify backend.Verification
+		want   string
+	}{
+		{"works", lhlo, nil, backend.VerifyNone, "250"},
+		{"not offered", stubLHLO, nil, backend.VerifyNone, "451 4.7.5"},
+		{"refused", lhlo, func(_ *stubSession, v, _ string) (string, bool) { return "454 4.7.0 no", v == "STARTTLS" }, backend.VerifyNone, "451 4.7.5"},
+		{"wrong certificate", lhlo, nil, backend.VerifyCA, "451 4.7.5"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			be := newStub(t, "be1")
+			be.tls = certs.TLS()
+			be.offer(c.offer...)
+			be.on(c.script)
+			h := newHost(t, newDirectory(active("user.alice", "be1")), []*stub{be}, nil)
+			servers := settingsOf(be)
+			set := servers["be1"]
+			set.TLS, set.Verify, set.RootCAs = backend.StartTLS, c.verify, x509.NewCertPool()
+			servers["be1"] = set
+			h.set.Update(backend.Settings{}, servers)
+			outcome(t, h.session(t).deliver(testMessage, "alice"), c.want)
+			if log := be.commands(); c.want != "250" && slices.ContainsFunc(log, func(l string) bool { return strings.HasPrefix(l, "AUTH") }) {
+				t.Errorf("the password went out: %q", log)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -109,7 +110,7 @@ func (r *Resolver) resolve(ctx context.Context, a Address, poster mbox.UserID, f
 	}
 	// What nobody can be called is not worth a question, but the catch-all may be.
 	if ok || r.cfg.Mapping.Catchall != "" {
-		if err := r.barrier.wait(ctx, t.Name); err != nil {
+		if err := r.barrier.wait(ctx, cmp.Or(t.Name, mbox.Name(a.Path))); err != nil {
 			return Route{Status: Unsure, Target: t, Path: a.Path}
 		}
 	}

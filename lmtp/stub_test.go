@@ -3,6 +3,7 @@ package lmtp
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ type stub struct {
 	name mbox.Server
 	ln   net.Listener
 	work sync.WaitGroup
+
+	tls *tls.Config // for STARTTLS
 
 	mu   sync.Mutex
 	lhlo []string // capabilities
@@ -208,6 +211,8 @@ func (ss *stubSession) command(verb, args, line string) error {
 		if !ss.signed {
 			usual = "430 Authentication required"
 		}
+	case "STARTTLS":
+		usual = "220 go ahead"
 	case "DATA":
 		usual = "354 go ahead"
 	case "QUIT":
@@ -220,6 +225,12 @@ func (ss *stubSession) command(verb, args, line string) error {
 	switch {
 	case verb == "QUIT":
 		return io.EOF
+	case verb == "STARTTLS" && !scripted:
+		conn := tls.Server(ss.conn, ss.tls)
+		if err := conn.Handshake(); err != nil {
+			return err
+		}
+		ss.conn, ss.in = conn, bufio.NewReader(conn)
 	case verb == "RSET", verb == "LHLO":
 		ss.mail = nil
 	case verb == "MAIL" && !scripted && ss.signed:
