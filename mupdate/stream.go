@@ -18,8 +18,10 @@ type stream struct {
 	c     *conn
 	tag   string
 	hosts []mbox.Server
-	after uint64    // rows up to this index are out
+	after uint64    // rows up to this index are out, but for held ones
 	at    time.Time // when they were
+	held  []mbox.Change
+	until time.Time // when held rows go out
 	ctx   context.Context
 	stop  context.CancelFunc
 
@@ -133,12 +135,17 @@ func (s *stream) follow() error {
 			s.c.out.quiet()
 			pause(wait, s.c.srv.cfg.Coalesce-time.Since(sent))
 		}
-		changes, index, err := dir.Changes(wait, s.after)
+		changes, index, err := s.next(wait)
 		woken := wait.Err() != nil
 		cancel()
 		switch {
 		case s.ctx.Err() != nil:
 			return nil
+		case errors.Is(err, context.DeadlineExceeded):
+			if err := s.release(); err != nil {
+				return err
+			}
+			continue
 		case err != nil && woken:
 			continue
 		case errors.Is(err, mbox.ErrLagged):
@@ -161,6 +168,46 @@ func (s *stream) follow() error {
 	}
 }
 
+// next waits for changes, but not beyond the time when held rows go out.
+func (s *stream) next(ctx context.Context) ([]mbox.Change, uint64, error) {
+	if len(s.held) > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, s.until)
+		defer cancel()
+	}
+	return s.c.srv.cfg.Directory.Changes(ctx, s.after)
+}
+
+// holdReserved is for how long the row of a name that is being created waits for the row that makes
+// it a mailbox. A Cyrus slave that knows a reserved name takes it for a local mailbox and does not ask
+// again (Cyrus 3.6.1: "Invalid mailbox name"), while it does ask for a name that it has never seen.
+const holdReserved = 100 * time.Millisecond
+
+// hold keeps the row of a create reservation back, and forgets held rows that have been overtaken.
+func (s *stream) hold(ch *mbox.Change) bool {
+	s.held = slices.DeleteFunc(s.held, func(h mbox.Change) bool { return h.Name == ch.Name })
+	if ch.State != mbox.Reserved || ch.Transfer || len(s.held) >= maxHeld {
+		return false
+	}
+	if len(s.held) == 0 {
+		s.until = time.Now().Add(holdReserved)
+	}
+	s.held = append(s.held, *ch)
+	return true
+}
+
+const maxHeld = 64 // rows; what is beyond is sent at once
+
+// release sends the rows that were held.
+func (s *stream) release() error {
+	for i := range s.held {
+		s.c.out.row(s.tag, &s.held[i].Entry)
+	}
+	s.c.srv.metrics.rows.Add(float64(len(s.held)))
+	s.held = s.held[:0]
+	return s.c.flush()
+}
+
 func pause(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
@@ -180,6 +227,7 @@ func (s *stream) answer() (end bool) {
 		for len(s.waiting) > 0 && s.waiting[0].after <= s.after {
 			p := s.waiting[0]
 			s.waiting = slices.Delete(s.waiting, 0, 1)
+			s.release() // an answer comes after every row that is due; a failed write fails the next flush too
 			switch p.word {
 			case "":
 				s.c.out.line(goAheadLine)
@@ -216,7 +264,7 @@ func (s *stream) rows(changes []mbox.Change) (n int, err error) {
 	}
 	for i := range changes {
 		ch := &changes[i]
-		if !s.wants(ch) || later != nil && later[ch.Name] != i {
+		if !s.wants(ch) || later != nil && later[ch.Name] != i || s.hold(ch) {
 			continue
 		}
 		s.c.out.row(s.tag, &ch.Entry)
@@ -243,6 +291,7 @@ func (s *stream) resync() error {
 	if !ok || len(s.hosts) > 0 || time.Since(s.at) > resyncWithin {
 		return mbox.ErrLagged
 	}
+	s.held = s.held[:0] // the view knows better
 	s.c.srv.metrics.resyncs.Inc()
 	n := 0
 	var err error
