@@ -55,6 +55,9 @@ type batcher struct {
 	// followers reports whether anybody waits to hear of a commit.
 	followers func() bool
 	observe   func(b *batch, err error)
+	// dead is closed when raft has stopped. An entry that was in the library's channel just then gets
+	// no answer from it, ever.
+	dead <-chan struct{}
 
 	mu        sync.Mutex
 	flows     map[string]*flow
@@ -233,7 +236,7 @@ func (b *batcher) fill(ctx context.Context) {
 // complete hands out what became of each entry, in order.
 func (b *batcher) complete() {
 	for f := range b.flight {
-		err := proposalError(f.future.Error())
+		err := proposalError(b.outcome(f.future))
 		var results []fsm.Result
 		var index uint64
 		if err == nil {
@@ -261,6 +264,22 @@ func (b *batcher) complete() {
 		if err == nil && !f.nudge {
 			b.considerNudge(f.remote)
 		}
+	}
+}
+
+func (b *batcher) outcome(f raft.ApplyFuture) error {
+	c := make(chan error, 1)
+	go func() { c <- f.Error() }()
+	select {
+	case err := <-c:
+		return err
+	case <-b.dead:
+	}
+	select {
+	case err := <-c:
+		return err
+	default:
+		return raft.ErrRaftShutdown
 	}
 }
 

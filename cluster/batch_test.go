@@ -250,6 +250,29 @@ func TestNudge(t *testing.T) {
 	}
 }
 
+// An entry that the library has taken and will never answer does not hold up the end.
+func TestBatcherSurvivesSilence(t *testing.T) {
+	l := &fakeLog{machine: fsm.New(), gate: make(chan struct{})}
+	t.Cleanup(func() { close(l.gate) })
+	b := newBatcher(l.propose, func() uint64 { return 0 }, func() bool { return false })
+	dead := make(chan struct{})
+	b.dead = dead
+	ctx, cancel := context.WithCancel(context.Background())
+	errs := make(chan error, 1)
+	b.submit(emptyUnit("a", 1, func(err error) { errs <- err }))
+	done := make(chan struct{})
+	go func() { b.run(ctx); close(done) }()
+	for l.count() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	close(dead)
+	<-done
+	if err := <-errs; classOf(err) != classUnknown {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestProposalErrors(t *testing.T) {
 	for err, class := range map[error]byte{
 		raft.ErrNotLeader:                    classNotProposed,

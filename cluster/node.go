@@ -66,6 +66,7 @@ type engine struct {
 	stores   *stores
 	observer *raft.Observer
 	observed chan raft.Observation
+	dead     chan struct{} // closed when raft has stopped
 }
 
 type leaderHint struct {
@@ -157,7 +158,7 @@ func (n *Node) start(id *identity) error {
 		st.close()
 		return fmt.Errorf("starting raft: %w", err)
 	}
-	e := &engine{identity: id, keys: k, raft: r, trans: trans, stores: st, observed: make(chan raft.Observation, 64)}
+	e := &engine{identity: id, keys: k, raft: r, trans: trans, stores: st, observed: make(chan raft.Observation, 64), dead: make(chan struct{})}
 	e.observer = raft.NewObserver(e.observed, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
@@ -219,6 +220,7 @@ func (n *Node) halt() error {
 	if e := n.engine.Load(); e != nil {
 		e.raft.DeregisterObserver(e.observer)
 		err = e.raft.Shutdown().Error()
+		close(e.dead)
 		e.trans.CloseStreams()
 		e.trans.Close()
 	}

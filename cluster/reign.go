@@ -102,7 +102,7 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	r.clock0, r.begun = n.replica.clock.Load(), time.Now()
 	r.followers.Store(len(serversOf(e.raft)) > 1)
 	r.batcher = newBatcher(func(entry []byte) raft.ApplyFuture { return e.raft.Apply(entry, 0) }, r.leaseClock, r.followers.Load)
-	r.batcher.observe = n.metrics.batch
+	r.batcher.observe, r.batcher.dead = n.metrics.batch, e.dead
 
 	work, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
