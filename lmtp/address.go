@@ -66,7 +66,7 @@ func cutPath(path string) (local, domain string, ok bool) {
 			return "", "", false
 		}
 	}
-	if local == "" || !strings.HasPrefix(local, `"`) && strings.ContainsAny(local, " <>\"\\") || strings.ContainsAny(domain, " <>\"\\@") {
+	if local == "" || local[0] == '@' || !strings.HasPrefix(local, `"`) && strings.ContainsAny(local, " <>\"\\") || strings.ContainsAny(domain, " <>\"\\@") {
 		return "", "", false
 	}
 	for i := range len(path) {

@@ -29,7 +29,7 @@ func TestParseAddress(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", c.in, a, err)
 		}
 	}
-	for _, in := range []string{"", "@", "@x", "alice@", `"alice`, `"alice"x@y`, "a b", "a<b", "a\x01b", "a\x7f", "@r", "alice@\u00fc"} {
+	for _, in := range []string{"", "@", "@x", "alice@", `"alice`, `"alice"x@y`, "a b", "a<b", "a\x01b", "a\x7f", "@r", "@:@@x", "alice@\u00fc"} {
 		if a, err := ParseAddress(in); err == nil {
 			t.Errorf("%q: got %+v, want an error", in, a)
 		}
