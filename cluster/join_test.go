@@ -75,8 +75,6 @@ func TestJoinRefusals(t *testing.T) {
 	req := joinRequest{Cluster: e.identity.ClusterID, Node: "f9", Role: Coordinator, MinCluster: 1, MaxCluster: 1}
 	tok, _ := parseToken(good)
 	req.Token, req.Secret = tok.ID, tok.Secret
-	_, key, _ := newNodeKey()
-	_ = key
 	_, err = c1.reign.Load().takeIn(ctx, req)
 	wantRefusal(t, "lying about the role", err, "create one for that role")
 	req.Role, req.Cluster = Frontend, "elsewhere"
