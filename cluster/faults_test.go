@@ -161,22 +161,65 @@ func TestPipelinedWritesKeepOrder(t *testing.T) {
 	r.equalDigests()
 }
 
-// Reads that wait together share an entry.
-func TestBarriersShare(t *testing.T) {
+// Reads cost no entries of the log while a majority of voters answers.
+func TestReadsWriteNothing(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 3, 1)
-	before := r.waitLeader().engine.Load().raft.LastIndex()
+	l, f1 := r.waitLeader(), r.nodes["f1"]
+	if _, err := f1.Barrier(testContext(t)); err != nil { // opens the links
+		t.Fatal(err)
+	}
+	before := l.engine.Load().raft.LastIndex()
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			if _, err := r.nodes["f1"].Barrier(testContext(t)); err != nil {
+			if _, err := f1.Barrier(testContext(t)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if entries := r.waitLeader().engine.Load().raft.LastIndex() - before; entries > 100 {
+	// A round that was not confirmed in time on a busy machine costs an entry and its nudge.
+	if entries := l.engine.Load().raft.LastIndex() - before; entries > 20 {
 		t.Errorf("200 reads took %d entries", entries)
+	}
+}
+
+// Learners cannot confirm a leader. Raft's own VerifyLeader believes them, which is why it is not used;
+// the test logs what it says.
+func TestLearnersConfirmNothing(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 2)
+	l := r.waitLeader()
+	for _, id := range []string{"c1", "c2", "c3"} {
+		if id != l.cfg.NodeID {
+			r.isolate(id)
+		}
+	}
+	// Before its lease runs out the leader still thinks that it leads.
+	verified := l.engine.Load().raft.VerifyLeader().Error() == nil
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := l.Barrier(ctx); !errors.Is(err, mbox.ErrUnavailable) {
+		t.Errorf("a leader without voters answered a linearizable read: %v", err)
+	}
+	t.Logf("the library's own check said %v", verified)
+}
+
+// A configuration change is an entry that changes no copy; reads after it must not wait for one that does.
+func TestReadAfterConfigurationChange(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 1)
+	l := r.waitLeader()
+	if err := l.engine.Load().raft.AddNonvoter("ghost", "127.0.0.1:1", 0, time.Second).Error(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for id, n := range r.nodes {
+		if _, err := n.Barrier(ctx); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type metrics struct {
 	batchTime        prometheus.Histogram
 	nudges           prometheus.Counter
 	retries          prometheus.Counter
+	unconfirmed      prometheus.Counter
 	leaderChanges    prometheus.Counter
 }
 
@@ -44,6 +45,7 @@ func newMetrics(n *Node) *metrics {
 		}),
 		nudges:        prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_nudges_total", Help: "Empty entries that carry the commit index to followers."}),
 		retries:       prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_write_retries_total", Help: "Writes sent again under the same number."}),
+		unconfirmed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_read_rounds_unconfirmed_total", Help: "Rounds of linearizable reads that no majority confirmed in time; the reads rode the log instead."}),
 		leaderChanges: prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_leader_changes_total", Help: "Changes of the leader that this node saw."}),
 	}
 	if m.reg != nil {
@@ -58,7 +60,7 @@ func newMetrics(n *Node) *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.nudges, m.retries, m.leaderChanges, (*gauges)(m.node)}
+	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.nudges, m.retries, m.unconfirmed, m.leaderChanges, (*gauges)(m.node)}
 }
 
 func (m *metrics) close() {

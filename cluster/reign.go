@@ -24,6 +24,7 @@ type reign struct {
 	engine  *engine
 	term    uint64
 	batcher *batcher
+	reader  *reader
 	// The lease clock of this term: where it stood, and when that was on this machine's own
 	// monotonic clock. No wall clock takes part, and the time without a leader does not count.
 	clock0 uint64
@@ -103,6 +104,7 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	r.followers.Store(len(serversOf(e.raft)) > 1)
 	r.batcher = newBatcher(func(entry []byte) raft.ApplyFuture { return e.raft.Apply(entry, 0) }, r.leaseClock, r.followers.Load)
 	r.batcher.observe, r.batcher.dead = n.metrics.batch, e.dead
+	r.reader = newReader(r)
 
 	work, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -115,6 +117,7 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	if err := r.finishRecovery(begin); err != nil {
 		return fmt.Errorf("after a lost quorum: %w", err)
 	}
+	wg.Go(func() { r.reader.run(work) })
 	n.synced.Store(true)
 	n.reign.Store(r)
 	defer n.reign.Store(nil)

@@ -37,10 +37,12 @@ type replica struct {
 	view    atomic.Pointer[fsm.View]
 	clock   atomic.Uint64 // lease clock, ms
 
-	mu      sync.Mutex
-	index   uint64
-	waiters waiterHeap
-	moved   chan struct{} // closed and replaced when index moves
+	mu    sync.Mutex
+	index uint64
+	// processed is the last entry that came here, with or without commands: at least index.
+	processed uint64
+	waiters   waiterHeap
+	moved     chan struct{} // closed and replaced when index moves
 	// changes are those of every index above floor, oldest first.
 	changes []appliedChange
 	floor   uint64
@@ -78,9 +80,10 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 	var changes []appliedChange
 	digests := make([]indexDigest, 0, len(logs))
 	applied := false
+	defer func() { r.process(logs[len(logs)-1].Index) }()
 	for i, l := range logs {
 		if l.Type != raft.LogCommand {
-			continue
+			continue // a change of the configuration
 		}
 		res, err := r.machine.Apply(l.Index, l.Data)
 		if err != nil {
@@ -125,7 +128,7 @@ func (r *replica) publish(changes []appliedChange, digests []indexDigest) {
 	r.view.Store(r.machine.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.index = index
+	r.index, r.processed = index, max(r.processed, index)
 	for _, d := range digests {
 		r.digests[d.index%digestsKept] = d
 	}
@@ -196,7 +199,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	r.view.Store(m.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.index = index
+	r.index, r.processed = index, max(r.processed, index)
 	if fits {
 		r.changes = append(r.changes, changes...)
 	} else {
@@ -204,6 +207,33 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	}
 	r.wake()
 	return nil
+}
+
+// process notes that everything up to an entry has been applied and published.
+func (r *replica) process(index uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if index > r.processed {
+		r.processed = index
+		r.wake()
+	}
+}
+
+// waitProcessed returns when every entry up to index that comes here at all has been applied.
+func (r *replica) waitProcessed(ctx context.Context, index uint64) error {
+	for {
+		r.mu.Lock()
+		reached, moved := r.processed >= index, r.moved
+		r.mu.Unlock()
+		if reached {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // digestAt returns the digest of the copy at an index not long ago.

@@ -82,6 +82,8 @@ func (s *server) readLoop(ctx context.Context) error {
 			s.propose(f)
 		case frameReadIndex:
 			s.readIndex(f)
+		case frameConfirm:
+			s.confirm(f)
 		case frameCall:
 			s.calls <- struct{}{}
 			s.wg.Go(func() {
@@ -134,7 +136,7 @@ func (s *server) readIndex(f frame) {
 		s.failed(f.id, s.node.notLeading())
 		return
 	}
-	err := r.batcher.read(pendingRead{remote: true, done: func(index uint64, err error) {
+	err := r.reader.read(pendingRead{remote: true, done: func(index uint64, err error) {
 		if err != nil {
 			s.failed(f.id, err)
 			return

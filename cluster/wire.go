@@ -22,7 +22,9 @@ import (
 //	position  applied index | last index of the log        client, each second, id 0
 //	results   index | count | for each: outcome(1) refusal(1) repeat(1)
 //	          holder detail index proposer incarnation     server
+//	confirm   term                                         client
 //	index     index                                        server
+//	confirmed 1 if the server is still in that term, else 0 server
 //	answer    JSON                                         server
 //	failed    class(1) | text                              server
 //	beat      leading(1) | term | applied index | last index of the log     server, each second, id 0
@@ -40,6 +42,8 @@ const (
 	frameAnswer    = 9
 	frameFailed    = 10
 	frameBeat      = 11
+	frameConfirm   = 12
+	frameConfirmed = 13
 )
 
 const (

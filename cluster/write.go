@@ -77,8 +77,8 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 // Barrier returns when everything that was committed before the call is in View, and the index. The
 // error is mbox.ErrUnavailable when that cannot be told before ctx ends (10 s if it has no deadline).
 //
-// The leader lets the read ride the next entry of the log: that the entry is committed proves that it
-// still leads.
+// The leader asks the other voters whether it still leads (confirm.go). When that does not succeed at
+// once, the read rides the next entry of the log: that the entry is committed proves the same.
 func (n *Node) Barrier(ctx context.Context) (uint64, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
@@ -106,7 +106,7 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 			err   error
 		}
 		c := make(chan answer, 1)
-		if err := r.batcher.read(pendingRead{done: func(i uint64, err error) { c <- answer{i, err} }}); err != nil {
+		if err := r.reader.read(pendingRead{done: func(i uint64, err error) { c <- answer{i, err} }}); err != nil {
 			return 0, err
 		}
 		select {
