@@ -27,8 +27,8 @@ func (s *session) appendMessage(c *command) error {
 	if err != nil {
 		return err
 	}
-	if st, _, _ := condition(x.tagged); st == statusNo && isMissing(x.tagged) {
-		return s.tryCreate(s.whyMissing(e))
+	if st, code, _ := condition(x.tagged); st == statusNo && (isMissing(x.tagged) || codeName(code) == "REFERRAL") {
+		return s.tryCreate(s.whyMissing(e)) // the client still has the message, and knows when to come again
 	}
 	return s.tagged(c, x, start)
 }

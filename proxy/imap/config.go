@@ -66,6 +66,8 @@ type Placement struct {
 // Limits bound one session and the server. Zero means the default, given in brackets.
 type Limits struct {
 	Connections int           // sessions at a time [20000]
+	PerAddress  int           // of them from one address; loopback is not counted [no limit]
+	PerUser     int           // of them logged in as one user, administrators aside [no limit]
 	PreAuth     time.Duration // from connect to login [60s]
 	Idle        time.Duration // without a command [30m]
 	Write       time.Duration // a client that does not read [10m]

@@ -1,6 +1,8 @@
 package imap
 
 import (
+	"bufio"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -99,10 +101,34 @@ func (s *session) compress(c *command) error {
 	s.deflated = true
 	total := s.in.total
 	s.in.release()
-	s.in = newReader(flate.NewReader(s.conn))
+	s.in = newReader(newInflater(s.conn))
 	s.in.total = total
 	s.out.Lock()
 	s.out.dst, s.out.after = w, w.Flush
 	s.out.Unlock()
 	return nil
+}
+
+// inflater decompresses what the client sends. It waits on the connection itself: a read of the
+// decompressor that ends by a deadline would be its last.
+type inflater struct {
+	src  *bufio.Reader
+	z    io.Reader
+	more bool // the last read filled its buffer: the decompressor may hold something back
+}
+
+func newInflater(conn io.Reader) *inflater {
+	src := bufio.NewReader(conn)
+	return &inflater{src: src, z: flate.NewReader(src)}
+}
+
+func (f *inflater) Read(p []byte) (int, error) {
+	if !f.more {
+		if _, err := f.src.Peek(1); err != nil {
+			return 0, err
+		}
+	}
+	n, err := f.z.Read(p)
+	f.more = n == len(p)
+	return n, err
 }

@@ -128,6 +128,11 @@ func (s *session) loginFailed(c *command, err error) error {
 
 // loggedIn makes the session that of account.
 func (s *session) loggedIn(c *command, account auth.Account) error {
+	if !account.Admin && !s.srv.users.Acquire(account.Name) {
+		s.srv.metrics.logins.WithLabelValues("limit").Inc()
+		s.log.Info("login refused", "user", account.Name, "err", errTooMany)
+		return errTooMany
+	}
 	s.user, s.admin, s.groups = mbox.UserID(account.Name), account.Admin, account.Groups
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
@@ -139,6 +144,13 @@ func (s *session) loggedIn(c *command, account auth.Account) error {
 	s.log.Info("login", "cmd", c.name, "tls", s.tls != nil, "admin", s.admin)
 	s.promised = s.srv.caps.offered()
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
+}
+
+// leave gives back the user's place among those who are logged in.
+func (s *session) leave() {
+	if s.user != "" && !s.admin {
+		s.srv.users.Release(string(s.user))
+	}
 }
 
 // starttls executes STARTTLS. What the client has sent behind it in clear is dropped, never
@@ -197,6 +209,7 @@ func (s *session) unauthenticate(c *command) error {
 		b.close()
 		s.gone(b)
 	}
+	s.leave()
 	s.user, s.admin, s.groups, s.view = "", false, nil, mbox.Viewer{}
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
@@ -247,25 +260,6 @@ func (s *session) ident(c *command) error {
 		id += ` "version" ` + quote(s.cfg.Version)
 	}
 	if err := s.say(id + ")\r\n"); err != nil {
-		return err
-	}
-	return ok("Completed")
-}
-
-func (s *session) namespace(c *command) error {
-	personal := "NIL"
-	sep := string(s.view.Separator())
-	entry := func(prefix string) string {
-		if prefix != "" {
-			prefix += sep
-		}
-		return "((" + quote(prefix) + " " + quote(sep) + "))"
-	}
-	if prefix, ok := s.view.Personal(); ok {
-		personal = entry(strings.TrimSuffix(prefix, sep))
-	}
-	other, shared := s.view.Prefixes()
-	if err := s.say("* NAMESPACE " + personal + " " + entry(other) + " " + entry(shared) + "\r\n"); err != nil {
 		return err
 	}
 	return ok("Completed")

@@ -60,7 +60,13 @@ func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 			}
 		}
 	case kindAlert:
-		relay = x == nil || !x.quiet
+		line, err := c.take(maxTagged)
+		if err != nil {
+			c.lost(err, true)
+		} else if c.s.newAlert(line) {
+			c.s.writeRaw(line)
+		}
+		return err == nil
 	default:
 		relay = x != nil && !x.quiet || selected
 	}

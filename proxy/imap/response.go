@@ -100,3 +100,37 @@ func codeName(code string) string {
 	name, _, _ := strings.Cut(code, " ")
 	return strings.ToUpper(name)
 }
+
+// plain are texts of Cyrus's refusals that come without a response code, and the code (RFC 5530) each
+// deserves. Clients can act on a code only. The first that is found in the text counts.
+var plain = []struct{ text, code string }{
+	{"does not exist", "NONEXISTENT"},
+	{"permission denied", "NOPERM"},
+	{"already exists", "ALREADYEXISTS"},
+	{"over quota", "OVERQUOTA"},
+	{"mupdate", "UNAVAILABLE"}, // the map could not be told
+	{"unavailable", "UNAVAILABLE"},
+	{"currently reserved", "UNAVAILABLE"},
+	{"moved to another server", "UNAVAILABLE"},
+	{"is locked", "INUSE"},
+	{"invalid mailbox name", "CANNOT"},
+	{"operation is not supported", "CANNOT"},
+	{"i/o error", "SERVERBUG"},
+}
+
+// withCode adds the response code to a backend's NO that has none.
+func withCode(tagged []byte) []byte {
+	st, have, text := condition(tagged)
+	if st != statusNo || have != "" {
+		return tagged
+	}
+	text = strings.ToLower(text)
+	for _, p := range plain {
+		if strings.Contains(text, p.text) {
+			tag, _ := cutWord(tagged)
+			rest := tagged[len(tag)+len(" NO "):]
+			return append(append(bytes.Clone(tag), " NO ["+p.code+"] "...), rest...)
+		}
+	}
+	return tagged
+}

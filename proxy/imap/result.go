@@ -39,6 +39,7 @@ var (
 	errBackendDown  = no("UNAVAILABLE", "The server of this mailbox is not available, try again later")
 	errMoving       = no("UNAVAILABLE", "The mailbox is being moved, try again later")
 	errOutcome      = no("UNAVAILABLE", "The server of this mailbox was lost; the outcome is unknown")
+	errTooMany      = no("LIMIT", "You have too many sessions, close one and try again")
 	errBadName      = no("CANNOT", "Invalid mailbox name")
 	errNotHere      = no("CANNOT", "Not available on this server")
 	errNotSelected  = bad("No mailbox is selected")

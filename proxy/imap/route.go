@@ -213,6 +213,7 @@ func (s *session) pass(server mbox.Server, c *command) (*exchange, error) {
 // tagged relays a backend's tagged line and counts the command.
 func (s *session) tagged(c *command, x *exchange, start time.Time) error {
 	s.refresh()
+	x.tagged = withCode(x.tagged)
 	if err := s.say(string(x.tagged)); err != nil {
 		return err
 	}
@@ -284,18 +285,6 @@ func isMissing(tagged []byte) bool {
 	_, code, _ := condition(tagged)
 	name := codeName(code)
 	return name == "NONEXISTENT" || name == "TRYCREATE" || bytes.Contains(bytes.ToLower(tagged), []byte("does not exist"))
-}
-
-// withCode adds a response code to a backend's NO that has none.
-func withCode(tagged []byte, code string) []byte {
-	if _, have, _ := condition(tagged); have != "" {
-		return tagged
-	}
-	i := bytes.Index(bytes.ToUpper(tagged), []byte(" NO "))
-	if i < 0 {
-		return tagged
-	}
-	return append(append(bytes.Clone(tagged[:i+4]), "["+code+"] "...), tagged[i+4:]...)
 }
 
 // isDown reports whether an error means that a backend cannot be used now.

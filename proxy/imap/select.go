@@ -29,9 +29,6 @@ func (s *session) selectMailbox(c *command) error {
 		}
 		return err
 	}
-	if st, _, _ := condition(x.tagged); st != statusOK && isMissing(x.tagged) {
-		x.tagged = withCode(x.tagged, "NONEXISTENT")
-	}
 	return s.tagged(c, x, start)
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"murder/internal/limit"
 	"murder/internal/mbox"
 )
 
@@ -24,6 +25,9 @@ type Server struct {
 	metrics *metrics
 	place   placer
 	pause   signOnPauses
+	spaces  namespaces
+	conns   *limit.Conns
+	users   *limit.Users
 	ctx     context.Context
 	stop    context.CancelFunc
 	work    sync.WaitGroup // sessions and the server's own goroutines
@@ -45,6 +49,8 @@ func New(cfg Config) (*Server, error) {
 	s.caps = newCapTable(cfg.Suppress)
 	s.follow = newFollower(cfg.Directory, cfg.Namespace)
 	s.metrics = newMetrics(cfg.Metrics)
+	s.conns = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress)
+	s.users = limit.NewUsers(cfg.Limits.PerUser)
 	s.work.Go(func() { s.follow.run(s.ctx) })
 	if cfg.ProbeInterval > 0 {
 		s.work.Go(func() { s.probe(s.ctx) })
@@ -101,10 +107,13 @@ func (s *Server) accept(conn net.Conn, implicit *tls.Config) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3})
 	}
+	release, err := s.conns.Acquire(addrPort(conn.RemoteAddr()).Addr())
 	s.mu.Lock()
-	full := len(s.sessions) >= s.cfg.Limits.Connections
-	if full || s.closing {
+	if err != nil || s.closing {
 		s.mu.Unlock()
+		if err == nil {
+			release()
+		}
 		conn.SetDeadline(time.Now().Add(time.Second))
 		conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
 		conn.Close()
@@ -118,6 +127,7 @@ func (s *Server) accept(conn net.Conn, implicit *tls.Config) {
 	s.metrics.sessions.Inc()
 	go func() {
 		defer s.work.Done()
+		defer release()
 		if implicit != nil {
 			if err := ss.startTLS(implicit); err != nil {
 				ss.log.Debug("tls handshake failed", "err", err)

@@ -414,3 +414,44 @@ func TestPipelineStorm(t *testing.T) {
 		}
 	}
 }
+
+func TestLimitPerUser(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Limits.PerUser = 1 })
+	first := r.login("A", "alice")
+	second := r.open("B")
+	second.expect("* OK ...")
+	second.send("a LOGIN alice pw")
+	second.expect("a NO [LIMIT] ...")
+	second.send("b LOGIN bob pw")
+	second.expect("b OK ...")
+	r.login("C", "cyrus")
+	r.login("D", "cyrus")
+	first.send("a UNAUTHENTICATE")
+	first.expect("a OK ...")
+	r.login("E", "alice")
+	first.send("b LOGIN alice pw")
+	first.expect("b NO [LIMIT] ...")
+}
+
+// A compressed session that has been silent for a while, so that reads have ended by their deadline,
+// still works.
+func TestCompressedAndSilent(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Limits.BackendIdle = 20 * time.Millisecond })
+	d := r.login("A", "alice")
+	d.send("a STATUS INBOX (MESSAGES)")
+	d.until("a")
+	d.send("b COMPRESS DEFLATE")
+	d.expect("b OK ...")
+	w, err := flate.NewWriter(d.conn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.r = bufio.NewReader(flate.NewReader(d.conn))
+	say := func(line string) { io.WriteString(w, line+"\r\n"); w.Flush() }
+	say("c STATUS INBOX (MESSAGES)")
+	d.until("c")
+	eventually(t, "the unused connection is closed", func() bool { return len(r.srv.Sessions()[0].Backends) == 0 })
+	say("d STATUS INBOX (MESSAGES)")
+	d.expect("* STATUS ...")
+	d.expect("d OK ...")
+}

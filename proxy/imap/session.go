@@ -76,7 +76,8 @@ type session struct {
 	ending  *farewell
 	waiting bool // the driver waits for the client, between two lines
 	dead    bool
-	moved   bool // the selected mailbox is elsewhere now
+	moved   bool                // the selected mailbox is elsewhere now
+	alerts  map[string]struct{} // texts of alerts the client has seen
 }
 
 // farewell is why a session is to end.
@@ -284,6 +285,25 @@ func (s *session) sayBye(code, text string) {
 	s.say("* BYE " + code + text + "\r\n")
 }
 
+// maxAlerts is how many different alerts of backends one session is shown.
+const maxAlerts = 100
+
+// newAlert reports whether the client has not been shown an alert yet: every connection to a backend
+// may tell the same once more.
+func (s *session) newAlert(line []byte) bool {
+	_, _, text := condition(line)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, seen := s.alerts[text]; seen || len(s.alerts) == maxAlerts {
+		return false
+	}
+	if s.alerts == nil {
+		s.alerts = make(map[string]struct{})
+	}
+	s.alerts[text] = struct{}{}
+	return true
+}
+
 // end asks the session to say BYE at the next line boundary. Any goroutine may call it.
 func (s *session) end(code, text string) {
 	s.mu.Lock()
@@ -359,6 +379,7 @@ func (s *session) close() {
 	if s.user != "" {
 		s.log.Info("logout", "dur", time.Since(s.info.Since).Round(time.Millisecond), "in", s.in.total, "out", s.out.total.Load())
 	}
+	s.leave()
 	s.srv.forget(s)
 }
 

@@ -271,7 +271,10 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	}
 	s.srv.caps.learn(server, so.caps)
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendLogin))
-	if err := s.introduce(so); err != nil {
+	if err = s.introduce(so); err == nil {
+		err = s.checkNamespace(so)
+	}
+	if err != nil {
 		so.nc.Close()
 		return nil, err
 	}

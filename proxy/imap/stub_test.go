@@ -274,7 +274,7 @@ func (c *stubConn) one() bool {
 		io.Copy(io.Discard, c.r)
 		return false
 	default:
-		c.say("%s", strings.ReplaceAll(f, "TAG", cmd.tag))
+		c.say("%s", strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(f))
 		return !strings.Contains(f, "THEN-CLOSE")
 	}
 	return c.run(cmd)
@@ -307,6 +307,12 @@ func (c *stubConn) run(cmd *command) bool {
 		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
 		return true
 	case "NOOP", "ID", "CHECK":
+	case "NAMESPACE":
+		if c.user == "cyrus" {
+			c.say(`* NAMESPACE NIL (("user/" "/")) (("" "/"))`)
+		} else {
+			c.say(`* NAMESPACE (("" "/")) (("Other Users/" "/")) (("Shared Folders/" "/"))`)
+		}
 	case "ENABLE":
 		c.say("* ENABLED%s", cmd.rest())
 	case "IDLE":
