@@ -211,6 +211,15 @@ func TestShrunkenDumpIsWithheld(t *testing.T) {
 	if err := dump(); err != nil {
 		t.Fatal(err)
 	}
+	s.guard.set(300)
+	dir.mu.Lock()
+	for i := range 60 {
+		dir.owners[mbox.Name(fmt.Sprint("n", i))] = "a" // known as deleted, while nobody listened
+	}
+	dir.mu.Unlock()
+	if err := dump(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A session that vanishes between the answer to a write and anything else is reported with that write,

@@ -30,7 +30,7 @@ func (c *conn) update(f *frame, args []string) error {
 		hosts = append(hosts, mbox.Server(a))
 	}
 	if len(hosts) == 0 {
-		if last, ok := srv.guard.check(view.Len()); !ok {
+		if last, ok := srv.guard.check(view); !ok {
 			srv.metrics.alarms.Inc()
 			c.log.Error("dump withheld: it holds less than half of what the last one held; an operator must confirm",
 				"user", c.session.Identity, "records", view.Len(), "before", last)
@@ -94,7 +94,7 @@ func deleted(view mbox.View, order mbox.Order) (names []mbox.Name) {
 }
 
 // shrinkGuard compares each full dump with what this node last showed anybody. A copy that has lost
-// half of its records without a single DELETE was damaged or replaced.
+// half of its records and does not know them as deleted was damaged or replaced.
 type shrinkGuard struct {
 	mu   sync.Mutex
 	last int
@@ -102,13 +102,14 @@ type shrinkGuard struct {
 
 const guardFrom = 100 // records; below, half is soon reached by honest work
 
-func (g *shrinkGuard) check(records int) (last int, ok bool) {
+func (g *shrinkGuard) check(view mbox.View) (last int, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.last >= guardFrom && records < g.last/2 {
+	least := g.last / 2
+	if g.last >= guardFrom && view.Len() < least && view.Len()+len(deleted(view, mbox.OrderDB)) < least {
 		return g.last, false
 	}
-	g.last = records
+	g.last = view.Len()
 	return g.last, true
 }
 
