@@ -64,6 +64,8 @@ type batcher struct {
 	turn      []*flow // flows that have something, in the order of their turns
 	reads     []pendingRead
 	nudge     bool
+	untold    bool // followers have not been told of the last commit
+	later     bool // a nudge for it is due soon
 	commands  int
 	octets    int
 	stopped   error
@@ -202,7 +204,7 @@ func (b *batcher) take() *batch {
 	b.commands -= bt.cmds
 	b.octets -= octets
 	bt.nudge = bt.cmds == 0 && len(bt.reads) == 0
-	b.nudge = false // whatever is proposed now carries the commit index
+	b.nudge, b.untold = false, false // whatever is proposed now carries the commit index
 	return bt
 }
 
@@ -284,21 +286,41 @@ func (b *batcher) outcome(f raft.ApplyFuture) error {
 }
 
 // considerNudge proposes an empty entry when nothing else is about to carry the commit index to the
-// followers, which would otherwise learn of it from the next heartbeat-like tick of the library.
+// followers, which would otherwise learn of it from the next heartbeat-like tick of the library. When
+// nobody is known to wait for it, nudges keep an interval.
 func (b *batcher) considerNudge(remote bool) {
 	if !b.followers() {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
 	if len(b.turn) > 0 || len(b.reads) > 0 || len(b.slots) > 1 || b.stopped != nil {
 		return
 	}
-	if remote || now.Sub(b.lastNudge) > nudgeInterval {
-		b.nudge, b.lastNudge = true, now
-		b.signal()
+	b.untold = true
+	wait := nudgeInterval - time.Since(b.lastNudge)
+	switch {
+	case remote || wait <= 0:
+		b.nudgeLocked()
+	case !b.later:
+		b.later = true
+		time.AfterFunc(wait, b.tell)
 	}
+}
+
+// tell makes sure that followers hear of the last commit now.
+func (b *batcher) tell() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.later = false
+	if b.untold && b.stopped == nil {
+		b.nudgeLocked()
+	}
+}
+
+func (b *batcher) nudgeLocked() {
+	b.nudge, b.lastNudge = true, time.Now()
+	b.signal()
 }
 
 func (b *batcher) stop(reason error) {

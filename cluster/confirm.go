@@ -88,8 +88,13 @@ func (d *reader) round(ctx context.Context, reads []pendingRead) {
 		// Every node's copy comes to this index by itself; to that of an entry without commands it
 		// need not.
 		index, _ := r.node.replica.applied()
+		remote := false
 		for _, p := range reads {
 			p.done(index, nil)
+			remote = remote || p.remote
+		}
+		if remote { // it waits for its own copy, which must hear of the commit
+			r.batcher.tell()
 		}
 		return
 	}

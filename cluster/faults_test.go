@@ -230,7 +230,8 @@ func TestLearnerDelay(t *testing.T) {
 	l, f1 := r.waitLeader(), r.nodes["f1"]
 	var delays []time.Duration
 	for i := range 30 {
-		vs := write(t, l, activate(fmt.Sprint("user.d", i)))
+		write(t, l, activate(fmt.Sprint("user.c", i)))
+		vs := write(t, l, activate(fmt.Sprint("user.d", i))) // within the interval of nudges
 		begun := time.Now()
 		if err := f1.replica.wait(testContext(t), vs[0].Index); err != nil {
 			t.Fatal(err)
