@@ -49,6 +49,23 @@ func TestConflictRegister(t *testing.T) {
 	}
 }
 
+// Claims that found no room may be about any name.
+func TestFullConflictRegister(t *testing.T) {
+	r := newRig(t)
+	r.write(activate("x", "a.example!p", acl, by("1", srvA)))
+	if r.m.View().InConflict("x") {
+		t.Error("contested by nobody")
+	}
+	for i := range maxConflicts {
+		n := mbox.Name(fmt.Sprint(i))
+		r.m.conflicts.set(conflictKey(n, srvB), Conflict{Name: n, Claimant: srvB})
+	}
+	r.do(Empty{})
+	if !r.m.View().InConflict("x") {
+		t.Error("not contested although the register is full")
+	}
+}
+
 // Claims of a name do not touch those of another that begins alike.
 func TestConflictNames(t *testing.T) {
 	r := newRig(t)

@@ -171,6 +171,68 @@ func TestPipelineSharesTheTime(t *testing.T) {
 	}
 }
 
+// That time begins with the command: how long the session has been there does not matter.
+func TestOldSessionHasTime(t *testing.T) {
+	cfg := testConfig(t, &hurried{newMemory()})
+	cfg.CommandTimeout = 500 * time.Millisecond
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "be-a")
+	for range 3 {
+		time.Sleep(cfg.CommandTimeout / 2)
+		if err := c.Activate(t.Context(), "n", "a.example!p", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hurried is a directory that does nothing when there is no time left.
+type hurried struct{ *memory }
+
+func (h *hurried) Write(ctx context.Context, w []mbox.Write) ([]mbox.Verdict, error) {
+	if ctx.Err() != nil {
+		return nil, mbox.ErrUnavailable
+	}
+	return h.memory.Write(ctx, w)
+}
+
+// A reservation that stays is told while other changes never pause.
+func TestReservationIsToldUnderLoad(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	d := dialServer(t, s)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	d.send("U01 UPDATE\r\n")
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	dir.have(mbox.Entry{Name: "held", Location: "a!p", State: mbox.Reserved})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i%10)), Location: "a!p", State: mbox.Active})
+			select {
+			case <-time.After(time.Millisecond):
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	d.nc.SetDeadline(time.Now().Add(patience))
+	for {
+		got, err := d.line()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == `U01 RESERVE "held" "a!p"` {
+			return
+		}
+	}
+}
+
 // waiting is a directory without a quorum.
 type waiting struct{ *memory }
 

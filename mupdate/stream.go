@@ -145,6 +145,7 @@ func (s *stream) follow() error {
 			if err := s.release(); err != nil {
 				return err
 			}
+			sent = time.Now()
 			continue
 		case err != nil && woken:
 			continue
@@ -161,6 +162,11 @@ func (s *stream) follow() error {
 			return err
 		}
 		s.after, s.at = index, time.Now()
+		if s.at.After(s.until) { // changes may come so fast that nothing ever waits
+			if err := s.release(); err != nil {
+				return err
+			}
+		}
 		if n > 0 {
 			sent = s.at
 			s.c.srv.guard.set(dir.View().Len())
@@ -200,11 +206,14 @@ const maxHeld = 64 // rows; what is beyond is sent at once
 
 // release sends the rows that were held.
 func (s *stream) release() error {
+	if len(s.held) == 0 {
+		return nil
+	}
 	for i := range s.held {
 		s.c.out.row(s.tag, &s.held[i].Entry)
 	}
 	s.c.srv.metrics.rows.Add(float64(len(s.held)))
-	s.held = s.held[:0]
+	s.held = nil
 	return s.c.flush()
 }
 
@@ -291,7 +300,7 @@ func (s *stream) resync() error {
 	if !ok || len(s.hosts) > 0 || time.Since(s.at) > resyncWithin {
 		return mbox.ErrLagged
 	}
-	s.held = s.held[:0] // the view knows better
+	s.held = nil // the view knows better
 	s.c.srv.metrics.resyncs.Inc()
 	n := 0
 	var err error
