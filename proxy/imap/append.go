@@ -23,7 +23,12 @@ func (s *session) appendMessage(c *command) error {
 	if err != nil {
 		return s.refuseLiteral(c, s.tryCreate(err))
 	}
-	x, err := s.streamTo(e.Location.Server(), c, head)
+	var x *exchange
+	if at, ok := catenateAt(head, c.args); ok {
+		x, err = s.catenateTo(e.Location.Server(), c, head, at)
+	} else {
+		x, err = s.streamTo(e.Location.Server(), c, head)
+	}
 	if err != nil {
 		return err
 	}
@@ -44,7 +49,7 @@ func (s *session) whyMissing(e mbox.Entry) error {
 		return errNoMailbox
 	}
 	if now.State == mbox.Active && now.Location.Server() == e.Location.Server() {
-		s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", now.Index)
+		s.suspect(now)
 	}
 	return errMoving
 }
@@ -118,34 +123,4 @@ func literalIsFirst(args []byte) bool {
 		}
 	}
 	return args[1] == '{' || args[1] == '~'
-}
-
-// replace executes REPLACE (RFC 8508) where both mailboxes are on one server.
-func (s *session) replace(c *command) error {
-	start := time.Now()
-	ext, err := secondArg(c)
-	if err != nil {
-		return s.refuseLiteral(c, err)
-	}
-	e, err := s.resolve(ext)
-	if err != nil {
-		return s.refuseLiteral(c, s.tryCreate(err))
-	}
-	if e.Location.Server() != s.sel.server {
-		return s.refuseLiteral(c, no("CANNOT", "The destination is on another server: use APPEND"))
-	}
-	x, err := s.streamTo(e.Location.Server(), c, append([]byte(nil), c.line...))
-	if err != nil {
-		return err
-	}
-	return s.tagged(c, x, start)
-}
-
-// secondArg returns the mailbox of REPLACE, which must not be a literal.
-func secondArg(c *command) (string, error) {
-	p := parser{b: c.line, pos: c.args}
-	if _, err := p.arg(); err != nil {
-		return "", err
-	}
-	return p.arg()
 }

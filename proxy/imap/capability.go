@@ -158,6 +158,7 @@ func (s *session) capabilities() string {
 			list = append(list, "COMPRESS=DEFLATE")
 		}
 		from := len(list)
+		list = append(list, s.synthesised()...)
 		for name := range s.promised {
 			if key, value, ok := strings.Cut(name, "="); ok && key == "APPENDLIMIT" && s.cfg.Limits.Append > 0 {
 				name = key + "=" + strconv.FormatInt(min(number(value), s.cfg.Limits.Append), 10)
@@ -170,6 +171,21 @@ func (s *session) capabilities() string {
 		return slices.Contains(s.srv.caps.suppress, strings.ToUpper(name))
 	})
 	return strings.Join(list, " ")
+}
+
+// synthesised are capabilities that we make of others which all backends have.
+func (s *session) synthesised() []string {
+	var list []string
+	for _, row := range [...]struct{ name, of string }{
+		{"LIST-METADATA", "METADATA"},
+		{"MULTISEARCH", "ESEARCH"},
+		{"REPLACE", "UIDPLUS"},
+	} {
+		if s.promised.has(row.of) && !s.promised.has(row.name) {
+			list = append(list, row.name)
+		}
+	}
+	return list
 }
 
 func (s *session) capability(c *command) error {

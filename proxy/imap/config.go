@@ -44,25 +44,6 @@ type Backends interface {
 	Known(server mbox.Server) bool
 }
 
-// Policy chooses the backend of a new user or of a new top-level shared folder.
-type Policy string
-
-const (
-	LeastMailboxes Policy = "least-mailboxes" // fewest records in the map; the default
-	RoundRobin     Policy = "round-robin"
-)
-
-// Placement says where new top-level mailboxes go.
-type Placement struct {
-	Policy Policy
-	// Servers are the candidates; empty means every configured backend, and every backend that
-	// holds a mailbox.
-	Servers []mbox.Server
-	// Accept reports whether a server takes new mailboxes now (not draining, not down); nil
-	// accepts all.
-	Accept func(mbox.Server) bool
-}
-
 // Limits bound one session and the server. Zero means the default, given in brackets.
 type Limits struct {
 	Connections int           // sessions at a time [20000]
@@ -96,6 +77,9 @@ type Config struct {
 	TLS       *tls.Config // nil: neither STARTTLS nor TLS listeners
 	Limits    Limits
 	Placement Placement
+	// Autocreate gives users without an INBOX one when they log in. Our identity must be an
+	// administrator of the backends.
+	Autocreate bool
 	// Suppress lists capabilities that are never shown, exact tokens.
 	// Cyrus: suppress_capabilities.
 	Suppress []string
@@ -137,7 +121,7 @@ func (c *Config) check() error {
 	if c.Placement.Policy == "" {
 		c.Placement.Policy = LeastMailboxes
 	}
-	if p := c.Placement.Policy; !slices.Contains([]Policy{LeastMailboxes, RoundRobin}, p) {
+	if p := c.Placement.Policy; !slices.Contains(Policies, p) {
 		return fmt.Errorf("imap: unknown placement policy %q", p)
 	}
 	c.Limits.fill()

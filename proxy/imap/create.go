@@ -1,11 +1,8 @@
 package imap
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"murder/internal/mbox"
@@ -202,28 +199,4 @@ func (s *session) ancestor(name mbox.Name) (mbox.Entry, bool) {
 		}
 		name = parent
 	}
-}
-
-// placer orders the candidates for new top-level mailboxes.
-type placer struct{ turn atomic.Uint64 }
-
-func (p *placer) order(srv *Server) []mbox.Server {
-	cfg := srv.cfg.Placement
-	list := slices.Clone(cfg.Servers)
-	if len(list) == 0 {
-		list = srv.servers()
-	}
-	list = slices.DeleteFunc(list, func(server mbox.Server) bool { return cfg.Accept != nil && !cfg.Accept(server) })
-	slices.Sort(list)
-	if len(list) == 0 {
-		return nil
-	}
-	// Servers that are equal take turns, so that a burst does not hit one of them.
-	turn := int(p.turn.Add(1) % uint64(len(list)))
-	list = append(list[turn:], list[:turn]...)
-	if cfg.Policy == LeastMailboxes {
-		count := srv.follow.population()
-		slices.SortStableFunc(list, func(a, b mbox.Server) int { return cmp.Compare(count[a], count[b]) })
-	}
-	return list
 }

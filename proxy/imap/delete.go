@@ -82,16 +82,7 @@ func (s *session) removeGhosts(gone []mbox.Entry) {
 		}
 		break
 	}
-	for writes := ghosts(); len(writes) > 0; {
-		n := min(len(writes), 100)
-		verdicts, err := s.cfg.Directory.Write(ctx, writes[:n])
-		if err != nil {
-			s.log.Warn("deleted mailboxes stay on the map", "mailbox", writes[0].Name, "count", len(writes), "err", err)
-			return
-		}
-		for i, v := range verdicts {
-			s.log.Info("deleted mailbox taken off the map", "mailbox", writes[i].Name, "outcome", v.Outcome.String())
-		}
-		writes = writes[n:]
+	if err := s.srv.takeOff(ctx, ghosts()); err != nil {
+		s.log.Warn("deleted mailboxes stay on the map", "err", err)
 	}
 }

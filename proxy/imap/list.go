@@ -10,7 +10,7 @@ import (
 	"murder/internal/mbox"
 )
 
-// listing is a LIST command (RFC 5258, RFC 5819, RFC 6154, RFC 8440), read.
+// listing is a LIST command (RFC 5258, RFC 5819, RFC 6154, RFC 8440, RFC 9590), read.
 type listing struct {
 	word      string // LIST or XLIST, in the answer
 	patterns  []mbox.Pattern
@@ -23,6 +23,7 @@ type listing struct {
 	use       bool
 	rights    bool
 	status    string // items with parentheses, "" for none
+	metadata  string // entries with parentheses, "" for none
 }
 
 // listed is one line of an answer.
@@ -156,11 +157,15 @@ func (l *listing) parseReturn(c *command) error {
 			l.use = true
 		case "MYRIGHTS":
 			l.rights = true
-		case "STATUS":
-			if i++; i == len(options) || !strings.HasPrefix(options[i], "(") {
-				return fmt.Errorf("%w: STATUS needs a list", errSyntax)
+		case "STATUS", "METADATA":
+			which := &l.status
+			if strings.EqualFold(options[i], "METADATA") { // RFC 9590
+				which = &l.metadata
 			}
-			l.status = options[i]
+			if i++; i == len(options) || !strings.HasPrefix(options[i], "(") {
+				return fmt.Errorf("%w: STATUS and METADATA need a list", errSyntax)
+			}
+			*which = options[i]
 		default:
 			return fmt.Errorf("%w: unknown return option", errSyntax)
 		}

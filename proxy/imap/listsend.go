@@ -39,7 +39,7 @@ func (o *lister) failed(server mbox.Server) {
 
 // send completes and sends what has been gathered.
 func (o *lister) send() {
-	asked := make(map[int]*statusAnswer)
+	asked := make([][]*question, len(o.wait))
 	for i := range o.wait {
 		item := &o.wait[i]
 		server := item.entry.Location.Server()
@@ -54,17 +54,22 @@ func (o *lister) send() {
 			}
 			item.use = use[item.ext]
 		}
-		if o.l.status != "" && !(o.l.onlyUse && item.use == "") {
-			if a, err := o.s.askStatus(server, item.ext, o.l.status); err != nil {
-				o.failed(server)
-			} else {
-				asked[i] = a
+		if o.l.onlyUse && item.use == "" {
+			continue
+		}
+		for _, want := range []struct{ verb, args, word string }{{"STATUS", o.l.status, "STATUS"}, {"GETMETADATA", o.l.metadata, "METADATA"}} {
+			if want.args == "" {
+				continue
 			}
+			q, err := o.s.question(server, want.verb, item.ext, want.args, want.word)
+			if err != nil {
+				o.failed(server)
+				break
+			}
+			asked[i] = append(asked[i], q)
 		}
 	}
-	for server := range o.s.conns {
-		o.s.conns[server].flush()
-	}
+	o.s.flushAll()
 	for i, item := range o.wait {
 		if o.l.onlyUse && item.use == "" {
 			continue
@@ -73,12 +78,12 @@ func (o *lister) send() {
 		if o.l.rights && item.entry.State == mbox.Active {
 			o.s.writeRaw([]byte("* MYRIGHTS " + o.s.nameString(string(item.ext)) + " " + astring(o.s.effective(item.entry).String()) + "\r\n"))
 		}
-		if a := asked[i]; a != nil {
-			<-a.x.done
-			if a.x.err != nil {
+		for _, q := range asked[i] {
+			<-q.x.done
+			if q.x.err != nil {
 				o.failed(item.entry.Location.Server())
 			}
-			o.s.writeRaw(a.line)
+			o.s.writeRaw(q.lines)
 		}
 	}
 	o.wait = o.wait[:0]
@@ -118,35 +123,43 @@ func (o *lister) line(item listed) []byte {
 	return []byte(line + "\r\n")
 }
 
-// statusAnswer is a STATUS asked at a backend for a listing.
-type statusAnswer struct {
-	x    *exchange
-	line []byte
+// question is a command about one mailbox for which its backend's lines are kept.
+type question struct {
+	x     *exchange
+	lines []byte
 }
 
-// askStatus queues a STATUS at server; the connection is to be flushed before the answer is awaited.
-func (s *session) askStatus(server mbox.Server, ext mbox.Extern, items string) (*statusAnswer, error) {
+// question queues "VERB name arguments" at server; the connection is to be flushed before the answer is
+// awaited. Lines of the answer begin with word.
+func (s *session) question(server mbox.Server, verb string, ext mbox.Extern, args, word string) (*question, error) {
 	b, _, err := s.to(server)
 	if err != nil {
 		return nil, err
 	}
-	a := &statusAnswer{}
-	a.x = &exchange{hold: true, all: b == s.sel, stall: s.cfg.Limits.BackendReply, take: func(line []byte) bool {
-		if bytes.HasPrefix(line, []byte("* STATUS ")) {
-			a.line = append(a.line, line...)
+	q := &question{}
+	q.x = &exchange{hold: true, all: b == s.sel, stall: s.cfg.Limits.BackendReply, take: func(line []byte) bool {
+		if bytes.HasPrefix(line, []byte("* "+word+" ")) {
+			q.lines = append(q.lines, line...)
 			return true
 		}
 		return false
 	}}
-	if err := b.begin(a.x); err != nil {
+	if err := b.begin(q.x); err != nil {
 		return nil, err
 	}
-	raw := appendName([]byte(a.x.tag+" STATUS"), string(ext))
-	raw = append(append(append(raw, ' '), items...), "\r\n"...)
+	raw := appendName([]byte(q.x.tag+" "+verb), string(ext))
+	raw = append(append(append(raw, ' '), args...), "\r\n"...)
 	b.out.Lock()
 	b.out.put(raw)
 	b.out.Unlock()
-	return a, nil
+	return q, nil
+}
+
+// flushAll sends what has been queued for backends.
+func (s *session) flushAll() {
+	for _, c := range s.conns {
+		c.flush()
+	}
 }
 
 // flush sends what has been queued for the backend.

@@ -143,6 +143,7 @@ func (s *session) loggedIn(c *command, account auth.Account) error {
 	s.srv.metrics.logins.WithLabelValues("ok").Inc()
 	s.log.Info("login", "cmd", c.name, "tls", s.tls != nil, "admin", s.admin)
 	s.promised = s.srv.caps.offered()
+	s.autocreate()
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
 }
 

@@ -27,42 +27,40 @@ func (s *session) getMetadata(c *command) error {
 	if !strings.HasPrefix(entries, " ") {
 		return fmt.Errorf("%w: entries are missing", errSyntax)
 	}
+	targets, first := s.metadataMailboxes(mailboxes)
 	fromMap := strings.EqualFold(strings.Trim(entries, ` ()"`), serverEntry)
-	var first error
 	long := int64(0)
-	for _, ext := range mailboxes {
-		if ext == "" {
-			continue // server entries: nothing that clients may see is kept here
+	for len(targets) > 0 {
+		n := min(len(targets), batch)
+		asked := make([]*question, n)
+		for i, t := range targets[:n] {
+			server := t.entry.Location.Server()
+			if fromMap {
+				s.writeRaw([]byte("* METADATA " + s.nameString(string(t.ext)) + " (" + quote(serverEntry) + " " + quote(string(server)) + ")\r\n"))
+			} else if asked[i], err = s.question(server, "GETMETADATA"+options, t.ext, entries[1:], "METADATA"); err != nil && first == nil {
+				first = err
+			}
 		}
-		e, err := s.resolve(ext)
-		if err == nil && !s.visible(e) {
-			err = errNoMailbox
-		}
-		if err == nil && fromMap {
-			s.writeRaw([]byte("* METADATA " + s.nameString(ext) + " (" + quote(serverEntry) + " " + quote(string(e.Location.Server())) + ")\r\n"))
-			continue
-		}
-		var x *exchange
-		if err == nil {
-			x = &exchange{stall: s.cfg.Limits.BackendReply}
-			err = s.ask(e.Location.Server(), true, x, func(tag string) []byte {
-				raw := appendName([]byte(tag+" GETMETADATA"+options), ext)
-				return append(append(raw, entries...), "\r\n"...)
-			})
-		}
-		if err == nil {
-			st, code, text := condition(x.tagged)
-			if st == statusOK {
-				if n, ok := strings.CutPrefix(code, "METADATA LONGENTRIES "); ok {
-					long = max(long, number(n)) // the longest of all
-				}
+		s.flushAll()
+		for _, q := range asked {
+			if q == nil {
 				continue
 			}
-			err = &result{[...]string{"BAD", "NO"}[st], code, text}
+			<-q.x.done
+			s.writeRaw(q.lines)
+			st, code, text := condition(q.x.tagged)
+			if n, ok := strings.CutPrefix(code, "METADATA LONGENTRIES "); ok {
+				long = max(long, number(n)) // the longest of all
+			}
+			switch {
+			case first != nil:
+			case q.x.err != nil:
+				first = q.x.err
+			case st != statusOK:
+				first = &result{[...]string{"BAD", "NO"}[st], code, text}
+			}
 		}
-		if first == nil {
-			first = err
-		}
+		targets = targets[n:]
 	}
 	if first != nil {
 		return first
@@ -72,6 +70,51 @@ func (s *session) getMetadata(c *command) error {
 	}
 	return ok("Completed")
 }
+
+// metadataMailboxes finds the mailboxes meant by names and, as Cyrus allows, patterns. It returns
+// those there are, and the first error. An empty name stands for the server: nothing that clients
+// may see is kept here.
+func (s *session) metadataMailboxes(names []string) (list []listed, first error) {
+	l := &listing{}
+	for _, ext := range names {
+		if strings.ContainsAny(ext, "*%") {
+			l.patterns = append(l.patterns, mbox.CompilePattern("", ext, s.view.Separator()))
+			continue
+		}
+		if ext == "" {
+			continue
+		}
+		e, err := s.resolve(ext)
+		if err == nil && !s.visible(e) {
+			err = errNoMailbox
+		}
+		if err == nil {
+			list = append(list, listed{ext: mbox.Extern(ext), entry: e})
+		} else if first == nil {
+			first = err
+		}
+	}
+	if len(l.patterns) > 0 {
+		if s.recent() {
+			if err := s.barrier(); err != nil {
+				return nil, err
+			}
+		}
+		s.walk(l, func(item listed) bool {
+			if item.entry.State == mbox.Active {
+				list = append(list, item)
+			}
+			return len(list) <= maxMetadata
+		})
+	}
+	if len(list) > maxMetadata {
+		return nil, no("LIMIT", "Too many mailboxes in one command")
+	}
+	return list, first
+}
+
+// maxMetadata bounds the mailboxes of one GETMETADATA.
+const maxMetadata = 10_000
 
 // metadataTarget reads the options, as they are, and the mailboxes of GETMETADATA.
 func metadataTarget(c *command) (options string, mailboxes []string, err error) {

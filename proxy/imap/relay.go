@@ -44,7 +44,18 @@ func (s *session) noteCondstore(line []byte) {
 func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 	b.out.Lock()
 	defer b.out.Unlock()
-	b.out.put(head)
+	if err := s.streamOn(c, b, x, head); err != nil {
+		return err
+	}
+	if err := b.out.flush(); err != nil {
+		b.lost(err, true)
+	}
+	return nil
+}
+
+// streamOn is stream from the line text on, without the last flush; the lock on b.out is held.
+func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error {
+	b.out.put(text)
 	b.out.put([]byte("\r\n"))
 	for c.open {
 		if !c.lit.NonSync {
@@ -59,32 +70,37 @@ func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 				return nil
 			}
 		}
-		if c.lit.Size > maxSwallow && b.out.err != nil {
-			return fmt.Errorf("%w: too much to skip", errClient)
-		}
-		s.in.wait = func() {
-			s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
-			b.out.flush()
-		}
-		err := s.in.copyN(c.lit.Size, func(p []byte) error {
-			b.out.put(p) // a lost backend is found out at the end
-			return nil
-		})
-		s.in.wait = nil
-		if err != nil {
-			// The backend must never see a complete command that the client has not sent.
-			b.nc.Close()
-			return fmt.Errorf("%w: %w", errClient, err)
-		}
-		if s.buf, err = s.nextLine(s.buf[:0], c); err != nil {
-			b.nc.Close()
+		if err := s.copyLiteral(c, b); err != nil {
 			return err
 		}
 		b.out.put(s.buf)
 		b.out.put([]byte("\r\n"))
 	}
-	if err := b.out.flush(); err != nil {
-		b.lost(err, true)
-	}
 	return nil
+}
+
+// copyLiteral passes the next literal, which has been granted, to b as it arrives, and reads the line
+// behind it into s.buf. The error is about the client only.
+func (s *session) copyLiteral(c *command, b *conn) error {
+	if c.lit.Size > maxSwallow && b.out.err != nil {
+		return fmt.Errorf("%w: too much to skip", errClient)
+	}
+	s.in.wait = func() {
+		s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+		b.out.flush()
+	}
+	err := s.in.copyN(c.lit.Size, func(p []byte) error {
+		b.out.put(p) // a lost backend is found out at the end
+		return nil
+	})
+	s.in.wait = nil
+	if err != nil {
+		// The backend must never see a complete command that the client has not sent.
+		b.nc.Close()
+		return fmt.Errorf("%w: %w", errClient, err)
+	}
+	if s.buf, err = s.nextLine(s.buf[:0], c); err != nil {
+		b.nc.Close()
+	}
+	return err
 }

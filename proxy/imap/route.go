@@ -271,7 +271,7 @@ func (s *session) atPlace(ext string, run func(mbox.Entry) (*exchange, error)) (
 			if refers {
 				return nil, errMoving
 			}
-			s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", now.Index)
+			s.suspect(now)
 			return x, nil
 		}
 		e = now

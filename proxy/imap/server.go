@@ -28,6 +28,7 @@ type Server struct {
 	spaces  namespaces
 	conns   *limit.Conns
 	users   *limit.Users
+	ghosts  chan mbox.Entry
 	ctx     context.Context
 	stop    context.CancelFunc
 	work    sync.WaitGroup // sessions and the server's own goroutines
@@ -51,7 +52,9 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(cfg.Metrics)
 	s.conns = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress)
 	s.users = limit.NewUsers(cfg.Limits.PerUser)
+	s.ghosts = make(chan mbox.Entry, ghostQueue)
 	s.work.Go(func() { s.follow.run(s.ctx) })
+	s.work.Go(func() { s.reconcile(s.ctx) })
 	if cfg.ProbeInterval > 0 {
 		s.work.Go(func() { s.probe(s.ctx) })
 	}

@@ -65,6 +65,7 @@ type signOn struct {
 	caps   capSet
 	prefix string
 	seq    int
+	unhook func() bool // of a connection opened by aside
 }
 
 // connect opens and authenticates a connection as authz; "" stands for our own identity.
@@ -254,13 +255,20 @@ func (so *signOn) ask(cmd string) (untagged []string, err error) {
 			untagged = append(untagged, string(line))
 			continue
 		}
-		if st, _, text := condition(line); st != statusOK {
-			return untagged, fmt.Errorf("%w: refused: %.200s", errProtocol, text)
+		if st, code, text := condition(line); st != statusOK {
+			return untagged, &refusedError{[...]string{"BAD", "NO"}[st], code, text}
 		}
 		return untagged, nil
 	}
 	return nil, fmt.Errorf("%w: endless answer", errProtocol)
 }
+
+// refusedError is a NO or BAD to a command of ours. While signing on it means that the server cannot be used.
+type refusedError struct{ status, code, text string }
+
+func (e *refusedError) Error() string { return fmt.Sprintf("refused: %.200s", e.text) }
+
+func (e *refusedError) Unwrap() error { return errProtocol }
 
 // open gives the session a connection to server: signed on as the user, with everything enabled
 // there that the user has enabled, and with the user's origin in the server's log.
@@ -373,6 +381,9 @@ func (srv *Server) probe(ctx context.Context) {
 			}
 			srv.caps.learn(server, so.caps)
 			so.nc.SetDeadline(time.Now().Add(time.Second))
+			if srv.cfg.Placement.Policy.space() {
+				srv.place.look(so)
+			}
 			so.ask("LOGOUT")
 			so.nc.Close()
 		}

@@ -293,6 +293,8 @@ func (r *rig) direct(words []string, text string) {
 		r.dir.mu.Unlock()
 	case "map": // map name server acl
 		r.dir.set(mbox.Name(words[1]), mbox.At(mbox.Server(words[2]), "default"), mbox.ACL(strings.ReplaceAll(words[3], "+", "\t")))
+	case "gone": // from the map
+		eventually(r.t, text, func() bool { _, ok := r.dir.View().Get(mbox.Name(words[1])); return !ok })
 	case "holds": // holds b1 name count
 		if got := r.stubs[words[1]].count(mbox.Name(words[2])); fmt.Sprint(got) != words[3] {
 			r.t.Fatalf("%s holds %d messages in %s, want %s", words[1], got, words[2], words[3])

@@ -37,6 +37,7 @@ type stub struct {
 	seen   []string            // commands, with their users
 	tags   []string
 	gushed int
+	free   string // of its partitions, "free;total"
 	wg     sync.WaitGroup
 }
 
@@ -53,7 +54,7 @@ type stubMessage struct {
 	body  []byte
 }
 
-const stubCaps = "IMAP4rev1 LITERAL+ ID ENABLE NAMESPACE UIDPLUS MULTIAPPEND UNSELECT IDLE MOVE CONDSTORE QRESYNC ESEARCH SPECIAL-USE LIST-STATUS APPENDLIMIT=1000000"
+const stubCaps = "IMAP4rev1 LITERAL+ ID ENABLE NAMESPACE UIDPLUS MULTIAPPEND UNSELECT IDLE MOVE CONDSTORE QRESYNC ESEARCH SPECIAL-USE LIST-STATUS METADATA CATENATE APPENDLIMIT=1000000"
 
 const gushSize = 200 << 20
 
@@ -303,12 +304,12 @@ func (c *stubConn) run(cmd *command) bool {
 			return true
 		}
 		c.user = parts[0]
-		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus", false)
+		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
 		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
 		return true
 	case "NOOP", "ID", "CHECK":
 	case "NAMESPACE":
-		if c.user == "cyrus" {
+		if c.user == "cyrus" || c.user == "" {
 			c.say(`* NAMESPACE NIL (("user/" "/")) (("" "/"))`)
 		} else {
 			c.say(`* NAMESPACE (("" "/")) (("Other Users/" "/")) (("Shared Folders/" "/"))`)
@@ -322,6 +323,18 @@ func (c *stubConn) run(cmd *command) bool {
 		return true
 	case "CLOSE", "UNSELECT":
 		c.sel = ""
+	case "GETMETADATA":
+		c.b.mu.Lock()
+		free := c.b.free
+		c.b.mu.Unlock()
+		if free != "" && strings.Contains(string(cmd.rest()), spaceEntry) {
+			c.say(`* METADATA "" (%s "%s")`, spaceEntry, free)
+			break
+		}
+		c.withBox(cmd, func(ext string, _ mbox.Name, _ *box) {
+			c.say(`* METADATA %s ("/shared/comment" "of %s")`, quote(ext), c.b.name)
+		})
+		return true
 	case "STATUS":
 		c.withBox(cmd, func(ext string, _ mbox.Name, bx *box) { c.say("* STATUS %s (MESSAGES %d)", quote(ext), len(bx.list)) })
 		return true
@@ -352,11 +365,24 @@ func (c *stubConn) run(cmd *command) bool {
 		c.b.subs[c.user] = append(c.b.subs[c.user], name)
 		c.b.mu.Unlock()
 	case "LIST":
+		if c.user == "" {
+			cmd.arg()
+			ext, _ := cmd.arg()
+			name, _ := c.view.Internal(mbox.Extern(ext))
+			if c.b.count(name) >= 0 {
+				c.say(`* LIST () "/" %s`, quote(ext))
+			}
+			break
+		}
 		c.say(`* LIST (\HasNoChildren \Sent) "/" Sent`)
 	case "CREATE":
 		ext, _ := cmd.arg()
 		name, _ := c.view.Internal(mbox.Extern(ext))
-		c.b.add(name, mbox.ACL(c.user+"\tlrswipkxtecda\t"))
+		owner, ok := c.b.ns.Owner(name)
+		if !ok {
+			owner = mbox.UserID(c.user)
+		}
+		c.b.add(name, mbox.ACL(owner+"\tlrswipkxtecda\t"))
 		c.say("%s OK [MAILBOXID (x1)] created", tag)
 		return true
 	case "DELETE":
@@ -379,7 +405,7 @@ func (c *stubConn) run(cmd *command) bool {
 			c.b.dir.set(name, e.Location, e.ACL+mbox.ACL(who+"\t"+rights+"\t"))
 		})
 		return true
-	case "COPY", "UID COPY", "GETMETADATA", "GETQUOTAROOT", "SETMETADATA", "STORE", "UNSUBSCRIBE":
+	case "COPY", "UID COPY", "GETQUOTAROOT", "SETMETADATA", "STORE", "UNSUBSCRIBE":
 	default:
 		c.say("%s BAD unknown %s", tag, cmd.name)
 		return true
@@ -457,6 +483,28 @@ func (c *stubConn) append(cmd *command) {
 		return
 	}
 	var added []stubMessage
+	if at, ok := catenateAt(cmd.b, cmd.args); ok {
+		body, bad := "", ""
+		for cmd.pos = at; !cmd.eat(')'); cmd.eat(' ') {
+			kind, _ := cmd.astring(false)
+			value, err := cmd.arg()
+			if err != nil {
+				c.say("%s BAD %v", cmd.tag, err)
+				return
+			}
+			if kind == "URL" && !strings.HasPrefix(value, "/local") {
+				bad = value
+			}
+			body += value
+		}
+		if bad != "" {
+			c.say("%s NO [BADURL %q] no such part", cmd.tag, bad)
+			return
+		}
+		bx.add(stubMessage{body: []byte(body)})
+		c.say("%s OK catenated", cmd.tag)
+		return
+	}
 	for cmd.eat(' ') {
 		var m stubMessage
 		if cmd.next() == '(' {

@@ -96,6 +96,7 @@ func init() {
 		"DUMP":          atMailbox(verb{admin: true}),
 		"GETQUOTA":      {phases: loggedIn, route: routeMailbox, run: (*session).quota, idempotent: true},
 		"SETQUOTA":      {phases: loggedIn, route: routeMailbox, run: (*session).quota},
+		"ESEARCH":       {phases: loggedIn, route: routeMany, run: (*session).esearch, idempotent: true},
 		"GETMETADATA":   {phases: loggedIn, route: routeMany, run: (*session).getMetadata, idempotent: true},
 		"SETMETADATA":   {phases: loggedIn, route: routeMailbox, run: (*session).setMetadata},
 		"GETANNOTATION": refuse,
@@ -125,7 +126,6 @@ func init() {
 		"UNSETUSERGROUP": {phases: loggedIn, route: routeHome, run: (*session).atHome, admin: true},
 
 		// Known elsewhere, of no meaning in front of several servers.
-		"ESEARCH":    refuse,
 		"GENURLAUTH": refuse,
 		"RESETKEY":   refuse,
 		"URLFETCH":   refuse,
