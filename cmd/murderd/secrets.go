@@ -225,7 +225,7 @@ func oneBackend(b *config.Backend) (set backend.Settings, err error) {
 		Verify: map[string]backend.Verification{"ca": backend.VerifyCA, "name": backend.VerifyName,
 			"pin": backend.VerifyPin, "none": backend.VerifyNone}[b.Verify],
 		TLSName: b.TLSName, Pins: b.Pins, Authname: b.Authname, Mechs: orNil(b.Mechs),
-		AllowPlaintext: b.AllowPlaintext, MaxConns: b.MaxConns, Public: b.Public,
+		AllowPlaintext: b.AllowPlaintext, MaxConns: b.MaxConns, Drain: b.Drain, Public: b.Public,
 	}
 	if b.Bind != "" {
 		if set.Bind, err = netip.ParseAddr(b.Bind); err != nil {

@@ -142,8 +142,8 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
 		Namespace: namespace(&d.cfg.Namespace), TLS: cert,
 		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
-			Append: c.MaxMessage},
-		Placement: imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn)},
+			PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Append: c.MaxMessage},
+		Placement: d.placement(), Autocreate: c.Autocreate,
 		Suppress:  c.Suppress, HideOrigin: c.HideOrigin, ProbeInterval: c.ProbeInterval.Duration, SpecialUse: c.SpecialUse,
 		Logger: d.log, Metrics: d.reg,
 	})
@@ -151,6 +151,19 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 		return err
 	}
 	return d.startBoth("imap", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
+}
+
+// placement says where new users go.
+func (d *daemon) placement() imap.Placement {
+	c := &d.cfg.IMAP
+	p := imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn), Weights: map[mbox.Server]int{}}
+	for name, b := range d.cfg.Backends.Servers {
+		if b.Weight != 0 {
+			p.Weights[mbox.Server(name)] = b.Weight
+		}
+	}
+	p.Accept = func(server mbox.Server) bool { return !d.backends.Settings(server).Drain }
+	return p
 }
 
 // loginConfig is what POP3 and ManageSieve share.

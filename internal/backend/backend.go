@@ -93,6 +93,7 @@ type Settings struct {
 	AllowPlaintext bool
 
 	MaxConns int    // connections at a time over all services, 0 for no limit
+	Drain    bool   // takes no new users
 	Public   string // name that clients may be referred to, "" for none
 }
 

@@ -141,6 +141,8 @@ type Backend struct {
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms in order of preference. Default: what suits the connection."`
 	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let the password cross the network in clear."`
 	MaxConns       int      `toml:"max_conns" doc:"Connections at a time; 0 for no limit."`
+	Drain          bool     `toml:"drain" doc:"Place no new users here."`
+	Weight         int      `toml:"weight" doc:"Share of new users with placement = weighted. Default: 1."`
 	Public         string   `toml:"public" doc:"Name under which clients reach the backend directly, for referrals."`
 }
 
@@ -190,6 +192,8 @@ type IMAP struct {
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
 	Hostname       string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
+	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit. Cyrus: maxlogins_per_host."`
+	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit. Cyrus: maxlogins_per_user."`
 	LoginTimeout   Duration `toml:"login_timeout" doc:"Time from connect to login."`
 	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time without a command; at least 30m (RFC 9051)."`
 	MaxMessage     int64    `toml:"max_message" doc:"Octets of one appended message; 0 leaves it to the backends."`
@@ -197,7 +201,8 @@ type IMAP struct {
 	HideOrigin     bool     `toml:"hide_origin" doc:"Keep the client's address from the backends' logs."`
 	SpecialUse     bool     `toml:"specialusealways" doc:"Show special-use flags in plain LIST answers too. Cyrus: specialusealways."`
 	ProbeInterval  Duration `toml:"probe_interval" doc:"Time between two looks at each backend's capabilities."`
-	Placement      string   `toml:"placement" doc:"Backend of a new user: least-mailboxes or round-robin."`
+	Placement      string   `toml:"placement" doc:"Backend of a new user: least-mailboxes, round-robin, random, weighted, or by the room on the backends freespace-most, freespace-percent-most, freespace-percent-weighted. Cyrus: serverlist_select_mode."`
+	Autocreate     bool     `toml:"autocreate" doc:"Give users without an INBOX one at their first login. Our identity must be an admin of the backends. Cyrus: autocreate_quota."`
 	PlaceOn        []string `toml:"place_on" doc:"Servernames that take new users. Empty: all. Cyrus: serverlist."`
 }
 

@@ -58,7 +58,7 @@ func TestMessages(t *testing.T) {
 		{"peer", "[mupdate.peers.here]\norder = \"x\"\n", `f:1:2: mupdate.peers.here: "here" is no address`},
 		{"mupdate over TLS", "[mupdate]\nlisten_tls = [\":3906\"]\n", `f:2:1: mupdate.listen_tls: needs a certificate`},
 		{"replay", "[mupdate]\nreplay = \"some\"\n", `want suspect, all or off`},
-		{"placement", "[imap]\nplacement = \"best\"\n", `want least-mailboxes or round-robin`},
+		{"placement", "[imap]\nplacement = \"best\"\n", `want least-mailboxes, round-robin`},
 		{"lmtp on 25", "[lmtp]\nlisten = [\":25\"]\n", `LMTP must not be served on SMTP's port`},
 		{"trusted networks", "[lmtp]\ntrusted_networks = [\"all\"]\n", `"all" is no address`},
 		{"table", "[socketmap.tables.users]\nlisten = []\n", `f:1:2: socketmap.tables.users: "users" is not possible: want mailbox, mailbox-strict,`},

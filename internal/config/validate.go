@@ -233,7 +233,8 @@ func (c *Config) validateFrontends(k *checker) {
 		addrs []string
 		tls   bool
 	}
-	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin")
+	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
+		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
 	for _, addr := range c.LMTP.Listen {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {
