@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,11 +84,8 @@ func (d *reader) round(ctx context.Context, reads []pendingRead) {
 	r := d.reign
 	ctx, cancel := context.WithTimeout(ctx, confirmWithin)
 	defer cancel()
-	committed := r.engine.raft.CommitIndex()
-	if d.confirm(ctx) && r.node.replica.waitProcessed(ctx, committed) == nil {
-		// Every node's copy comes to this index by itself; to that of an entry without commands it
-		// need not.
-		index, _ := r.node.replica.applied()
+	index, err := d.settle(ctx)
+	if err == nil {
 		remote := false
 		for _, p := range reads {
 			p.done(index, nil)
@@ -104,6 +102,17 @@ func (d *reader) round(ctx context.Context, reads []pendingRead) {
 			p.done(0, err)
 		}
 	}
+}
+
+var errUnconfirmed = errors.New("no majority of the voters confirmed this leader in time")
+
+// settle returns the index that a copy must have reached to show all that was committed before.
+func (d *reader) settle(ctx context.Context) (uint64, error) {
+	committed := d.reign.engine.raft.CommitIndex()
+	if !d.confirm(ctx) {
+		return 0, errUnconfirmed
+	}
+	return d.reign.node.replica.waitProcessed(ctx, committed)
 }
 
 // confirm reports whether a majority of the voters still is in this reign's term.

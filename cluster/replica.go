@@ -41,8 +41,11 @@ type replica struct {
 	index uint64
 	// processed is the last entry that came here, with or without commands: at least index.
 	processed uint64
-	waiters   waiterHeap
-	moved     chan struct{} // closed and replaced when index moves
+	// settled is the last entry with a command that does something: a copy that is as far shows
+	// everything up to index.
+	settled uint64
+	waiters waiterHeap
+	moved   chan struct{} // closed and replaced when index moves
 	// changes are those of every index above floor, oldest first.
 	changes []appliedChange
 	floor   uint64
@@ -80,6 +83,7 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 	var changes []appliedChange
 	digests := make([]indexDigest, 0, len(logs))
 	applied := false
+	var settled uint64
 	defer func() { r.process(logs[len(logs)-1].Index) }()
 	for i, l := range logs {
 		if l.Type != raft.LogCommand {
@@ -92,6 +96,9 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 			select {}
 		}
 		applied = true
+		if !res.Idle {
+			settled = l.Index
+		}
 		r.logged.Add(int64(len(l.Data)))
 		responses[i] = res.Results
 		digests = append(digests, indexDigest{l.Index, r.machine.Digest()})
@@ -100,7 +107,7 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 		}
 	}
 	if applied {
-		r.publish(changes, digests)
+		r.publish(changes, digests, settled)
 	}
 	return responses
 }
@@ -119,7 +126,7 @@ func (r *replica) stop(index uint64, err error) {
 }
 
 // publish makes what has been applied visible, readers first, waiters after.
-func (r *replica) publish(changes []appliedChange, digests []indexDigest) {
+func (r *replica) publish(changes []appliedChange, digests []indexDigest, settled uint64) {
 	if d := r.machine.Divergence(); d != nil && !r.diverged.Swap(true) {
 		r.log.Error("copy differs from the leader's", "index", d.Index, "own", d.Own.String(), "leader", d.Leader.String())
 	}
@@ -128,7 +135,7 @@ func (r *replica) publish(changes []appliedChange, digests []indexDigest) {
 	r.view.Store(r.machine.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.index, r.processed = index, max(r.processed, index)
+	r.index, r.processed, r.settled = index, max(r.processed, index), max(r.settled, settled)
 	for _, d := range digests {
 		r.digests[d.index%digestsKept] = d
 	}
@@ -199,7 +206,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	r.view.Store(m.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.index, r.processed = index, max(r.processed, index)
+	r.index, r.processed, r.settled = index, max(r.processed, index), index
 	if fits {
 		r.changes = append(r.changes, changes...)
 	} else {
@@ -219,19 +226,21 @@ func (r *replica) process(index uint64) {
 	}
 }
 
-// waitProcessed returns when every entry up to index that comes here at all has been applied.
-func (r *replica) waitProcessed(ctx context.Context, index uint64) error {
+// waitProcessed returns when every entry up to index that comes here at all has been applied, and the
+// index that another copy must have reached to show the same. Nudges do not count: nothing tells
+// other nodes soon that one is committed.
+func (r *replica) waitProcessed(ctx context.Context, index uint64) (settled uint64, err error) {
 	for {
 		r.mu.Lock()
-		reached, moved := r.processed >= index, r.moved
+		reached, settled, moved := r.processed >= index, r.settled, r.moved
 		r.mu.Unlock()
 		if reached {
-			return nil
+			return settled, nil
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }

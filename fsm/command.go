@@ -237,4 +237,5 @@ type Result struct {
 type Applied struct {
 	Results []Result      // one for each command, in order
 	Changes []mbox.Change // in the order they happened; a name may come more than once
+	Idle    bool          // there was nothing but Empty commands
 }

@@ -121,14 +121,16 @@ func (m *Machine) Apply(index uint64, entry []byte) (Applied, error) {
 		return Applied{}, err
 	}
 	m.index, m.clock, m.view, m.changes = index, max(m.clock, clock), nil, nil
-	results := make([]Result, len(envelopes))
+	results, idle := make([]Result, len(envelopes)), true
 	for i, e := range envelopes {
+		_, empty := e.Command.(Empty)
+		idle = idle && empty
 		if results[i] = m.applyOnce(e); !results[i].Repeat {
 			results[i].Index = index
 		}
 	}
 	m.checkpoints[index%checkpointsToKeep] = checkpoint{index, m.Digest()}
-	return Applied{Results: results, Changes: m.changes}, nil
+	return Applied{Results: results, Changes: m.changes, Idle: idle}, nil
 }
 
 // View returns the state after the last entry. At most one copy is taken for each entry, and only if
