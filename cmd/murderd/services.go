@@ -144,7 +144,7 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
 			PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Append: c.MaxMessage},
 		Placement: d.placement(), Autocreate: c.Autocreate,
-		Suppress:  c.Suppress, HideOrigin: c.HideOrigin, ProbeInterval: c.ProbeInterval.Duration, SpecialUse: c.SpecialUse,
+		Suppress: c.Suppress, HideOrigin: c.HideOrigin, ProbeInterval: c.ProbeInterval.Duration, SpecialUse: c.SpecialUse,
 		Logger: d.log, Metrics: d.reg,
 	})
 	if err != nil {
