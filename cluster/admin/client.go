@@ -43,7 +43,7 @@ func NewClient(address string, conf *tls.Config) (*Client, error) {
 	c := &Client{http: &http.Client{Transport: t}}
 	path, unix := strings.CutPrefix(address, "unix:")
 	switch {
-	case unix || strings.HasPrefix(address, "/") || strings.HasPrefix(address, "."):
+	case unix || strings.Contains(address, "/") && !strings.Contains(address, "://"):
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
