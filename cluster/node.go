@@ -18,8 +18,8 @@ import (
 
 // Versions of the cluster that this binary can take part in.
 const (
-	minCluster = 1
-	maxCluster = 1
+	minCluster = fsm.MinVersion
+	maxCluster = fsm.MaxVersion
 )
 
 // Node is this process's part in a cluster. All methods may be called from any goroutine.

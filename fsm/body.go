@@ -26,6 +26,7 @@ const (
 	kindUseToken
 	kindRevokeToken
 	kindResolve
+	kindSetNodeAttribute
 )
 
 func (MailboxWrite) kind() kind      { return kindMailboxWrite }
@@ -43,6 +44,7 @@ func (PutToken) kind() kind          { return kindPutToken }
 func (UseToken) kind() kind          { return kindUseToken }
 func (RevokeToken) kind() kind       { return kindRevokeToken }
 func (Resolve) kind() kind           { return kindResolve }
+func (SetNodeAttribute) kind() kind  { return kindSetNodeAttribute }
 
 // commandInfo says how a command travels.
 type commandInfo struct {
@@ -67,6 +69,7 @@ var commands = map[kind]commandInfo{
 	kindUseToken:          {1, 1, false},
 	kindRevokeToken:       {1, 1, false},
 	kindResolve:           {1, 1, false},
+	kindSetNodeAttribute:  {1, 2, false},
 }
 
 // appendBody writes the fields of a command. Fields are only ever added at the end.
@@ -116,6 +119,10 @@ func appendBody(dst []byte, c Command) []byte {
 		dst = appendString(dst, c.Claimant)
 		dst = appendString(dst, c.Identity)
 		dst = appendInt(dst, c.At)
+	case SetNodeAttribute:
+		dst = appendString(dst, c.ID)
+		dst = appendString(dst, c.Key)
+		dst = appendString(dst, c.Value)
 	}
 	return dst
 }
@@ -157,6 +164,8 @@ func readBody(k kind, body []byte, near *mbox.Session) (Command, bool) {
 	case kindResolve:
 		c = Resolve{What: Register(r.byte()), Name: mbox.Name(r.string()), Claimant: mbox.Server(r.string()),
 			Identity: r.string(), At: r.int()}
+	case kindSetNodeAttribute:
+		c = SetNodeAttribute{ID: r.string(), Key: r.string(), Value: r.string()}
 	}
 	return c, !r.failed
 }

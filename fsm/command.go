@@ -49,6 +49,12 @@ type SetNodeState struct {
 	State NodeState
 }
 
+// SetNodeAttribute changes one attribute of a registered node and leaves the rest of its record as it
+// is; an empty Value removes it. Needs cluster version 2.
+type SetNodeAttribute struct {
+	ID, Key, Value string
+}
+
 // RemoveNode forgets a node and its proposer incarnations.
 type RemoveNode struct{ ID string }
 

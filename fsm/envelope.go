@@ -169,7 +169,7 @@ func decodeEnvelope(b []byte, near *mbox.Session) (e decoded, rest []byte, err e
 	}
 	info, known := commands[k]
 	switch {
-	case !known || commandVersion == 0 || commandVersion > info.version:
+	case !known || info.since > MaxVersion || commandVersion == 0 || commandVersion > info.version:
 		if flags&flagIgnorable == 0 {
 			return e, nil, &UnknownCommandError{Type: uint64(k), Version: commandVersion}
 		}

@@ -35,6 +35,7 @@ var samples = map[string]Command{
 	"put-token":           PutToken{Token: Token{ID: "t1", SecretHash: [32]byte{1, 31: 2}, Role: RoleCoordinator, UsesLeft: 3, ExpiresUnix: 1700003600, UsedBy: []string{"f1"}}, Now: 1700000000},
 	"use-token":           UseToken{ID: "t1", SecretHash: [32]byte{1, 31: 2}, Role: RoleCoordinator, NodeID: "c2", Now: 1700000001},
 	"revoke-token":        RevokeToken{ID: "t1"},
+	"set-node-attribute":  SetNodeAttribute{ID: "c1", Key: "no-vote", Value: "1"},
 	"resolve":             Resolve{What: RegisterConflicts, Name: "user.u", Claimant: "b.example", Identity: "op", At: 1700000000},
 }
 

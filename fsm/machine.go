@@ -89,6 +89,10 @@ func (m *Machine) Index() uint64 { return m.index }
 // the clock was after its first own entry, plus the time since then.
 func (m *Machine) Clock() uint64 { return m.clock }
 
+// ClusterVersion is what the machine has been told to speak. One above MaxVersion means that this
+// binary must not go on.
+func (m *Machine) ClusterVersion() uint32 { return m.clusterVersion }
+
 // Digest is the digest of everything replicated, at Index.
 func (m *Machine) Digest() Digest {
 	d := m.digest.Digest
@@ -174,6 +178,8 @@ func (m *Machine) do(c Command) Result {
 		return m.registerNode(c.Node)
 	case SetNodeState:
 		return m.setNodeState(c)
+	case SetNodeAttribute:
+		return m.setNodeAttribute(c)
 	case RemoveNode:
 		return m.removeNode(c.ID)
 	case RegisterProposer:

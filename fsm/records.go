@@ -123,6 +123,7 @@ const (
 	maxCutRenames     = 1024
 	maxConflicts      = 250_000 // further ones are refused as usual but not registered
 	maxNodes          = 1024
+	maxAttributes     = 64 // of a node
 	maxSettings       = 1024
 	maxTokens         = 256
 	maxTokenUses      = 1024

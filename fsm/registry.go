@@ -3,6 +3,7 @@ package fsm
 import (
 	"crypto/subtle"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -31,6 +32,30 @@ func (m *Machine) setNodeState(c SetNodeState) Result {
 		n.State, n.Index = c.State, m.index
 		m.nodes.set(n.ID, n)
 	}
+	return Result{}
+}
+
+func (m *Machine) setNodeAttribute(c SetNodeAttribute) Result {
+	n, ok := m.nodes.get(c.ID)
+	switch {
+	case !ok:
+		return Result{Refusal: RefusedUnknown, Detail: c.ID}
+	case n.Attributes[c.Key] == c.Value:
+		return Result{}
+	case c.Key == "" || len(c.Key) > maxSettingKey || len(c.Value) > maxSettingKey || c.Value != "" && len(n.Attributes) >= maxAttributes:
+		return Result{Refusal: RefusedFull, Detail: "attribute too long, or too many"}
+	}
+	// Rows are shared with views.
+	attributes := maps.Clone(n.Attributes)
+	if attributes == nil {
+		attributes = make(map[string]string)
+	}
+	attributes[c.Key] = c.Value
+	if c.Value == "" {
+		delete(attributes, c.Key)
+	}
+	n.Attributes, n.Index = attributes, m.index
+	m.nodes.set(n.ID, n)
 	return Result{}
 }
 

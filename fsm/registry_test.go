@@ -34,6 +34,37 @@ func TestNodes(t *testing.T) {
 	r.refused(RemoveNode{"f1"}, RefusedUnknown)
 }
 
+// A command of a later cluster version does nothing before the version is raised.
+func TestNodeAttributes(t *testing.T) {
+	r := newRig(t)
+	r.refused(RegisterNode{node("f1", 2)}, NotRefused)
+	set := SetNodeAttribute{ID: "f1", Key: "zone", Value: "b"}
+	if r.m.View().Enabled(set) {
+		t.Error("enabled in cluster version 1")
+	}
+	r.refused(set, RefusedNotYet)
+	r.refused(SetClusterVersion{2}, NotRefused)
+	before := r.m.View()
+	r.refused(set, NotRefused)
+	r.refused(SetNodeAttribute{ID: "f2", Key: "zone", Value: "b"}, RefusedUnknown)
+	r.refused(SetNodeAttribute{ID: "f1", Key: "zone", Value: strings.Repeat("x", maxSettingKey+1)}, RefusedFull)
+	if n, _ := r.m.View().Node("f1"); n.Attributes["zone"] != "b" || n.Services["mupdate"] == "" {
+		t.Errorf("node: %+v", n)
+	}
+	if n, _ := before.Node("f1"); len(n.Attributes) != 0 {
+		t.Error("a view has changed")
+	}
+	restored(t, r.m)
+	for i := range maxAttributes - 1 {
+		r.refused(SetNodeAttribute{ID: "f1", Key: fmt.Sprint(i), Value: "x"}, NotRefused)
+	}
+	r.refused(SetNodeAttribute{ID: "f1", Key: "more", Value: "x"}, RefusedFull)
+	r.refused(SetNodeAttribute{ID: "f1", Key: "zone"}, NotRefused)
+	if n, _ := r.m.View().Node("f1"); len(n.Attributes) != maxAttributes-1 {
+		t.Errorf("%d attributes", len(n.Attributes))
+	}
+}
+
 func TestClusterVersion(t *testing.T) {
 	r := newRig(t)
 	r.refused(RegisterNode{node("new", 3)}, NotRefused)

@@ -1,0 +1,10 @@
+package fsm
+
+// Cluster versions, each with what it opened. A command's gate is commandInfo.since; the version that
+// counts is the one in the machine at that log index, never the binary's.
+//
+//	1  everything of the first release
+//	2  SetNodeAttribute
+//
+// A binary speaks two of them, so that one can be upgraded to the next while both run.
+const MinVersion = 1
