@@ -22,27 +22,35 @@ func (n *Node) Reservations() []admin.Reservation {
 	v := n.State()
 	rows := []admin.Reservation{}
 	v.Holds(func(h fsm.Hold) bool {
-		rows = append(rows, admin.Reservation{
-			Name: string(h.Name), Transfer: h.Transfer, Session: h.Session,
-			AgeSeconds: int64(v.Clock()-min(h.Since, v.Clock())) / 1000,
-			Location:   string(h.Location), SessionGone: h.SessionGone, SourceDropped: h.SourceDropped,
-		})
+		rows = append(rows, reservationOf(v, h))
 		return len(rows) < maxRows
 	})
 	return rows
+}
+
+func reservationOf(v *fsm.View, h fsm.Hold) admin.Reservation {
+	return admin.Reservation{
+		Name: string(h.Name), Transfer: h.Transfer, Session: h.Session,
+		AgeSeconds: int64(v.Clock()-min(h.Since, v.Clock())) / 1000,
+		Location:   string(h.Location), SessionGone: h.SessionGone, SourceDropped: h.SourceDropped,
+	}
 }
 
 // Conflicts lists the names that one server holds and another claimed.
 func (n *Node) Conflicts() []admin.Conflict {
 	rows := []admin.Conflict{}
 	n.State().Conflicts(func(c fsm.Conflict) bool {
-		rows = append(rows, admin.Conflict{
-			Name: string(c.Name), Holder: string(c.Holder), Claimant: string(c.Claimant), Claim: string(c.Claim),
-			Count: c.Count, Last: time.Unix(c.At, 0).UTC(), Identity: c.Identity, Peer: c.Peer,
-		})
+		rows = append(rows, conflictOf(c))
 		return len(rows) < maxRows
 	})
 	return rows
+}
+
+func conflictOf(c fsm.Conflict) admin.Conflict {
+	return admin.Conflict{
+		Name: string(c.Name), Holder: string(c.Holder), Claimant: string(c.Claimant), Claim: string(c.Claim),
+		Count: c.Count, Last: time.Unix(c.At, 0).UTC(), Identity: c.Identity, Peer: c.Peer,
+	}
 }
 
 // History returns what is remembered of a name, oldest first.

@@ -131,11 +131,15 @@ func (c *Client) Mailboxes(ctx context.Context, q MailboxQuery) (a MailboxPage, 
 // Mailbox returns one record; consistent asks for a barrier first. An absent name is an *Error with
 // Code 404.
 func (c *Client) Mailbox(ctx context.Context, name string, consistent bool) (a Mailbox, err error) {
-	path := "/v1/mailboxes/" + url.PathEscape(name)
+	return a, c.do(ctx, http.MethodGet, namePath("/v1/mailboxes/", name, consistent), nil, &a)
+}
+
+func namePath(path, name string, consistent bool) string {
+	path += url.PathEscape(name)
 	if consistent {
 		path += "?consistent=1"
 	}
-	return a, c.do(ctx, http.MethodGet, path, nil, &a)
+	return path
 }
 
 // History returns what is remembered of a name, oldest first.

@@ -91,14 +91,15 @@ func list(v mbox.View, q MailboxQuery) MailboxPage {
 		}
 		if string(e.Name) != q.After && match(e) && (q.Server == "" || string(e.Location.Server()) == q.Server) &&
 			(q.State == "" || e.State.String() == q.State) {
-			page.Mailboxes = append(page.Mailboxes, mailboxOf(e))
+			page.Mailboxes = append(page.Mailboxes, MailboxOf(e))
 		}
 		return true
 	})
 	return page
 }
 
-func mailboxOf(e mbox.Entry) Mailbox {
+// MailboxOf describes a record.
+func MailboxOf(e mbox.Entry) Mailbox {
 	return Mailbox{
 		Name: string(e.Name), Server: string(e.Location.Server()), Location: string(e.Location), ACL: string(e.ACL),
 		State: e.State.String(), Transfer: e.Transfer, Index: e.Index,
@@ -117,5 +118,5 @@ func (h handler) mailbox(ctx context.Context, r *http.Request) (any, error) {
 		return nil, &Error{Code: http.StatusNotFound, Message: "no mailbox " + strconv.Quote(name),
 			Hint: "names are internal: user.jane, not user/jane; list them with a prefix"}
 	}
-	return mailboxOf(e), nil
+	return MailboxOf(e), nil
 }

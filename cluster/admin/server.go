@@ -35,6 +35,8 @@ type Node interface {
 	Conflicts() []Conflict
 	Reservations() []Reservation
 
+	Repairer
+
 	Live() Health
 	Ready(context.Context, ReadyQuery) Health
 	Healthy(context.Context) Health
@@ -81,6 +83,8 @@ func Handler(n Node) http.Handler {
 	handle("GET /v1/history/{name...}", requestLimit, h.history)
 	handle("GET /v1/conflicts", requestLimit, h.conflicts)
 	handle("GET /v1/reservations", requestLimit, h.reservations)
+	handle("POST /v1/repair", requestLimit, h.repair)
+	handle("GET /v1/details/{name...}", requestLimit, h.detail)
 	mux.HandleFunc("GET /v1/backup", h.backup)
 	mux.HandleFunc("POST /v1/restore", answerTo(restoreLimit, maxBackup, h.restore))
 	mux.HandleFunc("GET /livez", health(func(r *http.Request) (Health, error) { return n.Live(), nil }))

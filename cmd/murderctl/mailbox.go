@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 )
 
 func newMailbox(c *ctl) *cobra.Command {
-	return group("mailbox", "Look at the map: where is a mailbox, and who put it there",
-		newMailboxList(c), newMailboxShow(c), newMailboxHistory(c), newMailboxConflicts(c), newMailboxReservations(c))
+	return group("mailbox", "Look at the map and repair it: where is a mailbox, who put it there, who else claims it",
+		newMailboxList(c), newMailboxShow(c), newMailboxHistory(c), newMailboxConflicts(c), newMailboxReservations(c),
+		newMailboxResolve(c), newMailboxRelease(c), newMailboxRestore(c), newMailboxRemove(c))
 }
 
 func newMailboxList(c *ctl) *cobra.Command {
@@ -85,13 +87,18 @@ func newMailboxShow(c *ctl) *cobra.Command {
 		Use: "show NAME", Short: "Show one mailbox", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
-				m, err := client.Mailbox(ctx, args[0], !local)
+				d, err := client.Detail(ctx, args[0], !local)
 				if err != nil {
 					return err
 				}
-				t := output.Table{Head: []string{"NAME", "STATE", "LOCATION", "ACL", "INDEX"}}
-				t.Row(m.Name, mailboxState(m), m.Location, strings.ReplaceAll(strings.TrimSuffix(m.ACL, "\t"), "\t", " "), m.Index)
-				return c.show(cmd, m, t)
+				t := output.Table{Head: []string{"NAME", "STATE", "LOCATION", "ACL", "INDEX"}, Foot: detailFoot(args[0], d)}
+				if m := d.Mailbox; m != nil {
+					t.Row(m.Name, mailboxState(*m), m.Location, strings.ReplaceAll(strings.TrimSuffix(m.ACL, "\t"), "\t", " "), m.Index)
+				} else if d.Tombstone == nil {
+					return &admin.Error{Code: 404, Message: "no mailbox " + strconv.Quote(args[0]),
+						Hint: "names are internal: user.jane, not user/jane; list them with a prefix"}
+				}
+				return c.show(cmd, d, t)
 			})
 		},
 	}
@@ -173,5 +180,7 @@ func newMailboxReservations(c *ctl) *cobra.Command {
 		},
 	}
 }
+
+func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
