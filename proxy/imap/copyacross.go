@@ -103,8 +103,8 @@ func (t *transfer) survey(cmd string) error {
 	if err := t.src.do(x, func(tag string) []byte { return []byte(tag + " " + cmd + "\r\n") }); err != nil {
 		return err
 	}
-	if st, code, text := condition(x.tagged); st != statusOK {
-		return &result{[...]string{"BAD", "NO"}[st], code, text}
+	if st, _, _ := condition(x.tagged); st != statusOK {
+		return refusalOf(x.tagged)
 	}
 	if tooMany {
 		return no("LIMIT", fmt.Sprintf("At most %d messages at a time go to another server", maxCopy))
@@ -160,8 +160,8 @@ func (t *transfer) copy() (string, error) {
 	if err == nil {
 		err = t.err
 	}
-	if st, code, text := condition(fetch.tagged); err == nil && st != statusOK {
-		err = &result{"NO", code, text}
+	if st, _, _ := condition(fetch.tagged); err == nil && st != statusOK {
+		err = refusalOf(fetch.tagged)
 	}
 	if err != nil || len(t.copied) == 0 {
 		// Without its last line the APPEND does not exist.
@@ -179,10 +179,10 @@ func (t *transfer) copy() (string, error) {
 	if t.x.err != nil {
 		return "", t.x.err // the outcome is unknown
 	}
-	st, code, text := condition(t.x.tagged)
+	st, code, _ := condition(t.x.tagged)
 	t.s.srv.metrics.atBackend(t.dst.server, st)
 	if st != statusOK {
-		return "", &result{"NO", code, text}
+		return "", refusalOf(t.x.tagged)
 	}
 	if rest, ok := strings.CutPrefix(code, "APPENDUID "); ok {
 		if _, set, ok := strings.Cut(rest, " "); ok && countSet(set) == len(t.copied) {
@@ -202,8 +202,7 @@ func (t *transfer) refusal() error {
 	if t.x.err != nil {
 		return errBackendDown
 	}
-	_, code, text := condition(t.x.tagged)
-	return &result{"NO", code, text}
+	return refusalOf(t.x.tagged)
 }
 
 // body passes one message from the source to the destination. It runs on the source's pump.

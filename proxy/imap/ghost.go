@@ -23,8 +23,12 @@ const (
 	ghostSuspects = 1000
 )
 
-// suspect notes that a backend denies a mailbox which the map, after a barrier, places there.
+// suspect notes that a backend denies a mailbox which the map, after a barrier, places there. A mailbox
+// that the user may not know of is rightly denied.
 func (s *session) suspect(e mbox.Entry) {
+	if !s.visible(e) {
+		return
+	}
 	s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", e.Index)
 	select {
 	case s.srv.ghosts <- e:

@@ -48,7 +48,7 @@ func (s *session) getMetadata(c *command) error {
 			}
 			<-q.x.done
 			s.writeRaw(q.lines)
-			st, code, text := condition(q.x.tagged)
+			st, code, _ := condition(q.x.tagged)
 			if n, ok := strings.CutPrefix(code, "METADATA LONGENTRIES "); ok {
 				long = max(long, number(n)) // the longest of all
 			}
@@ -57,7 +57,7 @@ func (s *session) getMetadata(c *command) error {
 			case q.x.err != nil:
 				first = q.x.err
 			case st != statusOK:
-				first = &result{[...]string{"BAD", "NO"}[st], code, text}
+				first = refusalOf(q.x.tagged)
 			}
 		}
 		targets = targets[n:]

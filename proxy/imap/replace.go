@@ -67,8 +67,8 @@ func (s *session) uidOf(fetch string) (uid uint32, err error) {
 	if err := s.sel.do(x, func(tag string) []byte { return []byte(tag + " " + fetch + "\r\n") }); err != nil {
 		return 0, err
 	}
-	if st, code, text := condition(x.tagged); st != statusOK {
-		return 0, &result{"NO", code, text}
+	if st, _, _ := condition(x.tagged); st != statusOK {
+		return 0, refusalOf(x.tagged)
 	}
 	if uid == 0 {
 		return 0, no("", "No such message")

@@ -118,6 +118,12 @@ var plain = []struct{ text, code string }{
 	{"i/o error", "SERVERBUG"},
 }
 
+// refusalOf is a backend's NO or BAD as the end of the client's command.
+func refusalOf(tagged []byte) *result {
+	st, code, text := condition(withCode(tagged))
+	return &result{[...]string{"BAD", "NO", "NO"}[st], code, text}
+}
+
 // withCode adds the response code to a backend's NO that has none.
 func withCode(tagged []byte) []byte {
 	st, have, text := condition(tagged)

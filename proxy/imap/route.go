@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"murder/internal/backend"
@@ -282,9 +283,9 @@ func (s *session) atPlace(ext string, run func(mbox.Entry) (*exchange, error)) (
 //
 // Cyrus 3.6: "NO Mailbox does not exist", without a code in most commands.
 func isMissing(tagged []byte) bool {
-	_, code, _ := condition(tagged)
+	_, code, text := condition(tagged)
 	name := codeName(code)
-	return name == "NONEXISTENT" || name == "TRYCREATE" || bytes.Contains(bytes.ToLower(tagged), []byte("does not exist"))
+	return name == "NONEXISTENT" || name == "TRYCREATE" || name == "" && strings.Contains(strings.ToLower(text), "does not exist")
 }
 
 // isDown reports whether an error means that a backend cannot be used now.

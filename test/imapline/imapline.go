@@ -107,6 +107,13 @@ func (c *Conn) Send(format string, args ...any) (string, error) {
 	return tag, err
 }
 
+// Raw writes what is no command: the end of IDLE, a continued literal.
+func (c *Conn) Raw(text string) error {
+	c.conn.SetDeadline(time.Now().Add(Timeout))
+	_, err := io.WriteString(c.conn, text)
+	return err
+}
+
 // Answer reads up to the tagged line of tag.
 func (c *Conn) Answer(tag string) (Reply, error) {
 	var r Reply

@@ -1,0 +1,199 @@
+//go:build cyrus
+
+package imapcyrus
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"murder/test/imapline"
+)
+
+func TestMailboxes(t *testing.T) {
+	a, a2, b := at(t, "alice"), dial(t, world.f2, "alice"), at(t, "bob")
+	admin := at(t, "cyrus")
+	t.Run("39 40 47 create and delete", func(t *testing.T) {
+		a.ok("CREATE Twice")
+		a.do("NO [ALREADYEXISTS] ...", "CREATE Twice")
+		a.ok("CREATE \"deep/er/still\"")
+		has(t, a.ok(`LIST "" "deep*"`), `* LIST ... deep/er/still`)
+		a.ok("SELECT deep/er/still")
+		a.ok("UNSELECT")
+		a.do("NO ...", "DELETE INBOX")
+		a.ok("STATUS INBOX (MESSAGES)")
+	})
+	t.Run("41 42 43 where new users go", func(t *testing.T) {
+		admin.ok("CREATE user/new1")
+		has(t, dial(t, world.f2, "cyrus").ok(`LIST "" user/new1`), "* LIST ... user/new1")
+		for i, form := range []string{" be2.rig.test", " (SERVER be2.rig.test)", " be2.rig.test!default"} {
+			name := fmt.Sprintf("user/new%d", i+2)
+			admin.ok("CREATE %s%s", name, form)
+			has(t, direct(t, world.be2, "cyrus").ok(`LIST "" %s`, name), "* LIST ... "+name)
+		}
+		a.do("NO [NOPERM] ...", "CREATE Foo2 be2.rig.test")
+	})
+	t.Run("45 one of two", func(t *testing.T) {
+		other := dial(t, world.f2, "cyrus")
+		for i := range 50 {
+			var won int
+			var mu sync.Mutex
+			var wait sync.WaitGroup
+			for _, c := range []*client{admin, other} {
+				wait.Go(func() {
+					r, err := c.Conn.Do("CREATE user/race%d", i)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if r.Status == "OK" {
+						won++
+					}
+				})
+			}
+			wait.Wait()
+			held := len(direct(t, world.be1, "cyrus").ok(`LIST "" user/race%d`, i)) + len(direct(t, world.be2, "cyrus").ok(`LIST "" user/race%d`, i))
+			if won != 1 || held != 1 {
+				t.Fatalf("round %d: %d were told OK, %d INBOXes", i, won, held)
+			}
+		}
+	})
+	t.Run("46 a backend that deletes in silence", func(t *testing.T) {
+		a.ok("CREATE Silent")
+		a.ok("DELETE Silent")
+		hasNot(t, a.ok(`LIST "" "*"`), "...Silent")
+		hasNot(t, a2.ok(`LIST "" "Silent"`), "...Silent")
+		a.ok("CREATE Silent")
+	})
+	t.Run("48 49 rename", func(t *testing.T) {
+		a.ok("CREATE Foo")
+		a.ok("CREATE Foo/Bar")
+		a.append("Foo/Bar", message("renamed"))
+		a.ok("RENAME Foo Zed")
+		for _, c := range []*client{a, a2} {
+			lines := c.ok(`LIST "" "*"`)
+			has(t, lines, "* LIST ... Zed")
+			has(t, lines, "* LIST ... Zed/Bar")
+			hasNot(t, lines, "* LIST ... Foo...")
+			has(t, c.ok("SELECT Zed/Bar"), "* 1 EXISTS")
+			c.ok("UNSELECT")
+		}
+		b.ok("SETACL proj alice lrswipkxte")
+		a.do("NO [CANNOT] ...", `RENAME Zed "Other Users/bob/proj/Zed"`)
+		a.ok("SELECT Zed")
+		a.ok("UNSELECT")
+	})
+	t.Run("57 58 60 rights", func(t *testing.T) {
+		a.ok("CREATE Acl")
+		a.ok("SETACL Acl bob lr")
+		has(t, a.ok("GETACL Acl"), "* ACL Acl ...bob lr...")
+		has(t, dial(t, world.f2, "bob").ok(`LIST "" "*Acl"`), `* LIST ... "Other Users/alice/Acl"`)
+		a.do("NO [NOPERM]...", `GETACL "Shared Folders/shared"`)
+		b.do("NO [NONEXISTENT]...", `GETACL "Other Users/alice/Twice"`)
+		admin.ok("CREATE second be2.rig.test")
+		admin.ok("SETACL second anyone lrs")
+		admin.ok("SETACL second -alice r")
+		has(t, a.ok(`LIST "" "Shared Folders/second"`), "* LIST...")
+		has(t, a.ok(`MYRIGHTS "Shared Folders/second"`), `... ls`)
+	})
+	t.Run("62 quota", func(t *testing.T) {
+		direct(t, world.be1, "cyrus").ok("SETQUOTA user/alice (STORAGE 100000)")
+		same(t, a, direct(t, world.be1, "alice"), "GETQUOTAROOT INBOX")
+	})
+	t.Run("63 64 65 annotations", func(t *testing.T) {
+		a.ok(`SETMETADATA INBOX (/private/comment "hi")`)
+		same(t, a, direct(t, world.be1, "alice"), "GETMETADATA INBOX /private/comment")
+		b.ok(`SETMETADATA proj (/shared/comment "of all")`)
+		a.ok(`SETMETADATA INBOX (/shared/comment "of alice")`)
+		lines := a.ok(`GETMETADATA (INBOX "Other Users/bob/proj") /shared/comment`)
+		has(t, lines, `...INBOX..."of alice"...`)
+		has(t, lines, `...Other Users/bob/proj..."of all"...`)
+		has(t, a.ok(`LIST "" "*" RETURN (METADATA (/shared/comment))`), `* METADATA ...Other Users/bob/proj..."of all"...`)
+		has(t, a.ok("GETMETADATA INBOX /shared/vendor/cmu/cyrus-imapd/server"), `..."be1.rig.test")`)
+	})
+	t.Run("a backend process that dies of a command costs that command", func(t *testing.T) {
+		// Cyrus 3.6.1: the first annotation of a shared mailbox fails an assertion.
+		r, err := admin.Conn.Do(`SETMETADATA shared (/shared/comment "of all")`)
+		if err != nil || r.Status != "OK" && !like("[UNAVAILABLE]...", r.Text) {
+			t.Errorf("%+v %v", r, err)
+		}
+		admin.ok("STATUS shared (MESSAGES)")
+	})
+	t.Run("81 dots in names", func(t *testing.T) {
+		admin.ok("CREATE user/john.smith")
+		has(t, admin.ok(`LIST "" "user/john*"`), "* LIST ... user/john.smith")
+		at(t, "john.smith").ok("SELECT INBOX")
+	})
+	t.Run("80 names", func(t *testing.T) {
+		for _, name := range []string{"a b", "Entw&APw-rfe", "q\"uote", "back\\slash", "R&-D", "100% sure"} {
+			if strings.Contains(name, "%") {
+				continue // Cyrus: not among the octets of a name
+			}
+			r, err := a.Conn.Do("CREATE %s", imapline.Quote(name))
+			d, err2 := direct(t, world.be1, "erin").Conn.Do("CREATE %s", imapline.Quote(name))
+			if err != nil || err2 != nil || r.Status != d.Status {
+				t.Errorf("%q: %+v %v, at the backend %+v %v", name, r, err, d, err2)
+			}
+			if r.Status != "OK" {
+				continue
+			}
+			found, err := a.List(name)
+			if err != nil || len(found) != 1 || found[0] != name {
+				t.Errorf("%q: %q %v", name, found, err)
+			}
+			a.ok("SELECT %s", imapline.Quote(name))
+			a.ok("UNSELECT")
+			a.ok("DELETE %s", imapline.Quote(name))
+		}
+	})
+}
+
+func TestListing(t *testing.T) {
+	a := at(t, "alice")
+	t.Run("72 LIST STATUS", func(t *testing.T) {
+		lines := a.ok(`LIST "" "*" RETURN (STATUS (MESSAGES UNSEEN))`)
+		for i, l := range lines {
+			if !strings.HasPrefix(l, "* STATUS") {
+				continue
+			}
+			if i == 0 || !strings.HasPrefix(lines[i-1], "* LIST") {
+				t.Errorf("%q without its LIST", l)
+			}
+			name := strings.TrimSuffix(strings.TrimPrefix(l[:strings.LastIndex(l, "(")], "* STATUS "), " ")
+			has(t, a.ok("STATUS %s (MESSAGES UNSEEN)", name), l)
+		}
+	})
+	t.Run("73 special use", func(t *testing.T) {
+		a.ok(`CREATE Gesendet (USE (\Sent))`)
+		has(t, a.ok(`LIST (SPECIAL-USE) "" "*"`), `* LIST (...\Sent) "/" Gesendet`)
+		has(t, a.ok(`LIST "" "*" RETURN (SPECIAL-USE)`), `* LIST (...\Sent) "/" Gesendet`)
+		has(t, a.ok(`XLIST "" "*"`), `* XLIST (...\Sent) "/" Gesendet`)
+	})
+	t.Run("74 75 76 77 79 subscriptions", func(t *testing.T) {
+		a.ok(`SUBSCRIBE "Shared Folders/shared"`)
+		has(t, a.ok(`LSUB "" "*"`), `* LSUB ... "Shared Folders/shared"`)
+		has(t, a.ok(`LIST (SUBSCRIBED) "" "*"`), `* LIST (...\Subscribed...) ... "Shared Folders/shared"`)
+		has(t, a.ok(`LIST "" "*" RETURN (SUBSCRIBED)`), `* LIST (...\Subscribed...) ... "Shared Folders/shared"`)
+		has(t, a.ok(`LIST (SUBSCRIBED) "Shared Folders/" "*"`), `* LIST ... "Shared Folders/shared"`)
+		has(t, a.ok(`LIST (SUBSCRIBED RECURSIVEMATCH) "" "%%"`), `* LIST ... "Shared Folders" ("CHILDINFO" ("SUBSCRIBED"))`)
+		a.do("NO [NONEXISTENT]...", "SUBSCRIBE nosuch")
+		a.ok("CREATE Passing")
+		a.ok("SUBSCRIBE Passing")
+		a.ok("DELETE Passing")
+		has(t, a.ok(`LSUB "" "*"`), `* LSUB (\Noselect...) ... Passing`)
+		has(t, a.ok(`LIST (SUBSCRIBED) "" "*"`), `* LIST (\NonExistent...) ... Passing`)
+		a.ok("UNSUBSCRIBE Passing")
+	})
+	t.Run("68 69 70 levels", func(t *testing.T) {
+		has(t, a.ok(`LIST "" "Other Users/%%"`), `* LIST (\Noselect \HasChildren) "/" "Other Users/bob"`)
+		lines := a.ok(`LIST "" "%%"`)
+		has(t, lines, `* LIST ... INBOX`)
+		has(t, lines, `* LIST (\Noselect \HasChildren) "/" "Shared Folders"`)
+		all := at(t, "cyrus").ok(`LIST "" "user/%%"`)
+		has(t, all, "* LIST ... user/alice")
+		has(t, all, "* LIST ... user/bob")
+	})
+}

@@ -1,0 +1,182 @@
+//go:build cyrus
+
+package imapcyrus
+
+import (
+	"bufio"
+	"compress/flate"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMessages(t *testing.T) {
+	e, d := at(t, "erin"), direct(t, world.be1, "erin")
+	shared := direct(t, world.be2, "cyrus")
+	shared.ok("CREATE pool")
+	shared.ok("SETACL pool anyone lrswipte")
+	const pool = `"Shared Folders/pool"`
+	t.Run("85 APPEND in every form", func(t *testing.T) {
+		m := message("literal")
+		for _, c := range []*client{e, d} {
+			c.do("OK [APPENDUID ...", "APPEND INBOX {%d+}\r\n%s", len(m), m)
+			c.do("OK [APPENDUID ...", "APPEND INBOX (\\Seen $x) \"01-Feb-2026 10:00:00 +0000\" {%d+}\r\n%s", len(m), m)
+			c.do("OK [APPENDUID ...:...", "APPEND INBOX {%d+}\r\n%s {%d+}\r\n%s {%d+}\r\n%s", len(m), m, len(m), m, len(m), m)
+			c.do("OK [APPENDUID ...", "APPEND INBOX ~{%d+}\r\n%s", len(m), m)
+		}
+		for _, odd := range []string{"APPEND INBOX {0+}\r\n", "APPEND INBOX (\\Seen", "APPEND INBOX {3+}\r\nabc {x}"} {
+			r, err := at(t, "erin").Conn.Do("%s", odd)
+			s, err2 := direct(t, world.be1, "erin").Conn.Do("%s", odd)
+			if (err == nil) != (err2 == nil) || r.Status != s.Status {
+				t.Errorf("%q: %+v %v, at the backend %+v %v", odd, r, err, s, err2)
+			}
+		}
+		e.do("NO [TRYCREATE] ...", "APPEND nosuch {5}")
+		e.ok("NOOP")
+	})
+	t.Run("90 91 COPY to another server", func(t *testing.T) {
+		e.ok("CREATE From")
+		e.append("From", message("m1"), message("m2"), message("m3"), message("m4"), message("m5"))
+		e.ok("SELECT From")
+		e.ok(`STORE 1,3 +FLAGS.SILENT (\Deleted)`)
+		e.ok("EXPUNGE")
+		e.do("OK [COPYUID ... 2,4:5 1:3] ...", "COPY 1:3 %s", pool)
+		from := e.ok("FETCH 1:3 (FLAGS INTERNALDATE BODY.PEEK[])")
+		e.ok("SELECT %s", pool)
+		for i, l := range e.ok("FETCH 1:3 (FLAGS INTERNALDATE BODY.PEEK[])") {
+			strip := strings.NewReplacer(`\Recent `, "", ` \Recent`, "")
+			if strip.Replace(l) != strip.Replace(from[i]) {
+				t.Errorf("%q\n%q", l, from[i])
+			}
+		}
+		e.ok("SELECT From")
+		e.ok("UID COPY 999 %s", pool)
+		e.do("NO [TRYCREATE]...", "COPY 1 nosuch")
+	})
+	t.Run("92 93 MOVE to another server", func(t *testing.T) {
+		lines := e.ok("UID MOVE 2 %s", pool)
+		has(t, lines, "* OK [COPYUID ... 2 4]...")
+		has(t, lines, "* 1 EXPUNGE")
+		has(t, e.ok("STATUS %s (MESSAGES)", pool), "...MESSAGES 4...")
+		e.append("Shared Folders/shared", message("fixed"))
+		e.ok("SELECT \"Shared Folders/shared\"")
+		e.do("NO [NOPERM]...", "MOVE 1 INBOX")
+		e.ok("SELECT From")
+		has(t, e.ok("FETCH 1:* UID"), "* 2 FETCH...")
+	})
+	t.Run("94 over quota", func(t *testing.T) {
+		shared.ok("CREATE small")
+		shared.ok("SETACL small anyone lrswip")
+		shared.ok("SETQUOTA small (STORAGE 0)")
+		e.do("NO [OVERQUOTA]...", `COPY 1:2 "Shared Folders/small"`)
+		has(t, shared.ok("STATUS small (MESSAGES)"), "...MESSAGES 0...")
+	})
+	t.Run("98 within one server", func(t *testing.T) {
+		e.ok("CREATE To")
+		e.do("OK [COPYUID ... 4 1]...", "COPY 1 To")
+		has(t, e.ok("UID MOVE 5 To"), "* OK [COPYUID ... 5 2]...")
+	})
+	t.Run("100 REPLACE", func(t *testing.T) {
+		m := message("replacement")
+		has(t, e.ok("REPLACE 1 %s {%d+}\r\n%s", pool, len(m), m), "* OK [APPENDUID ...")
+		has(t, e.ok("STATUS From (MESSAGES)"), "...MESSAGES 0...")
+		has(t, e.ok("STATUS %s (MESSAGES)", pool), "...MESSAGES 5...")
+		e.ok("SELECT To")
+		has(t, e.ok("UID REPLACE 1 To {%d+}\r\n%s", len(m), m), "* 1 EXPUNGE")
+		has(t, e.ok("UID SEARCH SUBJECT replacement"), "* SEARCH 3")
+	})
+	t.Run("89 CATENATE", func(t *testing.T) {
+		e.ok("CREATE Parts")
+		e.append("Parts", message("part"))
+		head := "Subject: whole\r\n\r\n"
+		e.do("OK [APPENDUID...", "APPEND %s CATENATE (TEXT {%d+}\r\n%s URL \"/Parts/;UID=1/;SECTION=TEXT\" TEXT {3+}\r\nend)", pool, len(head), head)
+		e.ok("SELECT %s", pool)
+		has(t, e.ok("FETCH 6 BODY.PEEK[TEXT]"), "...\r\nbody of part\r\nend)")
+		e.do("NO [BADURL ...", "APPEND %s CATENATE (URL \"/Parts/;UID=99/;SECTION=TEXT\")", pool)
+		e.do("OK [APPENDUID...", "APPEND Parts CATENATE (URL \"/Parts/;UID=1\" TEXT {3+}\r\nend)")
+		has(t, e.ok("STATUS %s (MESSAGES)", pool), "...MESSAGES 6...")
+	})
+	t.Run("101 102 103 searches", func(t *testing.T) {
+		e.ok("SELECT Parts")
+		has(t, e.ok("SEARCH RETURN (ALL) TEXT {4+}\r\nbody"), `* ESEARCH (TAG "t...") ALL 1:2`)
+		e.do("BAD...", "SEARCH BADKEY {70000}")
+		began := time.Now()
+		e.ok("NOOP")
+		if time.Since(began) > time.Second {
+			t.Error("slow after a refused literal")
+		}
+		lines := e.ok(`ESEARCH IN (mailboxes ("Parts" %s)) RETURN (ALL COUNT) TEXT "body"`, pool)
+		has(t, lines, `* ESEARCH (TAG "t..." MAILBOX Parts UIDVALIDITY ...) UID ...ALL 1:2...`)
+		has(t, lines, `* ESEARCH (TAG "t..." MAILBOX "Shared Folders/pool" UIDVALIDITY ...) UID ...ALL 1:...`)
+		has(t, e.ok("FETCH 1 FLAGS"), "* 1 FETCH...") // still selected
+	})
+	t.Run("104 108 IDLE and news", func(t *testing.T) {
+		other := direct(t, world.be1, "erin")
+		tag, err := e.Send("IDLE")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(300*time.Millisecond, func() {
+			m := message("news")
+			other.Conn.OK("APPEND Parts {%d+}\r\n%s", len(m), m)
+		})
+		time.Sleep(2500 * time.Millisecond)
+		if err := e.Raw("DONE\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		r, err := e.Answer(tag)
+		if err != nil || r.Status != "OK" {
+			t.Fatal(r, err)
+		}
+		has(t, r.Lines, "* 3 EXISTS")
+		other.append("Parts", message("more news"))
+		e.ok("STATUS %s (MESSAGES)", pool)
+		has(t, e.ok("NOOP"), "* 4 EXISTS")
+	})
+}
+
+// 17: a message of 10 MB, compressed.
+func TestCompress(t *testing.T) {
+	body := "Subject: big\r\n\r\n" + strings.Repeat(strings.Repeat("0123456789abcdef", 4)+"\r\n", 160_000)
+	c := at(t, "erin")
+	c.ok("CREATE Big")
+	c.ok("APPEND Big {%d+}\r\n%s", len(body), body)
+	nc, err := net.Dial("tcp", world.f1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(30 * time.Second))
+	r := bufio.NewReader(nc)
+	expect := func(prefix string) string {
+		t.Helper()
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				t.Fatal(prefix, err)
+			}
+			if strings.HasPrefix(line, prefix) {
+				return line
+			}
+		}
+	}
+	fmt.Fprintf(nc, "a LOGIN erin %s\r\nb COMPRESS DEFLATE\r\n", password)
+	expect("b OK")
+	z, _ := flate.NewWriter(nc, 1)
+	r = bufio.NewReader(flate.NewReader(nc))
+	say := func(line string) { io.WriteString(z, line+"\r\n"); z.Flush() }
+	say("c SELECT Big")
+	expect("c OK")
+	say("d FETCH 1 BODY.PEEK[]")
+	expect("* 1 FETCH")
+	got := make([]byte, len(body))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != body {
+		t.Fatal("body differs", err)
+	}
+	expect("d OK")
+	say("e COMPRESS DEFLATE")
+	expect("e NO [COMPRESSIONACTIVE]")
+}
