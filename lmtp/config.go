@@ -60,7 +60,7 @@ type Limits struct {
 	BackendWait    time.Duration // their patience [30s]
 	BackendIdle    time.Duration // an unused connection is closed [30s]; must stay below Cyrus's 360 s
 	BackendAge     time.Duration // a connection is not used again [10m]
-	BackendUses    int           // transactions on one connection [100]
+	BackendUses    int           // transactions on one connection [1000]: a new one costs four times a delivery
 
 	SignOn   time.Duration // greeting, LHLO, STARTTLS and AUTH [30s]
 	Envelope time.Duration // each reply before the data [60s]
@@ -156,7 +156,7 @@ func (l *Limits) fill() {
 	or(&l.BackendWait, 30*time.Second)
 	or(&l.BackendIdle, 30*time.Second)
 	or(&l.BackendAge, 10*time.Minute)
-	or(&l.BackendUses, 100)
+	or(&l.BackendUses, 1000)
 	or(&l.SignOn, 30*time.Second)
 	or(&l.Envelope, 60*time.Second)
 	or(&l.Stall, 60*time.Second)

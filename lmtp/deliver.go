@@ -177,18 +177,15 @@ func (t *transfer) run(rcpts []*recipient) *failure {
 		t.settleAll(rcpts, replyTooBig)
 		return nil
 	}
-	accepted, f := t.envelope(rcpts)
-	if f != nil || len(accepted) == 0 {
+	accepted, data, f := t.envelope(rcpts)
+	switch {
+	case f != nil:
 		return f
-	}
-	// DATA goes alone: after a refused MAIL Cyrus accepts RCPT and DATA, and would store nothing.
-	t.c.conn.SetDeadline(time.Now().Add(t.cfg.Limits.Envelope))
-	rep, err := t.c.ask("DATA")
-	if err != nil {
-		return lost("DATA", err)
-	}
-	if rep.code != 354 {
-		return t.refused("DATA", rep, accepted)
+	case len(accepted) == 0:
+		t.spent = data.code == 354 // it waits for a message, and would store an empty one
+		return nil
+	case data.code != 354:
+		return t.refused("DATA", data, accepted)
 	}
 	whole, err := t.msg.sendTo(t.c.conn, func() time.Time { return time.Now().Add(t.cfg.Limits.Stall) })
 	if err != nil && !whole {
@@ -197,14 +194,18 @@ func (t *transfer) run(rcpts []*recipient) *failure {
 	return t.replies(accepted)
 }
 
-// envelope sends MAIL and RCPT in one flight, and returns the recipients accepted.
-func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, f *failure) {
+// envelope sends MAIL, RCPT and DATA in one flight, and returns the recipients accepted and the answer
+// to DATA. Without PIPELINING there is no DATA when nobody has been accepted.
+//
+// Cyrus: after a refused MAIL it accepts RCPT and DATA.
+func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data reply, f *failure) {
 	var commands []string
 	reused := t.c.uses > 0
 	if reused {
 		commands = append(commands, "RSET") // also finds out whether the backend is still there
 	}
 	mail := len(commands) // where MAIL stands
+	last := mail + len(rcpts) + 1
 	refused := false
 	commands = append(commands, t.mail())
 	for _, rc := range rcpts {
@@ -214,8 +215,13 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, f *failu
 		}
 		commands = append(commands, command)
 	}
-	n, err := t.c.exchange(commands, t.cfg.Limits.Envelope, func(i int, rep reply) error {
+	if t.c.pipelining {
+		commands = append(commands, "DATA")
+	}
+	take := func(i int, rep reply) error {
 		switch {
+		case i == last:
+			data = rep
 		case refused: // what it says to RCPT now means nothing; the next RSET clears it up
 		case i < mail && rep.code != 250:
 			f = unexpected("RSET", rep, replyBackendState)
@@ -232,16 +238,20 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, f *failu
 			return f
 		}
 		return nil
-	})
+	}
+	n, err := t.c.exchange(commands, t.cfg.Limits.Envelope, take)
+	if err == nil && len(accepted) > 0 && !t.c.pipelining {
+		_, err = t.c.exchange([]string{"DATA"}, t.cfg.Limits.Envelope, func(_ int, rep reply) error { return take(last, rep) })
+	}
 	switch {
 	case f != nil:
-		return nil, f
+		return nil, data, f
 	case err != nil:
 		f = lost("envelope", err)
 		f.stale = reused && n == 0 && f.retry
-		return nil, f
+		return nil, data, f
 	}
-	return accepted, nil
+	return accepted, data, nil
 }
 
 func (t *transfer) mail() string {

@@ -55,6 +55,8 @@ type stubSession struct {
 	in     *bufio.Reader
 	signed bool
 	mail   *stubMail
+
+	accepted int // recipients
 }
 
 const (
@@ -214,13 +216,19 @@ func (ss *stubSession) command(verb, args, line string) error {
 	case "STARTTLS":
 		usual = "220 go ahead"
 	case "DATA":
-		usual = "354 go ahead"
+		// Cyrus: one accepted RCPT is enough, also after a refused MAIL.
+		if usual = "354 go ahead"; ss.accepted == 0 {
+			usual = "503 5.5.1 No recipients"
+		}
 	case "QUIT":
 		usual = "221 2.0.0 bye"
 	}
 	scripted, err := ss.answer(verb, line, usual)
 	if err != nil {
 		return err
+	}
+	if verb == "RCPT" && !scripted {
+		ss.accepted++
 	}
 	switch {
 	case verb == "QUIT":
@@ -232,12 +240,12 @@ func (ss *stubSession) command(verb, args, line string) error {
 		}
 		ss.conn, ss.in = conn, bufio.NewReader(conn)
 	case verb == "RSET", verb == "LHLO":
-		ss.mail = nil
+		ss.mail, ss.accepted = nil, 0
 	case verb == "MAIL" && !scripted && ss.signed:
 		ss.mail = &stubMail{from: args}
 	case verb == "RCPT" && !scripted && ss.mail != nil:
 		ss.mail.rcpts = append(ss.mail.rcpts, args)
-	case verb == "DATA" && !scripted:
+	case verb == "DATA" && !scripted && ss.accepted > 0:
 		return ss.data()
 	}
 	return nil
