@@ -28,8 +28,16 @@ type rig struct {
 // cuts are links that do not work, by cluster address.
 type cuts struct {
 	mu   sync.Mutex
-	addr map[string]string // address to node
-	cut  map[string]bool   // nodes that are alone
+	addr map[string]string  // address to node
+	cut  map[string]bool    // nodes that are alone
+	way  map[[2]string]bool // from one node to another
+}
+
+// closed reports whether one node cannot reach another.
+func (c *cuts) closed(from, to string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut[from] || c.cut[to] || c.way[[2]string{from, to}]
 }
 
 func (c *cuts) alone(node string) bool {
@@ -53,7 +61,7 @@ func testLogger(t testing.TB) *slog.Logger {
 
 func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
-		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool)}}
+		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool), way: make(map[[2]string]bool)}}
 }
 
 func (r *rig) config(id string, role Role) Config {
@@ -71,7 +79,7 @@ func (r *rig) open(cfg Config) *Node {
 		r.configure(&cfg)
 	}
 	cfg.hooks.dial = func(addr string) error {
-		if to := r.net.nodeAt(addr); r.net.alone(id) || r.net.alone(to) {
+		if to := r.net.nodeAt(addr); r.net.closed(id, to) {
 			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
 		}
 		return nil
@@ -113,6 +121,24 @@ func (r *rig) isolate(id string) {
 	r.net.mu.Lock()
 	r.net.cut[id] = true
 	r.net.mu.Unlock()
+	r.sever()
+}
+
+// separate cuts one node from others, but not from the rest. With oneWay the others still reach it.
+func (r *rig) separate(id string, oneWay bool, others ...string) {
+	r.net.mu.Lock()
+	for _, o := range others {
+		r.net.way[[2]string{id, o}] = true
+		if !oneWay {
+			r.net.way[[2]string{o, id}] = true
+		}
+	}
+	r.net.mu.Unlock()
+	r.sever()
+}
+
+// sever breaks all connections; those that are not cut come back.
+func (r *rig) sever() {
 	for _, n := range r.nodes {
 		n.port.sever()
 		n.engine.Load().trans.CloseStreams()
@@ -124,6 +150,7 @@ func (r *rig) heal() {
 	r.net.mu.Lock()
 	defer r.net.mu.Unlock()
 	clear(r.net.cut)
+	clear(r.net.way)
 }
 
 func (s *linkSet) dropAll() {
