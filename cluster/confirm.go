@@ -11,28 +11,60 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// confirmWithin bounds a round. Reads that it does not settle ride the next entry of the log.
-const confirmWithin = 50 * time.Millisecond
-
 // reader answers linearizable reads for one reign without writing to any disk: it notes the commit
-// index, and asks the other voters whether they still know of no later term. Who answers so has given
-// no other leader its vote before, so a majority of such answers, this node's own among them, proves
-// that nothing can have been committed elsewhere when the round began.
+// index, and asks the other voters whether they still know of no later term.
+//
+// Why that is enough. Let t be the moment at which a round begins; all its reads have arrived before.
+//
+//   - What was acknowledged before t was committed by this leader, by a leader of an earlier term, or
+//     by one of a later term. A reign begins when its own first entry has been applied here, so the
+//     commit index that is read after t covers the first two.
+//   - A leader of a later term had the votes of a majority. A voter stores a later term before it
+//     gives its vote in it (the library does so in setCurrentTerm), and terms never go back, restarts
+//     included. So a voter that is in this term when it answers a question that was asked after t had
+//     voted for no later leader at t. A majority of such answers, this node's own among them, and any
+//     majority that could have elected another leader by then have a voter in common: there was none.
+//   - The voters are those of the newest configuration that this node knows. Raft changes one voter
+//     at a time and begins a change only when the last is committed, so what elected a later leader
+//     before t differs by one voter at most, and two such majorities still meet. If changes follow one
+//     another between t and the question, a majority has stored the first of them after t, in this term.
+//   - An answer counts only for the round that asked: each question has an id of its own, and each
+//     round a channel of its own. A voter that still owes an answer to an earlier round is not asked.
+//   - No clock takes part. A leader that is stopped anywhere in a round reads the commit index before
+//     it asks, or finds out that it has been replaced; stopped afterwards, it gives an index that was
+//     right when the reads were under way, and the reader's copy can only be newer.
 //
 // Only voters are asked and counted; learners prove nothing. Raft's own VerifyLeader counts them too.
+// Learners read in the same way: they ask the leader and wait for their own copy.
 type reader struct {
 	reign *reign
+	// within bounds a round. Reads that it does not settle ride the next entry of the log.
+	within time.Duration
+	// voters returns the voters besides this node, and whether this node is one.
+	voters func() (others []raft.Server, self bool)
+	// ask returns true if a voter is in this term, at a time after the call.
+	ask func(ctx context.Context, s raft.Server) bool
+	// leads reports whether this node still leads in this reign's term.
+	leads func() bool
 
 	mu      sync.Mutex
 	waiting []pendingRead
 	stopped error
 	wake    chan struct{} // capacity 1
 
-	asking sync.Map // node id -> *atomic.Bool: a question to it is under way
+	ctx    context.Context // of run
+	asking sync.Map        // node id -> *atomic.Bool: a question to it is under way
 	wg     sync.WaitGroup
 }
 
-func newReader(r *reign) *reader { return &reader{reign: r, wake: make(chan struct{}, 1)} }
+func newReader(r *reign) *reader {
+	d := &reader{reign: r, wake: make(chan struct{}, 1), within: max(minConfirm, r.node.timing.heartbeat/10)}
+	d.voters, d.ask, d.leads = r.voters, d.askTerm, r.leads
+	return d
+}
+
+// minConfirm is long for a network, and short for somebody who waits.
+const minConfirm = 50 * time.Millisecond
 
 // read asks for an index that includes everything committed before the call. All reads that come
 // while a round is under way share the next one.
@@ -54,6 +86,7 @@ func (d *reader) read(p pendingRead) error {
 }
 
 func (d *reader) run(ctx context.Context) {
+	d.ctx = ctx
 	defer d.wg.Wait()
 	for {
 		select {
@@ -82,7 +115,7 @@ func (d *reader) round(ctx context.Context, reads []pendingRead) {
 		return
 	}
 	r := d.reign
-	ctx, cancel := context.WithTimeout(ctx, confirmWithin)
+	ctx, cancel := context.WithTimeout(ctx, d.within)
 	defer cancel()
 	index, err := d.settle(ctx)
 	if err == nil {
@@ -117,51 +150,62 @@ func (d *reader) settle(ctx context.Context) (uint64, error) {
 
 // confirm reports whether a majority of the voters still is in this reign's term.
 func (d *reader) confirm(ctx context.Context) bool {
-	r := d.reign
-	var others []raft.Server
-	need := -1 // this node is a voter
-	for _, s := range votersOf(r.engine.raft) {
-		if string(s.ID) == r.node.cfg.NodeID {
-			need = 0
-		} else {
-			others = append(others, s)
-		}
-	}
-	if need < 0 {
+	others, self := d.voters()
+	if !self {
 		return false
 	}
-	need = (len(others) + 1) / 2 // besides this node
+	need := (len(others) + 1) / 2 // besides this node
 	answers := make(chan bool, len(others))
+	asked := 0
 	for _, s := range others {
 		busy, _ := d.asking.LoadOrStore(s.ID, new(atomic.Bool))
 		if !busy.(*atomic.Bool).CompareAndSwap(false, true) {
 			continue // it has not answered the last question: let it be, others may do
 		}
+		asked++
 		d.wg.Go(func() {
 			ok := d.ask(ctx, s)
 			busy.(*atomic.Bool).Store(false)
 			answers <- ok
 		})
 	}
-	for got := 0; got < need; {
+	for ; need > 0 && asked >= need; asked-- {
 		select {
 		case ok := <-answers:
 			if ok {
-				got++
+				need--
 			}
 		case <-ctx.Done():
 			return false
 		}
 	}
+	return need <= 0 && d.leads()
+}
+
+func (r *reign) voters() (others []raft.Server, self bool) {
+	for _, s := range votersOf(r.engine.raft) {
+		if string(s.ID) == r.node.cfg.NodeID {
+			self = true
+		} else {
+			others = append(others, s)
+		}
+	}
+	return others, self
+}
+
+// leads is asked last: this node's own vote counts, too.
+func (r *reign) leads() bool {
 	return r.engine.raft.CurrentTerm() == r.term && r.engine.raft.State() == raft.Leader
 }
 
-func (d *reader) ask(ctx context.Context, s raft.Server) bool {
-	l, err := d.reign.node.links.get(ctx, string(s.ID), string(s.Address))
-	if err != nil {
+func (d *reader) askTerm(ctx context.Context, s raft.Server) bool {
+	r := d.reign
+	// A connection may take longer than a round, and serves the next.
+	l, err := r.node.links.get(d.ctx, string(s.ID), string(s.Address))
+	if err != nil || ctx.Err() != nil {
 		return false
 	}
-	f, err := l.roundTrip(ctx, frameConfirm, func(dst []byte) []byte { return binary.AppendUvarint(dst, d.reign.term) })
+	f, err := l.roundTrip(ctx, frameConfirm, func(dst []byte) []byte { return binary.AppendUvarint(dst, r.term) })
 	return err == nil && f.kind == frameConfirmed && len(f.payload) == 1 && f.payload[0] == 1
 }
 
