@@ -93,7 +93,12 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		return nil, n.transferTo(ctx, req.To)
 	}
-	return nil, refuse("node %s does not know the request %q: it may run an older version", n.cfg.NodeID, method)
+	if n.cfg.Answers[method] != nil {
+		if err := coordinatorOnly(); err != nil {
+			return nil, err
+		}
+	}
+	return n.answer(ctx, method, body)
 }
 
 // callLeader asks the leader, whoever that is, until a definite answer comes or ctx ends. The request

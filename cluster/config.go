@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"murder/cluster/admin"
 )
 
 // Role says what a node is for.
@@ -61,6 +63,12 @@ type Config struct {
 	SnapshotInterval  time.Duration
 	SnapshotThreshold uint64
 	TrailingLogs      uint64
+
+	// Findings are what this process has to say to an operator beyond the cluster; part of Status. It
+	// must not block.
+	Findings func() []admin.Finding
+	// Answers are requests of coordinators to this process that Node.AskAll sends.
+	Answers map[string]Answerer
 
 	hooks hooks
 }

@@ -147,6 +147,9 @@ func (n *Node) ownStatus() admin.NodeStatus {
 		Synced: n.synced.Load(), Draining: n.draining.Load(), Diverged: n.replica.diverged.Load(),
 		Version: n.cfg.BinaryVersion, MinCluster: minCluster, MaxCluster: maxCluster,
 	}
+	if n.cfg.Findings != nil {
+		s.Findings = n.cfg.Findings()
+	}
 	if r := n.refusal.Load(); r != nil {
 		s.Refused = *r
 	}

@@ -36,6 +36,7 @@ type Node interface {
 	Reservations() []Reservation
 
 	Repairer
+	Finder
 
 	Live() Health
 	Ready(context.Context, ReadyQuery) Health
@@ -83,6 +84,7 @@ func Handler(n Node) http.Handler {
 	handle("GET /v1/history/{name...}", requestLimit, h.history)
 	handle("GET /v1/conflicts", requestLimit, h.conflicts)
 	handle("GET /v1/reservations", requestLimit, h.reservations)
+	handle("GET /v1/findings", requestLimit, h.findings)
 	handle("POST /v1/repair", requestLimit, h.repair)
 	handle("GET /v1/details/{name...}", requestLimit, h.detail)
 	mux.HandleFunc("GET /v1/backup", h.backup)

@@ -101,6 +101,8 @@ type NodeStatus struct {
 	Refused     string    `json:"refused,omitempty"`
 	CertExpires time.Time `json:"certificate_expires,omitzero"`
 	StoreAgeMS  int64     `json:"store_age_ms,omitempty"` // of the oldest call to the log store under way
+	// Findings are what the process itself has to say to an operator.
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // DigestReport compares the copies of all nodes at one index.

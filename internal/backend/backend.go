@@ -230,6 +230,9 @@ type State struct {
 	Conns     int
 	LastError string
 	LastAt    time.Time // of LastError
+	// Refused is why the server did not take our identity, RefusedAt when it last did so.
+	Refused   string
+	RefusedAt time.Time
 }
 
 // State returns the states of the services of server that have been used.
@@ -250,12 +253,24 @@ func (s *Set) State(name mbox.Server) []State {
 	return states
 }
 
+// States returns the states of all services of all servers that have been used, by name.
+func (s *Set) States() []State {
+	s.mu.RLock()
+	names := slices.Sorted(maps.Keys(s.servers))
+	s.mu.RUnlock()
+	var states []State
+	for _, name := range names {
+		states = append(states, s.State(name)...)
+	}
+	return states
+}
+
 // LoginFailed notes that a server refused our own identity, which an operator must hear of. It does
 // not open the breaker, and is logged once a minute for each server and service.
 func (s *Set) LoginFailed(name mbox.Server, svc Service, err error) {
 	_, srv, _ := s.use(name)
 	s.metrics.logins.WithLabelValues(string(name), svc.String()).Inc()
-	if srv.breakers[svc].alarm() {
+	if srv.breakers[svc].refused(time.Now(), err) {
 		s.log.Error("backend refuses our identity", "backend", string(name), "service", svc.String(), "err", err)
 	}
 }

@@ -458,7 +458,7 @@ func TestLoginFailed(t *testing.T) {
 	if n := strings.Count(log.String(), "backend=be1"); n != 1 {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
-	if st := s.State("be1"); len(st) != 0 {
+	if st := s.States(); len(st) != 1 || st[0].Breaker != "closed" || st[0].Refused != "no" || st[0].RefusedAt.IsZero() {
 		t.Errorf("%+v", st)
 	}
 }

@@ -28,6 +28,9 @@ type breaker struct {
 	lastErr  error
 	lastAt   time.Time
 	alarmed  time.Time
+
+	refusal   string // of our identity
+	refusedAt time.Time
 }
 
 // admit reports whether a caller may go; probe is true for the one who goes on behalf of all and
@@ -80,14 +83,16 @@ func (b *breaker) count(n int) {
 	b.conns += n
 }
 
-// alarm reports whether it is time to alarm again.
-func (b *breaker) alarm() bool {
+// refused notes that the server did not take our identity, and reports whether it is time to alarm
+// again.
+func (b *breaker) refused(now time.Time, err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if time.Since(b.alarmed) < alarmEvery {
+	b.used, b.refusal, b.refusedAt = true, err.Error(), now
+	if now.Sub(b.alarmed) < alarmEvery {
 		return false
 	}
-	b.alarmed = time.Now()
+	b.alarmed = now
 	return true
 }
 
@@ -98,7 +103,8 @@ func (b *breaker) status() State {
 	if !b.used {
 		return State{}
 	}
-	st := State{Breaker: "closed", Failures: b.failures, RetryAt: b.retryAt, Conns: b.conns, LastAt: b.lastAt}
+	st := State{Breaker: "closed", Failures: b.failures, RetryAt: b.retryAt, Conns: b.conns, LastAt: b.lastAt,
+		Refused: b.refusal, RefusedAt: b.refusedAt}
 	switch {
 	case b.probing:
 		st.Breaker = "half-open"
