@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -101,7 +100,7 @@ func startServer(t testing.TB, cfg Config, adjust ...func(*Server)) *testServer 
 		if err := s.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
-		if err := <-served; !errors.Is(err, ErrServerClosed) {
+		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})

@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -14,10 +12,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-// ErrServerClosed is what Serve returns after Shutdown.
-var ErrServerClosed = errors.New("mupdate server closed")
+	"murder/internal/listen"
+)
 
 // Server serves MUPDATE on any number of listeners. Its methods may be called concurrently.
 type Server struct {
@@ -34,9 +31,10 @@ type Server struct {
 	guard   shrinkGuard
 	seen    sightings
 
-	mu        sync.Mutex
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
+	listeners listen.Listeners
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
 }
 
 // New returns a server that is not serving yet. It panics without a Directory or without Auth.
@@ -49,51 +47,20 @@ func New(cfg Config) *Server {
 	rand.Read(nonce[:])
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
-		cfg:       cfg,
-		log:       cfg.Logger,
-		metrics:   newMetrics(cfg.Metrics),
-		nonce:     hex.EncodeToString(nonce[:]),
-		ctx:       ctx,
-		cancel:    cancel,
-		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[*conn]struct{}),
+		cfg:     cfg,
+		log:     cfg.Logger,
+		metrics: newMetrics(cfg.Metrics),
+		nonce:   hex.EncodeToString(nonce[:]),
+		ctx:     ctx,
+		cancel:  cancel,
+		conns:   make(map[*conn]struct{}),
 	}
 }
 
-// Serve accepts connections until Shutdown or a fatal error of the listener, which it closes. A
-// listener whose connections are *tls.Conn serves implicit TLS.
+// Serve accepts connections until Shutdown, when it returns nil, or a fatal error of the listener,
+// which it closes. A listener whose connections are *tls.Conn serves implicit TLS.
 func (s *Server) Serve(ln net.Listener) error {
-	defer ln.Close()
-	s.mu.Lock()
-	if s.closing.Load() {
-		s.mu.Unlock()
-		return ErrServerClosed
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	pause := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case s.closing.Load():
-			if err == nil {
-				nc.Close()
-			}
-			return ErrServerClosed
-		case err == nil:
-			pause = 0
-			s.admit(nc)
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accepting mupdate connections: %w", err)
-		default: // out of file descriptors, most likely
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Warn("accepting a connection failed", "err", err)
-			select {
-			case <-time.After(pause):
-			case <-s.ctx.Done():
-			}
-		}
-	}
+	return s.listeners.Serve(ln, s.log, s.admit)
 }
 
 func (s *Server) admit(nc net.Conn) {
@@ -152,9 +119,7 @@ func (s *Server) sessionID() string {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing.Store(true)
-	for ln := range s.listeners {
-		ln.Close()
-	}
+	s.listeners.Close()
 	for c := range s.conns {
 		c.interrupt()
 	}

@@ -227,7 +227,7 @@ func (d *daemon) start(name string, addrs []string, serve func(net.Listener) err
 	}
 	for _, ln := range listeners {
 		go func() {
-			if err := serve(ln); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, mupdate.ErrServerClosed) {
+			if err := serve(ln); err != nil && !errors.Is(err, net.ErrClosed) {
 				d.fail(fmt.Errorf("serving %s on %s: %w", name, ln.Addr(), err))
 			}
 		}()

@@ -3,7 +3,6 @@ package conformance
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -193,7 +192,7 @@ func (s *site) serve(t testing.TB, id string, adjust ...func(*mupdate.Config)) (
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		srv.Shutdown(ctx)
-		if err := <-served; !errors.Is(err, mupdate.ErrServerClosed) {
+		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
