@@ -12,7 +12,7 @@ import (
 )
 
 func TestMailboxes(t *testing.T) {
-	a, a2, b := at(t, "alice"), dial(t, world.f2, "alice"), at(t, "bob")
+	a, a2, b := at(t, "alice"), dial(t, world.F2, "alice"), at(t, "bob")
 	admin := at(t, "cyrus")
 	t.Run("39 40 47 create and delete", func(t *testing.T) {
 		a.ok("CREATE Twice")
@@ -26,16 +26,16 @@ func TestMailboxes(t *testing.T) {
 	})
 	t.Run("41 42 43 where new users go", func(t *testing.T) {
 		admin.ok("CREATE user/new1")
-		has(t, dial(t, world.f2, "cyrus").ok(`LIST "" user/new1`), "* LIST ... user/new1")
+		has(t, dial(t, world.F2, "cyrus").ok(`LIST "" user/new1`), "* LIST ... user/new1")
 		for i, form := range []string{" be2.rig.test", " (SERVER be2.rig.test)", " be2.rig.test!default"} {
 			name := fmt.Sprintf("user/new%d", i+2)
 			admin.ok("CREATE %s%s", name, form)
-			has(t, direct(t, world.be2, "cyrus").ok(`LIST "" %s`, name), "* LIST ... "+name)
+			has(t, direct(t, world.Be2, "cyrus").ok(`LIST "" %s`, name), "* LIST ... "+name)
 		}
 		a.do("NO [NOPERM] ...", "CREATE Foo2 be2.rig.test")
 	})
 	t.Run("45 one of two", func(t *testing.T) {
-		other := dial(t, world.f2, "cyrus")
+		other := dial(t, world.F2, "cyrus")
 		for i := range 50 {
 			var won int
 			var mu sync.Mutex
@@ -55,7 +55,7 @@ func TestMailboxes(t *testing.T) {
 				})
 			}
 			wait.Wait()
-			held := len(direct(t, world.be1, "cyrus").ok(`LIST "" user/race%d`, i)) + len(direct(t, world.be2, "cyrus").ok(`LIST "" user/race%d`, i))
+			held := len(direct(t, world.Be1, "cyrus").ok(`LIST "" user/race%d`, i)) + len(direct(t, world.Be2, "cyrus").ok(`LIST "" user/race%d`, i))
 			if won != 1 || held != 1 {
 				t.Fatalf("round %d: %d were told OK, %d INBOXes", i, won, held)
 			}
@@ -90,7 +90,7 @@ func TestMailboxes(t *testing.T) {
 		a.ok("CREATE Acl")
 		a.ok("SETACL Acl bob lr")
 		has(t, a.ok("GETACL Acl"), "* ACL Acl ...bob lr...")
-		has(t, dial(t, world.f2, "bob").ok(`LIST "" "*Acl"`), `* LIST ... "Other Users/alice/Acl"`)
+		has(t, dial(t, world.F2, "bob").ok(`LIST "" "*Acl"`), `* LIST ... "Other Users/alice/Acl"`)
 		a.do("NO [NOPERM]...", `GETACL "Shared Folders/shared"`)
 		b.do("NO [NONEXISTENT]...", `GETACL "Other Users/alice/Twice"`)
 		admin.ok("CREATE second be2.rig.test")
@@ -100,12 +100,12 @@ func TestMailboxes(t *testing.T) {
 		has(t, a.ok(`MYRIGHTS "Shared Folders/second"`), `... ls`)
 	})
 	t.Run("62 quota", func(t *testing.T) {
-		direct(t, world.be1, "cyrus").ok("SETQUOTA user/alice (STORAGE 100000)")
-		same(t, a, direct(t, world.be1, "alice"), "GETQUOTAROOT INBOX")
+		direct(t, world.Be1, "cyrus").ok("SETQUOTA user/alice (STORAGE 100000)")
+		same(t, a, direct(t, world.Be1, "alice"), "GETQUOTAROOT INBOX")
 	})
 	t.Run("63 64 65 annotations", func(t *testing.T) {
 		a.ok(`SETMETADATA INBOX (/private/comment "hi")`)
-		same(t, a, direct(t, world.be1, "alice"), "GETMETADATA INBOX /private/comment")
+		same(t, a, direct(t, world.Be1, "alice"), "GETMETADATA INBOX /private/comment")
 		b.ok(`SETMETADATA proj (/shared/comment "of all")`)
 		a.ok(`SETMETADATA INBOX (/shared/comment "of alice")`)
 		lines := a.ok(`GETMETADATA (INBOX "Other Users/bob/proj") /shared/comment`)
@@ -133,7 +133,7 @@ func TestMailboxes(t *testing.T) {
 				continue // Cyrus: not among the octets of a name
 			}
 			r, err := a.Conn.Do("CREATE %s", imapline.Quote(name))
-			d, err2 := direct(t, world.be1, "erin").Conn.Do("CREATE %s", imapline.Quote(name))
+			d, err2 := direct(t, world.Be1, "erin").Conn.Do("CREATE %s", imapline.Quote(name))
 			if err != nil || err2 != nil || r.Status != d.Status {
 				t.Errorf("%q: %+v %v, at the backend %+v %v", name, r, err, d, err2)
 			}

@@ -14,8 +14,8 @@ import (
 )
 
 func TestMessages(t *testing.T) {
-	e, d := at(t, "erin"), direct(t, world.be1, "erin")
-	shared := direct(t, world.be2, "cyrus")
+	e, d := at(t, "erin"), direct(t, world.Be1, "erin")
+	shared := direct(t, world.Be2, "cyrus")
 	shared.ok("CREATE pool")
 	shared.ok("SETACL pool anyone lrswipte")
 	const pool = `"Shared Folders/pool"`
@@ -29,7 +29,7 @@ func TestMessages(t *testing.T) {
 		}
 		for _, odd := range []string{"APPEND INBOX {0+}\r\n", "APPEND INBOX (\\Seen", "APPEND INBOX {3+}\r\nabc {x}"} {
 			r, err := at(t, "erin").Conn.Do("%s", odd)
-			s, err2 := direct(t, world.be1, "erin").Conn.Do("%s", odd)
+			s, err2 := direct(t, world.Be1, "erin").Conn.Do("%s", odd)
 			if (err == nil) != (err2 == nil) || r.Status != s.Status {
 				t.Errorf("%q: %+v %v, at the backend %+v %v", odd, r, err, s, err2)
 			}
@@ -114,7 +114,7 @@ func TestMessages(t *testing.T) {
 		has(t, e.ok("FETCH 1 FLAGS"), "* 1 FETCH...") // still selected
 	})
 	t.Run("104 108 IDLE and news", func(t *testing.T) {
-		other := direct(t, world.be1, "erin")
+		other := direct(t, world.Be1, "erin")
 		tag, err := e.Send("IDLE")
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +144,7 @@ func TestCompress(t *testing.T) {
 	c := at(t, "erin")
 	c.ok("CREATE Big")
 	c.ok("APPEND Big {%d+}\r\n%s", len(body), body)
-	nc, err := net.Dial("tcp", world.f1)
+	nc, err := net.Dial("tcp", world.F1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestCompress(t *testing.T) {
 			}
 		}
 	}
-	fmt.Fprintf(nc, "a LOGIN erin %s\r\nb COMPRESS DEFLATE\r\n", password)
+	fmt.Fprintf(nc, "a LOGIN erin %s\r\nb COMPRESS DEFLATE\r\n", Password)
 	expect("b OK")
 	z, _ := flate.NewWriter(nc, 1)
 	r = bufio.NewReader(flate.NewReader(nc))

@@ -24,7 +24,7 @@ func TestMoveUser(t *testing.T) {
 	before := d.ok("STATUS INBOX (MESSAGES UIDNEXT UIDVALIDITY UNSEEN)")
 	lives := func(server string) {
 		t.Helper()
-		for _, addr := range []string{world.f1, world.f2} {
+		for _, addr := range []string{world.F1, world.F2} {
 			for _, name := range []string{"user/dave", "user/dave/sub"} {
 				has(t, dial(t, addr, "cyrus").ok("GETMETADATA %s /shared/vendor/cmu/cyrus-imapd/server", name), fmt.Sprintf("...%q)", server))
 			}
@@ -107,20 +107,20 @@ func TestMoveUser(t *testing.T) {
 // 37 and 38: who has been told OK finds the mailbox on every frontend; in the middle the leader dies.
 func TestReadYourWrites(t *testing.T) {
 	const n = 1000
-	one, two := at(t, "frank"), dial(t, world.f2, "frank")
+	one, two := at(t, "frank"), dial(t, world.F2, "frank")
 	var slowest time.Duration
 	var waited int
 	for i := range n {
 		if i == n/2 {
-			leader, err := world.cluster.Leader(t.Context())
+			leader, err := world.Cluster.Leader(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := world.cluster.Kill(leader); err != nil {
+			if err := world.Cluster.Kill(leader); err != nil {
 				t.Fatal(err)
 			}
 			defer func() {
-				if err := world.cluster.Start(leader); err != nil {
+				if err := world.Cluster.Start(leader); err != nil {
 					t.Error(err)
 				}
 			}()

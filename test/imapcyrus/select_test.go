@@ -27,12 +27,19 @@ func TestGeneral(t *testing.T) {
 		has(t, c.ok(`ID ("name" "pine-cone")`), `* ID ("name" "murder"...`)
 		c.ok("SELECT INBOX")
 		eventually(t, "the name in the log", func() bool {
-			return strings.Contains(strings.Join(world.be1.Log(), "\n"), "pine-cone")
+			return strings.Contains(strings.Join(world.Be1.Log(), "\n"), "pine-cone")
 		})
 	})
+	t.Run("be1 is used over TLS and without its password on the wire", func(t *testing.T) {
+		at(t, "alice").ok("SELECT INBOX")
+		log := strings.Join(world.Be1.Log(), "\n")
+		if !strings.Contains(log, "SCRAM-SHA-256+TLS") {
+			t.Errorf("no such login in the log of be1")
+		}
+	})
 	t.Run("14 15 namespace", func(t *testing.T) {
-		same(t, at(t, "alice"), direct(t, world.be1, "alice"), "NAMESPACE")
-		same(t, at(t, "cyrus"), direct(t, world.be1, "cyrus"), "NAMESPACE")
+		same(t, at(t, "alice"), direct(t, world.Be1, "alice"), "NAMESPACE")
+		same(t, at(t, "cyrus"), direct(t, world.Be1, "cyrus"), "NAMESPACE")
 	})
 	t.Run("12 unknown verbs", func(t *testing.T) {
 		c := at(t, "alice")
@@ -49,7 +56,7 @@ func TestGeneral(t *testing.T) {
 }
 
 func TestSelect(t *testing.T) {
-	a, b := at(t, "alice"), direct(t, world.be1, "alice")
+	a, b := at(t, "alice"), direct(t, world.Be1, "alice")
 	a.append("INBOX", message("one"), message("two"))
 	a.append("Shared Folders/shared", message("shared"))
 	t.Run("24 same as direct", func(t *testing.T) {
@@ -99,7 +106,7 @@ func TestSelect(t *testing.T) {
 		code := has(t, lines, "* OK [UIDVALIDITY ...")
 		validity := strings.Trim(strings.Fields(code)[3], "]")
 		hasNot(t, lines, "* ENABLED...")
-		d := direct(t, world.be1, "alice")
+		d := direct(t, world.Be1, "alice")
 		d.ok("ENABLE QRESYNC")
 		q.ok("UNSELECT")
 		hasNot(t, same(t, q, d, "SELECT INBOX (QRESYNC (%s 1 1:10))", validity), "* ENABLED...")

@@ -4,7 +4,6 @@ package imapcyrus
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"regexp"
 	"slices"
@@ -13,22 +12,11 @@ import (
 	"time"
 
 	"murder/test/cyrus"
-	"murder/test/harness"
 	"murder/test/imapline"
-	"murder/test/loopback"
 )
 
-const password = "labpass"
-
-var users = []string{"alice", "bob", "carol", "dave", "erin", "frank", "john.smith"}
-
 // world is the system all stories share.
-var world struct {
-	*cyrus.Rig
-	cluster  *harness.Cluster
-	f1, f2   string
-	be1, be2 *cyrus.Node
-}
+var world *World
 
 func TestMain(m *testing.M) {
 	if missing := cyrus.Missing(); len(missing) > 0 {
@@ -38,82 +26,17 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	code := 1
-	stop, err := build()
-	if err == nil {
-		code = m.Run()
-	} else {
+	var err error
+	if world, err = New(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	if code != 0 && world.cluster != nil {
-		fmt.Fprintln(os.Stderr, world.cluster.Logs(15))
+	code := m.Run()
+	if code != 0 {
+		fmt.Fprintln(os.Stderr, world.Cluster.Logs(15))
 	}
-	stop()
+	world.Close()
 	os.Exit(code)
-}
-
-// build starts everything; stop must be called in any case.
-func build() (stop func(), err error) {
-	stop = func() {
-		if world.cluster != nil {
-			world.cluster.Close()
-		}
-		if world.Rig != nil {
-			world.Close()
-		}
-	}
-	n, err := loopback.Claim()
-	if err != nil {
-		return stop, err
-	}
-	args := []string{"--demo-backends", "0", "--admin", "cyrus:" + password, "--proxy", "murder:" + password,
-		"--set", "namespace.altnamespace=true", "--set", "namespace.unixhierarchysep=true"}
-	for i := 1; i <= 2; i++ {
-		args = append(args, "--backend", fmt.Sprintf("be%d.rig.test=%s,imap=%d,lmtp=%d,pop3=%d,sieve=%d",
-			i, n.Host(10+i), cyrus.IMAPPort, cyrus.LMTPPort, cyrus.POP3Port, cyrus.SievePort))
-	}
-	for _, u := range users {
-		args = append(args, "--user", u+":"+password)
-	}
-	if world.cluster, err = harness.New(harness.Options{Net: n, Coordinators: 3, Frontends: 2, Args: args}); err != nil {
-		return stop, err
-	}
-	world.f1, world.f2 = world.cluster.Addr("f1", "imap"), world.cluster.Addr("f2", "imap")
-	_, port, _ := net.SplitHostPort(world.cluster.Addr("c1", "mupdate"))
-	hosts := map[string][]string{}
-	for _, id := range []string{"c1", "c2", "c3"} {
-		host, _, _ := net.SplitHostPort(world.cluster.Addr(id, "mupdate"))
-		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
-	}
-	world.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: users, Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
-		Conf: map[string][]string{"": {"allowallsubscribe: yes"}, "be1": {"delete_mode: immediate"}}})
-	if err != nil {
-		return stop, err
-	}
-	if err = world.StartAll(); err != nil {
-		return stop, err
-	}
-	world.be1, world.be2 = world.Node("be1"), world.Node("be2")
-	for _, at := range []struct {
-		node *cyrus.Node
-		cmds []string
-	}{
-		{world.be1, []string{"CREATE user/alice", "CREATE user/erin", "CREATE user/frank"}},
-		{world.be2, []string{"CREATE user/bob", "CREATE user/bob/proj", "SETACL user/bob/proj alice lrswipkxte", "CREATE user/carol",
-			"CREATE user/dave", "CREATE shared", "SETACL shared anyone lrswip"}},
-	} {
-		c, err := at.node.IMAP("cyrus")
-		if err != nil {
-			return stop, err
-		}
-		for _, cmd := range at.cmds {
-			if _, err := c.OK("%s", cmd); err != nil {
-				return stop, err
-			}
-		}
-		c.Close()
-	}
-	return stop, nil
 }
 
 // client is a session with checks.
@@ -124,7 +47,7 @@ type client struct {
 
 func dial(t testing.TB, addr, user string) *client {
 	t.Helper()
-	c, err := imapline.Login(addr, user, password)
+	c, err := imapline.Login(addr, user, Password)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +56,7 @@ func dial(t testing.TB, addr, user string) *client {
 }
 
 // at opens a session on frontend one.
-func at(t testing.TB, user string) *client { t.Helper(); return dial(t, world.f1, user) }
+func at(t testing.TB, user string) *client { t.Helper(); return dial(t, world.F1, user) }
 
 // direct opens a session with a backend.
 func direct(t testing.TB, n *cyrus.Node, user string) *client {

@@ -1,0 +1,124 @@
+package imapcyrus
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"murder/internal/tlsconf"
+	"murder/test/cyrus"
+	"murder/test/harness"
+	"murder/test/loopback"
+)
+
+// Password is that of every account.
+const Password = "labpass"
+
+// Users are those who can log in. The last has no mailbox yet.
+var Users = []string{"alice", "bob", "carol", "dave", "erin", "frank", "john.smith"}
+
+// World is a cluster of ours with two frontends in front of two Cyrus backends.
+type World struct {
+	*cyrus.Rig
+	Cluster  *harness.Cluster
+	F1, F2   string // the frontends' IMAP addresses
+	Be1, Be2 *cyrus.Node
+
+	dir     string
+	release func()
+}
+
+// New starts everything.
+func New() (_ *World, err error) {
+	w := &World{}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	if w.dir, err = os.MkdirTemp("", "imapcyrus"); err != nil {
+		return nil, err
+	}
+	n, err := loopback.Claim()
+	if err != nil {
+		return nil, err
+	}
+	w.release = func() { n.Release() }
+	args := []string{"--demo-backends", "0", "--admin", "cyrus:" + Password, "--proxy", "murder:" + Password,
+		"--set", "namespace.altnamespace=true", "--set", "namespace.unixhierarchysep=true"}
+	for i := 1; i <= 2; i++ {
+		args = append(args, "--backend", fmt.Sprintf("be%d.rig.test=%s,imap=%d,lmtp=%d,pop3=%d,sieve=%d",
+			i, n.Host(10+i), cyrus.IMAPPort, cyrus.LMTPPort, cyrus.POP3Port, cyrus.SievePort))
+	}
+	// be1 is reached as a careful site would: STARTTLS, a certificate that is checked, no password sent.
+	if err = os.Chmod(w.dir, 0o755); err != nil {
+		return nil, err
+	}
+	cert, key := filepath.Join(w.dir, "cert.pem"), filepath.Join(w.dir, "key.pem")
+	if err = tlsconf.WriteSelfSigned(cert, key, n.Host(11)); err != nil {
+		return nil, err
+	}
+	if err = os.Chmod(key, 0o644); err != nil {
+		return nil, err
+	}
+	for key, value := range map[string]string{"tls": "starttls", "verify": "name", "ca_file": cert, "mechs": "SCRAM-SHA-256"} {
+		args = append(args, "--set", fmt.Sprintf("backends.servers.\"be1.rig.test\".%s=%s", key, value))
+	}
+	for _, u := range Users {
+		args = append(args, "--user", u+":"+Password)
+	}
+	if w.Cluster, err = harness.New(harness.Options{Net: n, Coordinators: 3, Frontends: 2, Args: args}); err != nil {
+		return nil, err
+	}
+	w.F1, w.F2 = w.Cluster.Addr("f1", "imap"), w.Cluster.Addr("f2", "imap")
+	_, port, _ := net.SplitHostPort(w.Cluster.Addr("c1", "mupdate"))
+	hosts := map[string][]string{}
+	for _, id := range []string{"c1", "c2", "c3"} {
+		host, _, _ := net.SplitHostPort(w.Cluster.Addr(id, "mupdate"))
+		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
+	}
+	w.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: Users, Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
+		Conf: map[string][]string{"": {"allowallsubscribe: yes"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
+	if err != nil {
+		return nil, err
+	}
+	if err = w.StartAll(); err != nil {
+		return nil, err
+	}
+	w.Be1, w.Be2 = w.Node("be1"), w.Node("be2")
+	for _, at := range []struct {
+		node *cyrus.Node
+		cmds []string
+	}{
+		{w.Be1, []string{"CREATE user/alice", "CREATE user/erin", "CREATE user/frank"}},
+		{w.Be2, []string{"CREATE user/bob", "CREATE user/bob/proj", "SETACL user/bob/proj alice lrswipkxte", "CREATE user/carol",
+			"CREATE user/dave", "CREATE shared", "SETACL shared anyone lrswip"}},
+	} {
+		c, err := at.node.IMAP("cyrus")
+		if err != nil {
+			return nil, err
+		}
+		for _, cmd := range at.cmds {
+			if _, err := c.OK("%s", cmd); err != nil {
+				return nil, err
+			}
+		}
+		c.Close()
+	}
+	return w, nil
+}
+
+// Close ends everything.
+func (w *World) Close() {
+	if w.Cluster != nil {
+		w.Cluster.Close()
+	}
+	if w.Rig != nil {
+		w.Rig.Close()
+	}
+	if w.release != nil {
+		w.release()
+	}
+	os.RemoveAll(w.dir)
+}
