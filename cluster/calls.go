@@ -80,6 +80,20 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 			return nil, n.notLeading()
 		}
 		return nil, r.changeMember(ctx, req)
+	case "drain", "undrain":
+		if err := coordinatorOnly(); err != nil {
+			return nil, err
+		}
+		return nil, n.standDownOrBack(ctx, method)
+	case "finalize":
+		if err := coordinatorOnly(); err != nil {
+			return nil, err
+		}
+		r := n.reign.Load()
+		if r == nil {
+			return nil, n.notLeading()
+		}
+		return r.finalize(ctx)
 	case "transfer":
 		req, err := decode[admin.TransferRequest](body)
 		if err == nil {

@@ -55,8 +55,11 @@ type Config struct {
 	// PromoteAfter is how long a new coordinator must keep up before it votes; default 10 s.
 	PromoteAfter  time.Duration
 	BinaryVersion string
-	Logger        *slog.Logger
-	Metrics       prometheus.Registerer // nil: no metrics
+	// AutoFinalize is when the cluster version is raised after the last node has been upgraded: a duration
+	// (default "24h"), "now" or "never". The leader's counts.
+	AutoFinalize string
+	Logger       *slog.Logger
+	Metrics      prometheus.Registerer // nil: no metrics
 
 	// Snapshots of the copy: taken every SnapshotInterval (default 60 s) if SnapshotThreshold entries
 	// (default 8192) have been added; TrailingLogs entries (default 32768) stay in the log.
@@ -70,7 +73,8 @@ type Config struct {
 	// Answers are requests of coordinators to this process that Node.AskAll sends.
 	Answers map[string]Answerer
 
-	hooks hooks
+	finalizeAfter time.Duration // AutoFinalize; negative for never
+	hooks         hooks
 }
 
 // hooks are for tests of this package.
@@ -79,6 +83,7 @@ type hooks struct {
 	dial     func(addr string) error // refuses outgoing connections
 	wrap     func(logAndStable) logAndStable
 	tick     time.Duration // lease ticks
+	gone     time.Duration // when a node's sessions are ended
 	clockNow func() time.Time
 }
 
@@ -130,6 +135,10 @@ func (c *Config) complete() error {
 	default:
 		return fmt.Errorf("voters %d: want 1, 3 or 5", c.Voters)
 	}
+	var err error
+	if c.finalizeAfter, err = c.autoFinalize(); err != nil {
+		return err
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -138,6 +147,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotThreshold, 8192)
 	setDefault(&c.TrailingLogs, 32768)
 	setDefault(&c.hooks.tick, 5*time.Second)
+	setDefault(&c.hooks.gone, goneAfter)
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }
 	}

@@ -63,6 +63,9 @@ func (n *Node) Healthy(ctx context.Context) admin.Health {
 	h.Add("leader", s.Leader != "", s.Leader)
 	h.Add("quorum", s.VotersUp >= s.Quorum && s.Voters > 0, fmt.Sprintf("%d of %d voters, %d needed", s.VotersUp, s.Voters, s.Quorum))
 	h.Add("a voter to spare", s.VotersUp > s.Quorum, "")
+	if absent := blockedByAbsent(s); len(absent) > 0 {
+		h.Add("cluster version", false, fmt.Sprintf("blocked by %v", absent))
+	}
 	now := n.now()
 	for _, m := range s.Nodes {
 		if m.Diverged {

@@ -17,6 +17,8 @@ type identity struct {
 	Role      Role   `json:"role"`
 	// Peers are addresses of coordinators as last seen. A hint for a node that comes back elsewhere.
 	Peers []string `json:"peers,omitempty"`
+	// ClusterVersion is what the cluster spoke when last seen: a binary that is too old must not start.
+	ClusterVersion uint32 `json:"cluster_version,omitempty"`
 }
 
 // Files of the data directory.

@@ -91,7 +91,11 @@ func (n *Node) Init(ctx context.Context, req admin.InitRequest) (admin.InitAnswe
 			_, err = n.Barrier(ctx)
 		}
 		if err == nil {
-			return answer, n.announce(ctx, n.engine.Load())
+			if err := n.announce(ctx, n.engine.Load()); err != nil {
+				return answer, err
+			}
+			// Nothing older is there to go back to.
+			return answer, n.propose(ctx, fsm.SetClusterVersion{Version: maxCluster})
 		}
 		if ctx.Err() != nil {
 			return answer, fmt.Errorf("the cluster was made, but does not answer yet: %w", err)

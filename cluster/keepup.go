@@ -67,10 +67,13 @@ func (n *Node) followLeader(ctx context.Context, e *engine) {
 			}
 		}
 	}
-	if n.draining.Load() {
-		return
-	}
 	if err := n.announce(ctx, e); err != nil {
+		var refused *RefusedError
+		if errors.As(err, &refused) && refused.Refusal == fsm.RefusedVersion {
+			n.log.Error("this node stops", "err", err)
+			n.cfg.hooks.exit(ExitVersion, err.Error())
+			return
+		}
 		n.noteRefusal(err)
 		n.log.Debug("registering this node failed", "err", err)
 		return
@@ -109,8 +112,12 @@ func (n *Node) record(e *engine) fsm.Node {
 		}
 		services[gossipService] = g.address
 	}
+	state := fsm.NodeActive
+	if n.draining.Load() {
+		state = fsm.NodeDraining
+	}
 	return fsm.Node{
-		ID: n.cfg.NodeID, Role: fsmRole(e.identity.Role), State: fsm.NodeActive,
+		ID: n.cfg.NodeID, Role: fsmRole(e.identity.Role), State: state,
 		Address: n.port.advertise, Services: services,
 		DurableLog: e.identity.Role == Coordinator,
 		MinCluster: minCluster, MaxCluster: maxCluster, BinaryVersion: n.cfg.BinaryVersion,
@@ -217,7 +224,7 @@ func (n *Node) peerAddresses(e *engine) []string {
 	return addrs
 }
 
-// rememberPeers keeps the addresses of coordinators for the next start.
+// rememberPeers keeps the addresses of coordinators, and what the cluster speaks, for the next start.
 func (n *Node) rememberPeers(e *engine) {
 	var addrs []string
 	n.State().Nodes(func(rec fsm.Node) bool {
@@ -228,16 +235,17 @@ func (n *Node) rememberPeers(e *engine) {
 	})
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if slices.Equal(addrs, e.identity.Peers) {
+	version := n.State().ClusterVersion()
+	if slices.Equal(addrs, e.identity.Peers) && version == e.identity.ClusterVersion {
 		return
 	}
 	id := *e.identity
-	id.Peers = addrs
+	id.Peers, id.ClusterVersion = addrs, version
 	if err := id.write(n.cfg.DataDir); err != nil {
 		n.log.Warn("remembering the coordinators failed", "err", err)
 		return
 	}
-	e.identity.Peers = addrs
+	e.identity.Peers, e.identity.ClusterVersion = addrs, version
 }
 
 // fetchAuthority gets the key of the cluster's authority from another coordinator, so that this one

@@ -17,7 +17,7 @@ const attrNoVote = "no-vote"
 
 // memberRequest is an operator's change of one member, carried out by the leader.
 type memberRequest struct {
-	Do      string `json:"do"` // promote, demote, remove, address
+	Do      string `json:"do"` // promote, demote, remove, address, drain, undrain
 	Node    string `json:"node"`
 	Address string `json:"address,omitempty"`
 }
@@ -72,7 +72,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		case !r.keepsUp(req.Node, 0):
 			return refuse("node %s has not caught up: wait until murderctl cluster status shows no lag", req.Node)
 		}
-		if err := n.propose(ctx, fsm.RegisterNode{Node: withAttribute(rec, attrNoVote, "")}); err != nil {
+		if err := r.setAttribute(ctx, rec, attrNoVote, ""); err != nil {
 			return err
 		}
 		return r.change(ctx, func() raft.Future {
@@ -90,12 +90,19 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		if req.Do == "remove" {
 			return r.remove(ctx, req.Node)
 		}
-		if err := n.propose(ctx, fsm.RegisterNode{Node: withAttribute(rec, attrNoVote, "1")}); err != nil || !voter {
+		if err := r.setAttribute(ctx, rec, attrNoVote, "1"); err != nil || !voter {
 			return err
 		}
 		return r.change(ctx, func() raft.Future {
 			return r.engine.raft.DemoteVoter(raft.ServerID(req.Node), 0, raftCallLimit)
 		})
+	case "drain", "undrain":
+		if req.Do == "drain" && voter {
+			if err := r.spare(req.Node); err != nil {
+				return err
+			}
+		}
+		return r.drain(ctx, rec, req.Do)
 	case "address":
 		host, _, err := net.SplitHostPort(req.Address)
 		if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {
@@ -109,6 +116,15 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		return nil
 	}
 	return refuse("unknown change %q of a member", req.Do)
+}
+
+// setAttribute changes one attribute. Before cluster version 2 that takes the whole record.
+func (r *reign) setAttribute(ctx context.Context, rec fsm.Node, key, value string) error {
+	one := fsm.SetNodeAttribute{ID: rec.ID, Key: key, Value: value}
+	if r.node.State().Enabled(one) {
+		return r.node.propose(ctx, one)
+	}
+	return r.node.propose(ctx, fsm.RegisterNode{Node: withAttribute(rec, key, value)})
 }
 
 func withAttribute(rec fsm.Node, key, value string) fsm.Node {

@@ -21,7 +21,15 @@ func (r *reign) keepMembers(ctx context.Context) {
 		if err := r.reconcile(ctx); err != nil && ctx.Err() == nil {
 			r.node.log.Warn("membership change failed", "err", err)
 		}
+		if err := r.finalizeWhenDue(ctx); err != nil && ctx.Err() == nil {
+			r.node.log.Warn("raising the cluster version failed", "err", err)
+		}
 		r.watchVoters(ctx)
+		if r.node.draining.Load() && len(votersOf(r.engine.raft)) > 1 {
+			if err := r.node.transferTo(ctx, ""); err != nil && ctx.Err() == nil {
+				r.node.log.Warn("leading although draining", "err", err)
+			}
+		}
 		select {
 		case <-t.C:
 		case <-r.kick:
@@ -235,11 +243,12 @@ func (r *reign) checkWrites() {
 	}
 }
 
-// successor chooses the voter that is furthest among those heard of lately.
+// successor chooses among the other voters: one that has been heard of lately, does not drain, runs the
+// newest version, and is furthest, in this order.
 func (n *Node) successor(e *engine, to string) (raft.Server, error) {
 	var best raft.Server
-	var furthest uint64
-	r := n.reign.Load()
+	var rank [4]uint64
+	r, v := n.reign.Load(), n.State()
 	for _, s := range votersOf(e.raft) {
 		id := string(s.ID)
 		if id == n.cfg.NodeID {
@@ -248,12 +257,14 @@ func (n *Node) successor(e *engine, to string) (raft.Server, error) {
 		if id == to {
 			return s, nil
 		}
-		p := position{}
+		var p position
 		if r != nil {
 			p, _ = r.position(id)
 		}
-		if time.Since(p.at) < 3*beatInterval && p.last >= furthest || best.ID == "" {
-			best, furthest = s, p.last
+		rec, _ := v.Node(id)
+		own := [4]uint64{uint64(flag(time.Since(p.at) < 3*beatInterval)), uint64(flag(rec.State != fsm.NodeDraining)), uint64(rec.MaxCluster), p.last}
+		if best.ID == "" || slices.Compare(own[:], rank[:]) >= 0 {
+			best, rank = s, own
 		}
 	}
 	switch {

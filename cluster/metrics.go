@@ -121,11 +121,13 @@ var (
 	descExpiry    = prometheus.NewDesc("murder_certificate_expiry_seconds", "Unix time at which the node's certificate expires.", nil, nil)
 	descGossip    = prometheus.NewDesc("murder_gossip_members", "Members that gossip believes to be alive.", nil, nil)
 	descVersion   = prometheus.NewDesc("murder_cluster_version", "Cluster version.", nil, nil)
+	descPossible  = prometheus.NewDesc("murder_cluster_version_possible", "Cluster version that every registered node can speak.", nil, nil)
+	descBlocked   = prometheus.NewDesc("murder_cluster_version_blocked_by", "1 for every node that keeps the cluster version below the newest that any node can speak.", []string{"peer"}, nil)
 )
 
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLeader, descLeading, descTerm, descLast, descCommit, descApplied, descLag, descContact,
-		descMailboxes, descQueue, descStoreAge, descDiverged, descExpiry, descGossip, descVersion} {
+		descMailboxes, descQueue, descStoreAge, descDiverged, descExpiry, descGossip, descVersion, descPossible, descBlocked} {
 		ch <- d
 	}
 }
@@ -138,6 +140,11 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge(descApplied, float64(v.Index()))
 	gauge(descMailboxes, float64(v.Len()))
 	gauge(descVersion, float64(v.ClusterVersion()))
+	o := outlookOf(v)
+	gauge(descPossible, float64(o.possible))
+	for _, id := range o.blockers() {
+		ch <- prometheus.MustNewConstMetric(descBlocked, prometheus.GaugeValue, 1, id)
+	}
 	truth(descDiverged, n.replica.diverged.Load())
 	if g := n.gossip.Load(); g != nil {
 		gauge(descGossip, float64(g.alive()))

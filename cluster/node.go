@@ -87,6 +87,11 @@ func Open(cfg Config) (*Node, error) {
 		if err := id.check(&cfg); err != nil {
 			return nil, err
 		}
+		if v := id.ClusterVersion; v != 0 {
+			if err := cfg.checkVersion(v); err != nil {
+				return nil, err
+			}
+		}
 	}
 	p, err := listen(&cfg)
 	if err != nil {
@@ -97,6 +102,7 @@ func Open(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.joins = make(chan struct{}, maxJoins)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
+	n.replica.admits = cfg.checkVersion
 	n.links = newLinkSet(n.openLink)
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
@@ -188,8 +194,9 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Unlock()
 	e := n.engine.Load()
 	if e != nil {
-		n.sayDraining(ctx)
-		n.handOver(ctx, e)
+		if err := n.StandDown(ctx); err != nil {
+			n.log.Warn("stopping although nobody else leads", "err", err)
+		}
 		if e.identity.Role != Coordinator && n.synced.Load() {
 			// So that the next start has something to begin with.
 			if err := e.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
@@ -198,18 +205,6 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		}
 	}
 	return n.halt()
-}
-
-// sayDraining notes in the registry that this node stops on purpose, if that can be done at once.
-func (n *Node) sayDraining(ctx context.Context) {
-	if _, ok := n.Leader(); !ok || !n.synced.Load() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if err := n.propose(ctx, fsm.SetNodeState{ID: n.cfg.NodeID, State: fsm.NodeDraining}); err != nil {
-		n.log.Info("not noted as draining", "err", err)
-	}
 }
 
 // halt stops at once, as far as a process can without ending.
@@ -231,22 +226,6 @@ func (n *Node) halt() error {
 	}
 	n.metrics.close()
 	return err
-}
-
-// handOver transfers leadership, in up to three attempts of two seconds.
-func (n *Node) handOver(ctx context.Context, e *engine) {
-	for range 3 {
-		if e.raft.State() != raft.Leader || len(votersOf(e.raft)) < 2 || ctx.Err() != nil {
-			return
-		}
-		begun := time.Now()
-		if err := n.transferTo(ctx, ""); err != nil {
-			n.log.Warn("leadership transfer failed", "err", err)
-			continue
-		}
-		n.log.Info("leadership handed over", "dur", time.Since(begun))
-		return
-	}
 }
 
 // View returns this node's committed copy. It costs nothing and never blocks.

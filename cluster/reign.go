@@ -168,6 +168,7 @@ func (r *reign) keepTime(ctx context.Context) {
 	for {
 		select {
 		case <-ticks.C:
+			r.endGone(ctx)
 			if r.node.State().Leases() == 0 {
 				continue
 			}

@@ -31,6 +31,8 @@ const (
 type replica struct {
 	log  *slog.Logger
 	exit func(code int, reason string)
+	// admits says whether this binary can take part in a cluster version.
+	admits func(version uint32) error
 
 	machine *fsm.Machine // raft's goroutine only
 	logged  atomic.Int64 // octets applied since the last snapshot
@@ -95,6 +97,7 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 			// Only in tests does the process still run. It must not apply anything else.
 			select {}
 		}
+		r.checkVersion(l.Index, r.machine)
 		applied = true
 		if !res.Idle {
 			settled = l.Index
@@ -123,6 +126,18 @@ func (r *replica) stop(index uint64, err error) {
 	}
 	r.log.Error("entry cannot be applied: this node stops", "index", index, "err", err, "hint", advice)
 	r.exit(code, fmt.Sprintf("entry %d cannot be applied: %v: %s", index, err, advice))
+}
+
+// checkVersion ends the process when the cluster has gone where this binary cannot follow.
+func (r *replica) checkVersion(index uint64, m *fsm.Machine) {
+	if r.admits == nil {
+		return
+	}
+	if err := r.admits(m.ClusterVersion()); err != nil {
+		r.log.Error("this node stops", "index", index, "err", err)
+		r.exit(ExitVersion, err.Error())
+		select {}
+	}
 }
 
 // publish makes what has been applied visible, readers first, waiters after.
@@ -191,6 +206,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 		}
 		return fmt.Errorf("reading snapshot: %w", err)
 	}
+	r.checkVersion(m.Index(), m)
 	old, index := r.view.Load(), m.Index()
 	var changes []appliedChange
 	fits := old.Index() > 0

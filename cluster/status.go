@@ -51,6 +51,7 @@ func (n *Node) Status(ctx context.Context) admin.Status {
 		}
 	}
 	s.Quorum = s.Voters/2 + 1
+	n.versionStatus(&s)
 	s.Problem = problem(s, n.refusal.Load(), silent)
 	return s
 }
@@ -60,7 +61,7 @@ func problem(s admin.Status, refused *string, silent []string) string {
 	case refused != nil:
 		return *refused
 	case s.Voters > 0 && s.VotersUp < s.Quorum:
-		return fmt.Sprintf("no quorum: %d of %d voters reachable (%s): start them again; if they are lost for good, see murderctl node recover", s.VotersUp, s.Voters, strings.Join(silent, ", "))
+		return fmt.Sprintf("no quorum: %d of %d voters reachable (%s): start them again; if they are lost for good, run \"murderd recover\" on the one with the newest copy", s.VotersUp, s.Voters, strings.Join(silent, ", "))
 	case s.Leader == "":
 		return "no leader is known at the moment"
 	case len(silent) > 0:
@@ -70,6 +71,9 @@ func problem(s admin.Status, refused *string, silent []string) string {
 		if m.Diverged {
 			return fmt.Sprintf("the copy of node %s differs from the leader's: stop it, empty its data directory and join it again", m.ID)
 		}
+	}
+	if absent := blockedByAbsent(s); len(absent) > 0 {
+		return fmt.Sprintf("the cluster version stays %d because of nodes that do not answer: %s: upgrade and start them, or take them out with murderctl member remove", s.Version, strings.Join(absent, ", "))
 	}
 	return ""
 }

@@ -108,6 +108,21 @@ func (c *Client) Remove(ctx context.Context, node string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/cluster/members/"+url.PathEscape(node), nil, nil)
 }
 
+// Drain takes a node out of service, and off the lead, without stopping it.
+func (c *Client) Drain(ctx context.Context, node string) error {
+	return c.do(ctx, http.MethodPost, "/v1/cluster/members/"+url.PathEscape(node)+"/drain", nil, nil)
+}
+
+// Undrain puts a node back into service.
+func (c *Client) Undrain(ctx context.Context, node string) error {
+	return c.do(ctx, http.MethodPost, "/v1/cluster/members/"+url.PathEscape(node)+"/undrain", nil, nil)
+}
+
+// Finalize raises the cluster version to what all nodes can speak.
+func (c *Client) Finalize(ctx context.Context) (a FinalizeAnswer, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/cluster/finalize", nil, &a)
+}
+
 // SetAddress tells the cluster where a node is.
 func (c *Client) SetAddress(ctx context.Context, node, address string) error {
 	return c.do(ctx, http.MethodPut, "/v1/cluster/members/"+url.PathEscape(node)+"/address", AddressRequest{address}, nil)

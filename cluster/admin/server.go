@@ -23,6 +23,9 @@ type Node interface {
 	Demote(ctx context.Context, node string) error
 	Remove(ctx context.Context, node string) error
 	SetAddress(ctx context.Context, node, address string) error
+	Drain(ctx context.Context, node string) error
+	Undrain(ctx context.Context, node string) error
+	Finalize(context.Context) (FinalizeAnswer, error)
 
 	Status(context.Context) Status
 	Digest(context.Context) (DigestReport, error)
@@ -77,6 +80,9 @@ func Handler(n Node) http.Handler {
 	handle("POST /v1/cluster/members/{id}/demote", requestLimit, h.demote)
 	handle("DELETE /v1/cluster/members/{id}", requestLimit, h.remove)
 	handle("PUT /v1/cluster/members/{id}/address", requestLimit, h.setAddress)
+	handle("POST /v1/cluster/members/{id}/drain", requestLimit, h.drain)
+	handle("POST /v1/cluster/members/{id}/undrain", requestLimit, h.undrain)
+	handle("POST /v1/cluster/finalize", requestLimit, h.finalize)
 	handle("GET /v1/status", requestLimit, h.status)
 	handle("GET /v1/digest", requestLimit, h.digest)
 	handle("GET /v1/mailboxes", requestLimit, h.mailboxes)
@@ -156,6 +162,18 @@ func (h handler) setAddress(ctx context.Context, r *http.Request) (any, error) {
 		return nil, err
 	}
 	return nil, h.node.SetAddress(ctx, r.PathValue("id"), req.Address)
+}
+
+func (h handler) drain(ctx context.Context, r *http.Request) (any, error) {
+	return nil, h.node.Drain(ctx, r.PathValue("id"))
+}
+
+func (h handler) undrain(ctx context.Context, r *http.Request) (any, error) {
+	return nil, h.node.Undrain(ctx, r.PathValue("id"))
+}
+
+func (h handler) finalize(ctx context.Context, _ *http.Request) (any, error) {
+	return h.node.Finalize(ctx)
 }
 
 func (h handler) status(ctx context.Context, _ *http.Request) (any, error) {

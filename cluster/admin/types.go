@@ -51,6 +51,13 @@ type TransferRequest struct {
 	To string `json:"to,omitempty"`
 }
 
+// FinalizeAnswer says how far the cluster version was raised.
+type FinalizeAnswer struct {
+	From      uint32   `json:"from"`
+	Version   uint32   `json:"cluster_version"`
+	BlockedBy []string `json:"blocked_by,omitempty"` // nodes that keep it from going further
+}
+
 // AddressRequest tells the cluster where a member is.
 type AddressRequest struct {
 	Address string `json:"address"`
@@ -61,8 +68,14 @@ type Status struct {
 	Node      string `json:"node"` // that answers
 	ClusterID string `json:"cluster_id,omitempty"`
 	Version   uint32 `json:"cluster_version,omitempty"`
-	Leader    string `json:"leader,omitempty"`
-	Voters    int    `json:"voters"`
+	// VersionPossible is what all registered nodes can speak, VersionBlockedBy who keeps it below what
+	// some can, and VersionRaisedAt when it will be raised if nobody does so before.
+	VersionPossible  uint32    `json:"cluster_version_possible,omitempty"`
+	VersionBlockedBy []string  `json:"cluster_version_blocked_by,omitempty"`
+	VersionRaisedAt  time.Time `json:"cluster_version_raised_at,omitzero"`
+
+	Leader string `json:"leader,omitempty"`
+	Voters int    `json:"voters"`
 	// VotersUp counts the voters that answered, Quorum is how many are needed.
 	VotersUp int          `json:"voters_up"`
 	Quorum   int          `json:"quorum"`

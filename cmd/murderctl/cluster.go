@@ -13,7 +13,7 @@ import (
 
 func newCluster(c *ctl) *cobra.Command {
 	return group("cluster", "Make a cluster, join it, see how it is",
-		newInit(c), newToken(c), newJoin(c), newStatus(c), newHealth(c), newVerify(c), newTransfer(c))
+		newInit(c), newToken(c), newJoin(c), newStatus(c), newHealth(c), newVerify(c), newTransfer(c), newUpgrade(c), newFinalize(c))
 }
 
 func newInit(c *ctl) *cobra.Command {

@@ -11,7 +11,7 @@ import (
 )
 
 func newNode(c *ctl) *cobra.Command {
-	return group("node", "Look at one node", newNodeStatus(c))
+	return group("node", "Look at one node, take it out of service", newNodeStatus(c), newDrain(c), newUndrain(c))
 }
 
 func newNodeStatus(c *ctl) *cobra.Command {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"murder/cluster"
 	"murder/internal/clidoc"
 	"murder/internal/config"
 	"murder/internal/obs"
@@ -26,7 +27,7 @@ var version = "devel"
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// run is main with an exit code: 0, 1 for a failure, 2 for a wrong command line.
+// run is main with an exit code: 0, 1 for a failure, 2 for a wrong command line, or the cluster's.
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -38,8 +39,12 @@ func run(args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "murderd: "+err.Error())
 	var usage usageError
-	if errors.As(err, &usage) {
+	var old *cluster.VersionError
+	switch {
+	case errors.As(err, &usage):
 		return 2
+	case errors.As(err, &old):
+		return cluster.ExitVersion
 	}
 	return 1
 }

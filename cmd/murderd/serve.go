@@ -147,6 +147,7 @@ func (d *daemon) openNode() error {
 		Voters:            c.Voters,
 		PromoteAfter:      c.PromoteAfter.Duration,
 		BinaryVersion:     version,
+		AutoFinalize:      c.AutoFinalize,
 		SnapshotInterval:  c.SnapshotInterval.Duration,
 		SnapshotThreshold: c.SnapshotThreshold,
 		TrailingLogs:      c.TrailingLogs,

@@ -9,16 +9,18 @@ import (
 )
 
 const (
-	nodeStop  = 12 * time.Second // three attempts to hand over the lead, and closing the stores
+	leadStop  = 8 * time.Second  // three attempts to hand over the lead, and a word in the registry
+	nodeStop  = 12 * time.Second // the same again if it has come back, and closing the stores
 	adminStop = 2 * time.Second
 )
 
 // shutdown stops a node in order:
 //
 //  1. the service manager and load balancers hear of it (readiness is gone);
-//  2. listeners close, sessions finish what they are doing;
-//  3. the node hands over the lead and closes its log;
-//  4. the admin API ends, so that an operator can watch until here.
+//  2. the node hands over the lead, as when it is drained;
+//  3. listeners close, sessions finish what they are doing;
+//  4. the node closes its log;
+//  5. the admin API ends, so that an operator can watch until here.
 func (d *daemon) shutdown() {
 	lifecycle.Notify(lifecycle.Stopping)
 	d.serving.Store(false)
@@ -26,12 +28,13 @@ func (d *daemon) shutdown() {
 	for _, s := range d.services {
 		sessions.Parts = append(sessions.Parts, s.stop)
 	}
+	lead := lifecycle.Stage{Name: "lead", Limit: leadStop, Parts: []func(context.Context) error{d.node.StandDown}}
 	node := lifecycle.Stage{Name: "node", Limit: nodeStop, Parts: []func(context.Context) error{d.node.Shutdown}}
 	api := lifecycle.Stage{Name: "admin", Limit: adminStop}
 	for _, srv := range d.admin {
 		api.Parts = append(api.Parts, stopHTTP(srv))
 	}
-	lifecycle.Stop(context.Background(), d.log, sessions, node, api)
+	lifecycle.Stop(context.Background(), d.log, lead, sessions, node, api)
 	d.log.Info("stopped")
 }
 

@@ -65,6 +65,7 @@ type Cluster struct {
 	SnapshotInterval  Duration `toml:"snapshot_interval" doc:"Time between two looks whether a snapshot of the map is due."`
 	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
 	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
+	AutoFinalize      string   `toml:"auto_finalize" doc:"When the cluster version is raised after the last node has been upgraded: a duration, now or never (murderctl cluster finalize). Until then nodes can go back."`
 	ReadyTimeout      Duration `toml:"ready_timeout" doc:"How long to wait at start for a complete map before serving anyway."`
 }
 
@@ -266,7 +267,7 @@ func Default(role string) *Config {
 	c := &Config{
 		Node: Node{ID: shortHost(), Role: role, DataDir: "/var/lib/murder", DrainTimeout: seconds(30)},
 		Cluster: Cluster{Listen: ":7401", Timing: "lan", Voters: 3, PromoteAfter: seconds(10), SnapshotInterval: seconds(60),
-			SnapshotThreshold: 8192, TrailingLogs: 32768, ReadyTimeout: seconds(10)},
+			SnapshotThreshold: 8192, TrailingLogs: 32768, AutoFinalize: "24h", ReadyTimeout: seconds(10)},
 		Gossip:    Gossip{Listen: ":7402"},
 		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
 		Log:       Log{Level: "info", Format: "text"},

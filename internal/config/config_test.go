@@ -31,6 +31,7 @@ func TestMessages(t *testing.T) {
 		{"id", "[node]\nid = \"a b\"\n", `f:2:1: node.id: "a b" is not possible: want 1 to 63 letters`},
 		{"data_dir", "[node]\ndata_dir = \"\"\n", `f:2:1: node.data_dir: is empty; name a directory`},
 		{"voters", "[cluster]\nvoters = 4\n", `f:2:1: cluster.voters: 4 is not possible: want 1, 3 or 5; an even number`},
+		{"auto_finalize", "[cluster]\nauto_finalize = \"soon\"\n", `f:2:1: cluster.auto_finalize: "soon" is not possible: want a duration such as 24h, now or never`},
 		{"listen", "[cluster]\nlisten = \"host\"\n", `f:2:1: cluster.listen: "host" is no address: want "host:port" or ":port"`},
 		{"advertise", "[cluster]\nadvertise = \"0.0.0.0:7401\"\n", `cannot be dialled by other nodes; name this machine`},
 		{"timing", "[cluster]\ntiming = \"fast\"\n", `want lan, lan-fast or wan`},

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // checker collects problems.
@@ -122,6 +123,11 @@ func (c *Config) validateCluster(k *checker) {
 	k.oneOf("cluster.timing", c.Cluster.Timing, "lan", "lan-fast", "wan")
 	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
 		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
+	}
+	if a := c.Cluster.AutoFinalize; a != "now" && a != "never" {
+		if d, err := time.ParseDuration(a); err != nil || d < 0 {
+			k.add("cluster.auto_finalize", "", "%q is not possible: want a duration such as 24h, now or never", a)
+		}
 	}
 	if c.Admin.Socket == "" && c.Admin.Listen == "" {
 		k.add("admin.socket", "murderctl could not reach this node", "is empty, and admin.listen too")

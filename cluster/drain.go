@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"murder/fsm"
+)
+
+// Drain takes a node out of service and lets it run: it is no longer ready, the registry says draining,
+// and it does not lead. It goes on to vote and to follow. Refused if the cluster could not do without the
+// node. Undrain or a restart of the node ends it.
+func (n *Node) Drain(ctx context.Context, node string) error {
+	return n.changeMember(ctx, memberRequest{Do: "drain", Node: node})
+}
+
+// Undrain puts a drained node back into service.
+func (n *Node) Undrain(ctx context.Context, node string) error {
+	return n.changeMember(ctx, memberRequest{Do: "undrain", Node: node})
+}
+
+// drain is the leader's part: another node is asked to stand down, or to come back.
+func (r *reign) drain(ctx context.Context, rec fsm.Node, do string) error {
+	n := r.node
+	if rec.ID == n.cfg.NodeID {
+		return n.standDownOrBack(ctx, do)
+	}
+	l, err := n.links.get(ctx, rec.ID, rec.Address)
+	if err == nil {
+		err = l.call(ctx, do, struct{}{}, nil)
+	}
+	if err == nil || classOf(err) == classRefused {
+		return err
+	}
+	return notProposed("node %s could not be asked to %s: %v", rec.ID, do, err)
+}
+
+func (n *Node) standDownOrBack(ctx context.Context, do string) error {
+	if do == "drain" {
+		return n.StandDown(ctx)
+	}
+	n.draining.Store(false)
+	return n.announce(ctx, n.engine.Load())
+}
+
+// StandDown prepares this node for its end, or for a time without clients: it is no longer ready, hands
+// over the lead, and says in the registry that it is draining. If another node cannot lead, the node
+// stays as it was. Shutdown does the same, whatever comes of it.
+func (n *Node) StandDown(ctx context.Context) error {
+	before := n.draining.Swap(true)
+	e := n.engine.Load()
+	if e == nil {
+		return nil
+	}
+	if err := n.handOver(ctx, e); err != nil {
+		n.draining.Store(before)
+		return err
+	}
+	n.sayDraining(ctx)
+	return nil
+}
+
+// sayDraining notes in the registry that this node drains, if that can be done at once. Otherwise keepUp
+// does it.
+func (n *Node) sayDraining(ctx context.Context) {
+	rec, ok := n.State().Node(n.cfg.NodeID)
+	if _, known := n.Leader(); !known || !ok || !n.synced.Load() || rec.State == fsm.NodeDraining {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := n.propose(ctx, fsm.SetNodeState{ID: n.cfg.NodeID, State: fsm.NodeDraining}); err != nil {
+		n.log.Info("not noted as draining", "err", err)
+	}
+}
+
+// handOver transfers leadership, in up to three attempts of two seconds. It returns nil if this node does
+// not lead in the end.
+func (n *Node) handOver(ctx context.Context, e *engine) error {
+	var err error
+	for range 3 {
+		if e.raft.State() != raft.Leader {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		begun := time.Now()
+		if err = n.transferTo(ctx, ""); err == nil {
+			n.log.Info("leadership handed over", "dur", time.Since(begun))
+			return nil
+		}
+		n.log.Warn("leadership transfer failed", "err", err)
+		if len(votersOf(e.raft)) < 2 {
+			return err
+		}
+	}
+	return fmt.Errorf("this node still leads: %w", err)
+}
