@@ -1,8 +1,8 @@
 package imap
 
 import (
-	"bufio"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -99,36 +99,30 @@ func (s *session) compress(c *command) error {
 	}
 	s.srv.metrics.command(c, "OK", "", time.Now())
 	s.deflated = true
-	total := s.in.total
-	s.in.release()
-	s.in = newReader(newInflater(s.conn))
-	s.in.total = total
+	s.inflate()
 	s.out.Lock()
 	s.out.dst, s.out.after = w, w.Flush
 	s.out.Unlock()
 	return nil
 }
 
-// inflater decompresses what the client sends. It waits on the connection itself: a read of the
-// decompressor that ends by a deadline would be its last.
-type inflater struct {
-	src  *bufio.Reader
-	z    io.Reader
-	more bool // the last read filled its buffer: the decompressor may hold something back
-}
-
-func newInflater(conn io.Reader) *inflater {
-	src := bufio.NewReader(conn)
-	return &inflater{src: src, z: flate.NewReader(src)}
-}
-
-func (f *inflater) Read(p []byte) (int, error) {
-	if !f.more {
-		if _, err := f.src.Peek(1); err != nil {
-			return 0, err
-		}
-	}
-	n, err := f.z.Read(p)
-	f.more = n == len(p)
-	return n, err
+// inflate puts a goroutine that decompresses between the connection and the session. The session waits
+// on a pipe, because a decompressor whose read has ended by a deadline is of no use any more.
+//
+// Some clients end what they send with an empty block only (Z_PARTIAL_FLUSH): hence WithPartialBlock.
+func (s *session) inflate() {
+	near, far := net.Pipe()
+	s.pumps.Go(func() {
+		defer s.guard("inflate")
+		defer far.Close()
+		io.Copy(far, flate.NewReaderOpts(s.conn, flate.WithPartialBlock()))
+	})
+	total := s.in.total
+	s.in.release()
+	s.in = newReader(near)
+	s.in.total = total
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sock.SetReadDeadline(time.Time{})
+	s.clear = near
 }

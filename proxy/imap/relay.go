@@ -86,7 +86,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 		return fmt.Errorf("%w: too much to skip", errClient)
 	}
 	s.in.wait = func() {
-		s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+		s.clear.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
 		b.out.flush()
 	}
 	err := s.in.copyN(c.lit.Size, func(p []byte) error {

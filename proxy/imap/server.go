@@ -145,7 +145,7 @@ func (s *Server) accept(conn net.Conn, implicit *tls.Config) {
 func (s *Server) newSession(nc net.Conn) *session {
 	now := time.Now()
 	ss := &session{
-		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc,
+		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc, clear: nc,
 		in: newReader(nc), phase: fresh, first: true, conns: make(map[mbox.Server]*conn),
 	}
 	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -454,4 +455,25 @@ func TestCompressedAndSilent(t *testing.T) {
 	say("d STATUS INBOX (MESSAGES)")
 	d.expect("* STATUS ...")
 	d.expect("d OK ...")
+}
+
+// A client may end what it sends with an empty block instead of a marker, as zlib's Z_PARTIAL_FLUSH
+// does, and be silent after it for longer than a read lasts.
+func TestCompressPartialFlush(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Limits.BackendIdle = 20 * time.Millisecond })
+	d := r.login("A", "alice")
+	d.send("a STATUS INBOX (MESSAGES)")
+	d.until("a")
+	d.send("b COMPRESS DEFLATE")
+	d.expect("b OK ...")
+	d.r = bufio.NewReader(flate.NewReader(d.conn))
+	for _, step := range []struct{ octets, want string }{{"2a50f0f3f70fe0e50208", "p OK Completed"}, {"a042280d10", "q OK Completed"}} {
+		p, err := hex.DecodeString(step.octets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.raw(string(p))
+		d.expect(step.want)
+		eventually(t, "the unused connection is closed", func() bool { return len(r.srv.Sessions()[0].Backends) == 0 })
+	}
 }

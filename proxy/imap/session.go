@@ -43,6 +43,7 @@ type session struct {
 
 	sock        net.Conn // the client's socket
 	conn        net.Conn // sock, or TLS over it
+	clear       net.Conn // takes the read deadline: sock, or where decompressed text comes from; by mu
 	peer, local netip.AddrPort
 	tls         *tls.ConnectionState
 	deflated    bool
@@ -121,7 +122,7 @@ func (s *session) await(patience time.Duration) ([]byte, error) {
 		return nil, os.ErrDeadlineExceeded
 	}
 	if s.phase != fresh { // before login one deadline holds for everything
-		s.sock.SetReadDeadline(time.Now().Add(patience))
+		s.clear.SetReadDeadline(time.Now().Add(patience))
 	}
 	s.waiting = true
 	s.mu.Unlock()
@@ -312,7 +313,7 @@ func (s *session) end(code, text string) {
 		s.ending = &farewell{code: code, text: text}
 	}
 	if s.waiting {
-		s.sock.SetReadDeadline(time.Unix(1, 0))
+		s.clear.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -367,6 +368,7 @@ func (s *session) close() {
 	s.conn.Close()
 	s.sock.Close()
 	s.mu.Lock()
+	s.clear.Close()
 	s.dead = true
 	s.mu.Unlock()
 	for _, c := range s.conns {
