@@ -305,14 +305,20 @@ func (t *transfer) refusedRcpt(rep reply, rc *recipient) *failure {
 	if f := t.fatal("RCPT", rep); f != nil {
 		return f
 	}
+	t.judge(rc, rep)
+	return nil
+}
+
+// judge settles a recipient by the backend's word, unless it says that he is not there: the map knows
+// better.
+func (t *transfer) judge(rc *recipient, rep reply) {
 	if code := rep.enhanced(); rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead {
 		server, away := t.c.server, *rc
 		rc.settled = true // as far as this group is concerned
 		t.work.Go(func() { t.absent(&away, server) })
-		return nil
+		return
 	}
 	t.settle(rc, rep.passedOn())
-	return nil
 }
 
 // replies reads one reply for each recipient. From here on nothing is tried again.
@@ -336,7 +342,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 			t.spent = true
 			return nil
 		}
-		t.settle(rc, rep.passedOn())
+		t.judge(rc, rep) // the mailbox may have moved away since RCPT
 	}
 	return nil
 }

@@ -141,7 +141,7 @@ func TestBackendFaults(t *testing.T) {
 				c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall = 300*time.Millisecond, 300*time.Millisecond, time.Second
 				c.Limits.Reply, c.Limits.Straggle = 300*time.Millisecond, 100*time.Millisecond
 				if fault.message != "" {
-					c.Limits.Stall, c.Limits.Reply = time.Minute, time.Minute
+					c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall, c.Limits.Reply = time.Minute, time.Minute, time.Minute, time.Minute
 				}
 			})
 			be2.on(fault.script)
@@ -270,6 +270,21 @@ func TestMovedBehindOurBack(t *testing.T) {
 	// The map cannot be asked.
 	h.dir.fail(mbox.ErrUnavailable)
 	outcome(t, m.deliver(testMessage, "u1"), "451 4.2.0")
+}
+
+// The same between RCPT and the end of the data.
+func TestMovedDuringTheData(t *testing.T) {
+	h, be1, be2 := two(t, nil)
+	be2.on(func(_ *stubSession, v, _ string) (string, bool) {
+		return "550-Mailbox unknown.\n550 5.1.1 User unknown\n250 2.1.5 Ok", v == "."
+	})
+	m := h.session(t)
+	h.dir.later(active("user.carol", "be1"))
+	outcome(t, m.deliver(testMessage, "carol", "bob"), "250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok")
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) { return "550 5.1.1 User unknown", v == "." })
+	outcome(t, m.deliver(testMessage, "carol"), "451 4.2.0")
+	h.dir.later(absentEntry("user.carol"))
+	outcome(t, m.deliver(testMessage, "carol"), "550 5.1.1")
 }
 
 // Both servers deny the mailbox: it is not sent around in circles.
