@@ -79,12 +79,16 @@ type Config struct {
 
 // hooks are for tests of this package.
 type hooks struct {
-	exit     func(code int, reason string)
-	dial     func(addr string) error // refuses outgoing connections
-	wrap     func(logAndStable) logAndStable
-	tick     time.Duration // lease ticks
-	gone     time.Duration // when a node's sessions are ended
-	clockNow func() time.Time
+	exit  func(code int, reason string)
+	dial  func(addr string) error // refuses outgoing connections
+	wrap  func(logAndStable) logAndStable
+	tick  time.Duration // lease ticks
+	space func(dir string) space
+
+	spaceInterval time.Duration
+	noBallast     bool
+	gone          time.Duration // when a node's sessions are ended
+	clockNow      func() time.Time
 }
 
 // Exit codes of a process that must not go on.
@@ -147,6 +151,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotThreshold, 8192)
 	setDefault(&c.TrailingLogs, 32768)
 	setDefault(&c.hooks.tick, 5*time.Second)
+	setDefault(&c.hooks.spaceInterval, spaceInterval)
 	setDefault(&c.hooks.gone, goneAfter)
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }

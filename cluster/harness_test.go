@@ -78,6 +78,7 @@ func (r *rig) open(cfg Config) *Node {
 	if r.configure != nil {
 		r.configure(&cfg)
 	}
+	cfg.hooks.noBallast = true
 	cfg.hooks.dial = func(addr string) error {
 		if to := r.net.nodeAt(addr); r.net.closed(id, to) {
 			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}

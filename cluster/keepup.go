@@ -37,7 +37,7 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		cancel()
-		if n.replica.logged.Load() > snapshotAfter {
+		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() {
 			// The library counts entries, and ours differ a thousandfold in size.
 			if err := e.raft.Snapshot().Error(); err != nil && n.ctx.Err() == nil {
 				n.log.Warn("snapshot failed", "err", err)

@@ -43,6 +43,7 @@ type Node struct {
 
 	synced   atomic.Bool
 	draining atomic.Bool
+	spaceLow atomic.Bool            // the disk is nearly full
 	joins    chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
@@ -177,6 +178,9 @@ func (n *Node) start(id *identity) error {
 	n.wg.Go(func() { n.watchLeadership(e) })
 	n.wg.Go(func() { n.watchLeader(e) })
 	n.wg.Go(func() { n.keepUp(e) })
+	if id.Role == Coordinator {
+		n.wg.Go(func() { n.watchSpace(e) })
+	}
 	n.log.Info("member of cluster", "cluster", id.ClusterID, "role", string(id.Role), "address", n.port.advertise)
 	return nil
 }

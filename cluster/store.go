@@ -1,10 +1,8 @@
 package cluster
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"log/slog"
 	"os"
@@ -49,9 +47,9 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the raft directory: %w", err)
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(dir, retainSnapshots, newHCLog(c.Logger, "snapshot"))
+	files, snapshot, err := openSnapshots(c, dir, durable)
 	if err != nil {
-		return nil, fmt.Errorf("opening the snapshots: %w", err)
+		return nil, err
 	}
 	s := &stores{snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
 	if !durable {
@@ -59,8 +57,11 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		s.log, s.stable, s.close = mem, mem, func() error { return nil }
 		return s, nil
 	}
+	if err := c.makeRoom(); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(dir, "raft.db")
-	if err := checkDatabaseSize(path); err != nil {
+	if err := c.checkDatabase(path); err != nil {
 		return nil, err
 	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{
@@ -76,6 +77,10 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the log %s: %w", path, err)
+	}
+	if err := c.checkLog(bolt, snapshot); err != nil {
+		bolt.Close()
+		return nil, err
 	}
 	var inner logAndStable = bolt
 	if c.hooks.wrap != nil {
@@ -94,6 +99,25 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		return bolt.Close()
 	}
 	return s, nil
+}
+
+// openSnapshots returns the store of snapshots and the index of the newest good one.
+func openSnapshots(c *Config, dir string, durable bool) (*raft.FileSnapshotStore, uint64, error) {
+	for {
+		files, err := raft.NewFileSnapshotStoreWithLogger(dir, retainSnapshots, newHCLog(c.Logger, "snapshot"))
+		if err != nil {
+			return nil, 0, fmt.Errorf("opening the snapshots: %w", err)
+		}
+		index, err := c.checkSnapshots(files)
+		var damaged *DamagedError
+		if durable || !errors.As(err, &damaged) {
+			return files, index, err
+		}
+		c.Logger.Warn("all snapshots are damaged: this learner begins anew", "err", damaged.What)
+		if err := c.dropSnapshots(); err != nil {
+			return nil, 0, fmt.Errorf("removing damaged snapshots: %w", err)
+		}
+	}
 }
 
 // storeGuard ends the process when the log store fails or hangs. The library would go on: with a full
@@ -247,65 +271,6 @@ func (g *storeGuard) SetUint64(key []byte, value uint64) error {
 // Get and GetUint64 report a missing key as an error, which is no failure.
 func (g *storeGuard) Get(key []byte) ([]byte, error)       { return g.inner.Get(key) }
 func (g *storeGuard) GetUint64(key []byte) (uint64, error) { return g.inner.GetUint64(key) }
-
-// checkDatabaseSize refuses a raft.db that has been cut short: bbolt maps the file into memory, and
-// touching a page behind its end kills the process with a signal that says nothing.
-func checkDatabaseSize(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
-	}
-	if info.Size() == 0 {
-		return nil // bbolt makes a new one of it
-	}
-	need, ok := highWater(f)
-	switch {
-	case !ok:
-		return fmt.Errorf("%s has no valid header: the log is damaged; empty the data directory and join this node again", path)
-	case info.Size() < need:
-		return fmt.Errorf("%s has %d octets of at least %d: the log was cut short; empty the data directory and join this node again", path, info.Size(), need)
-	}
-	return nil
-}
-
-// highWater reads the size that the newest valid meta page of a bbolt file promises.
-//
-// A meta page is a page header of 16 octets and then, in native order: magic, version, page size,
-// flags (uint32 each), root page and sequence, free list page, high-water page, transaction (uint64
-// each), and the FNV-64a sum of all these.
-func highWater(r io.ReaderAt) (need int64, ok bool) {
-	const header, body, magic = 16, 56, 0xED0CDAED
-	var newest uint64
-	meta := func(at int64) {
-		var buf [body + 8]byte
-		if _, err := r.ReadAt(buf[:], at+header); err != nil {
-			return
-		}
-		o := binary.NativeEndian
-		sum := fnv.New64a()
-		sum.Write(buf[:body])
-		if o.Uint32(buf[0:]) != magic || o.Uint64(buf[body:]) != sum.Sum64() {
-			return
-		}
-		if tx := o.Uint64(buf[48:]); !ok || tx >= newest {
-			newest, ok = tx, true
-			need = int64(o.Uint64(buf[40:])) * int64(o.Uint32(buf[8:]))
-		}
-	}
-	meta(0)
-	for size := int64(1 << 10); size <= 1<<16; size <<= 1 { // the second meta page is page 1
-		meta(size)
-	}
-	return need, ok
-}
 
 // snapshotGate bounds how many snapshots are read at the same time.
 type snapshotGate struct {

@@ -121,7 +121,7 @@ func TestDatabaseCutShort(t *testing.T) {
 	r.kill("c1")
 	cfg := r.cfgs["c1"]
 	path := filepath.Join(cfg.DataDir, raftDir, "raft.db")
-	if err := checkDatabaseSize(path); err != nil {
+	if err := cfg.checkDatabase(path); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, 2*int64(os.Getpagesize())); err != nil {

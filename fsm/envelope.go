@@ -110,6 +110,13 @@ func appendBatchHeader(dst []byte, clock uint64, count int) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 }
 
+// CheckEntry reports whether a log entry holds what AppendBatch wrote: nil, a *CorruptError, or an
+// *UnknownCommandError.
+func CheckEntry(entry []byte) error {
+	_, _, err := decodeBatch(entry, new(mbox.Session))
+	return err
+}
+
 // decoded is an envelope that may hold an unknown command of the kind that can be skipped.
 type decoded struct {
 	Envelope

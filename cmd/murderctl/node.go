@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,25 @@ import (
 )
 
 func newNode(c *ctl) *cobra.Command {
-	return group("node", "Look at one node, take it out of service", newNodeStatus(c), newDrain(c), newUndrain(c))
+	return group("node", "Look at one node, take it out of service", newNodeStatus(c), newDrain(c), newUndrain(c), newFreeBallast())
+}
+
+// newFreeBallast works without a node: it is for one that cannot start.
+func newFreeBallast() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "free-ballast", Short: "Make room on a full disk, so that a coordinator can start", Args: cobra.NoArgs,
+		Long: "A coordinator keeps a file in its data directory that holds nothing. Removing it gives room to start,\n" +
+			"and time to make more. It comes back when the node starts with room to spare.",
+	}
+	dir := cmd.Flags().String("data-dir", "/var/lib/murder", "data `directory` of the node")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		octets, err := admin.FreeBallast(*dir)
+		if err == nil {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d MiB are free again on the disk of %s\n", octets>>20, *dir)
+		}
+		return err
+	}
+	return cmd
 }
 
 func newNodeStatus(c *ctl) *cobra.Command {

@@ -40,11 +40,14 @@ func run(args []string) int {
 	fmt.Fprintln(os.Stderr, "murderd: "+err.Error())
 	var usage usageError
 	var old *cluster.VersionError
+	var coded interface{ ExitCode() int }
 	switch {
 	case errors.As(err, &usage):
 		return 2
 	case errors.As(err, &old):
 		return cluster.ExitVersion
+	case errors.As(err, &coded):
+		return coded.ExitCode()
 	}
 	return 1
 }

@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"murder/cluster/admin"
+)
+
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	for _, c := range []struct {
+		s                        space
+		warn, start, yield, stop bool // too little for it
+	}{
+		{space{}, false, false, false, false}, // unknown
+		{space{16 * mib, 16 * mib}, false, false, false, false},
+		{space{mib, 16 * mib}, true, false, false, false},
+		{space{mib / 2, 16 * mib}, true, true, false, false},
+		{space{mib / 4, 16 * mib}, true, true, true, false},
+		{space{0, 16 * mib}, true, true, true, true},
+		{space{3 << 30, 10 << 40}, false, false, false, false}, // a share of a huge disk is enough
+		{space{60 * mib, 10 << 40}, true, true, true, true},
+	} {
+		if got := [4]bool{c.s.less(roomToWarn), c.s.less(roomToStart), c.s.less(roomToYield), c.s.less(roomToStop)}; got != [4]bool{c.warn, c.start, c.yield, c.stop} {
+			t.Errorf("%s: %v", c.s, got)
+		}
+	}
+}
+
+// A coordinator whose disk fills up lets another lead, and stops in good time.
+func TestDiskFillsUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var full atomic.Pointer[string] // data directory of the node in question
+	var left atomic.Uint64          // percent
+	exits := make(chan int, 1)
+	r.configure = func(cfg *Config) {
+		cfg.hooks.spaceInterval = 10 * time.Millisecond
+		cfg.hooks.space = func(dir string) space {
+			if d := full.Load(); d != nil && *d == dir {
+				return space{left.Load() << 20, 100 << 20}
+			}
+			return space{50 << 20, 100 << 20}
+		}
+		cfg.hooks.exit = func(code int, _ string) { exits <- code }
+	}
+	r.grow(3, 0)
+	old := r.waitLeader()
+	write(t, old, activate("user.a"))
+	left.Store(9)
+	full.Store(&old.cfg.DataDir)
+	r.eventually("a warning", old.spaceLow.Load)
+	left.Store(2)
+	r.eventually("another leader", func() bool { l := r.leader(); return l != nil && l != old })
+	left.Store(0)
+	if code := <-exits; code != ExitStore {
+		t.Errorf("exit %d", code)
+	}
+	r.kill(old.cfg.NodeID)
+	write(t, r.waitLeader(), activate("user.b"))
+	left.Store(4)
+	_, err := Open(r.cfgs[old.cfg.NodeID])
+	var e *FullError
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "murderctl node free-ballast --data-dir "+old.cfg.DataDir) {
+		t.Errorf("starting on a full disk: %v", err)
+	}
+	left.Store(50)
+	r.open(r.cfgs[old.cfg.NodeID])
+}
+
+func TestBallast(t *testing.T) {
+	t.Parallel()
+	size := space{2 << 30, 100 << 30}
+	c := Config{DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
+	c.hooks.space = func(string) space { return size }
+	if err := c.makeRoom(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(c.DataDir, admin.BallastFile)); err != nil {
+		t.Fatal(err)
+	}
+	if octets, err := admin.FreeBallast(c.DataDir); err != nil || octets != ballastSize {
+		t.Errorf("freed %d, %v", octets, err)
+	}
+	if _, err := admin.FreeBallast(c.DataDir); err == nil {
+		t.Error("freed twice")
+	}
+	size.free = 900 << 20 // enough to start, not enough to give some away
+	if err := c.makeRoom(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.FreeBallast(c.DataDir); err == nil {
+		t.Error("took what others may need")
+	}
+}
