@@ -35,7 +35,7 @@ const ownLoggedIn = "NAMESPACE CHILDREN UNSELECT IDLE LIST-EXTENDED LIST-STATUS 
 // Never passed on are, by not being here: what belongs to one server's own connections and neighbours
 // (MUPDATE=, X-REPLICATION, STARTTLS, AUTH=), what would give a backend's address away (URLAUTH,
 // referrals, XAPPLEPUSHSERVICE, JMAPACCESS), and what this frontend would have to take part in and
-// does not (NOTIFY, IMAP4rev2, MULTISEARCH).
+// does not (NOTIFY, IMAP4rev2).
 var shared = strings.Fields(`
 	UIDPLUS MOVE REPLACE MULTIAPPEND BINARY CATENATE SPECIAL-USE CREATE-SPECIAL-USE XLIST
 	CONDSTORE QRESYNC UIDONLY UIDBATCHES PARTIAL PREVIEW PREVIEW=* SAVEDATE OBJECTID STATUS=SIZE SAVELIMIT=

@@ -2,11 +2,11 @@
 // the backend that holds the mailbox, as a Cyrus frontend does.
 //
 // The protocol is IMAP4rev1 (RFC 3501; grammar as in RFC 9051) with ACL (4314), APPEND of several
-// messages (3502), AUTHENTICATE with initial response (4959), COMPRESS (4978), ENABLE (5161), ID (2971),
-// IDLE (2177), LIST-EXTENDED (5258), LIST-MYRIGHTS (8440), LIST-STATUS (5819), LITERAL+ (7888),
-// METADATA (5464), NAMESPACE (2342), QUOTA (9208), SPECIAL-USE (6154), UNAUTHENTICATE (8437), UNSELECT
-// (3691) and response codes of 5530. Whatever else all backends have in common and needs no more than
-// relaying is offered as well.
+// messages (3502), AUTHENTICATE with initial response (4959), CATENATE (4469), COMPRESS (4978), ENABLE
+// (5161), ID (2971), IDLE (2177), LIST-EXTENDED (5258), LIST-METADATA (9590), LIST-MYRIGHTS (8440),
+// LIST-STATUS (5819), LITERAL+ (7888), METADATA (5464), MULTISEARCH (7377), NAMESPACE (2342), QUOTA
+// (9208), REPLACE (8508), SPECIAL-USE (6154), UNAUTHENTICATE (8437), UNSELECT (3691) and response codes
+// of 5530. Whatever else all backends have in common and needs no more than relaying is offered as well.
 //
 // # How it works
 //
@@ -35,10 +35,12 @@
 //
 // # Known gaps
 //
-// Names travel to the backends as the client wrote them, so all must agree on the namespace. REPLACE,
-// CATENATE by URL and ESEARCH IN work within one server only, the latter two as far as the backend of
-// the destination, or of the selected mailbox, goes. Referrals (RFC 2193) are neither given nor passed
-// on: a backend's own means "look again". NOTIFY, URLAUTH, IMAP4rev2, ANNOTATEMORE and RETURN (METADATA)
-// are not offered. UTF-8 names are not normalised. Groups are those of the login. A mailbox that moves
-// while it is selected costs the client a reconnection.
+// Names travel to the backends as the client wrote them, so all must agree on the namespace; one that
+// does not is refused. In an APPEND of several messages only the first may be put together from parts
+// on other servers. SEARCH over several mailboxes cannot be saved. Referrals (RFC 2193) are neither
+// given nor passed on: a backend's own means "look again". NOTIFY, URLAUTH, IMAP4rev2 and ANNOTATEMORE
+// are not offered. UTF-8 names are not normalised. Groups are those of the login. UNAUTHENTICATE is
+// refused while the connection is compressed. A mailbox that moves while it is selected costs the
+// client a reconnection. A draining backend is skipped for new users; Cyrus's limits on the use of one
+// (serverlist_select_soft_usage_limit) are not known here.
 package imap

@@ -322,7 +322,8 @@ auth_mechanisms = LOGIN
 	}
 }
 
-// neomutt copies and moves what it has tagged between folders on two servers.
+// neomutt copies and moves what it has tagged between folders on two servers. (A space would mean
+// something else in its prompt, hence quote-char.)
 func TestNeomutt(t *testing.T) {
 	need(t, "neomutt", "neomutt")
 	need(t, "script", "bsdutils")
@@ -339,13 +340,13 @@ set beep=no
 `, imapcyrus.Password, url))
 	want := append(ids(t, "Shared Folders/shared"), ids(t, "INBOX")...)
 	slices.Sort(want)
-	keys := `<tag-pattern>~A<enter><tag-prefix><copy-message><kill-line>=Shared Folders/shared<enter><sync-mailbox><quit>`
+	keys := `<tag-pattern>~A<enter><tag-prefix><copy-message><kill-line>=Shared<quote-char> Folders/shared<enter><sync-mailbox><quit>`
 	run(t, "script", "-qec", fmt.Sprintf("timeout 30 neomutt -n -F %s -f '%sINBOX' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
 	if got := ids(t, "Shared Folders/shared"); !slices.Equal(got, want) {
 		t.Errorf("after copying:\n got %q\nwant %q", got, want)
 	}
 	before := ids(t, "Work")
-	keys = `<tag-pattern>~A<enter><tag-prefix><save-message><kill-line>=Other Users/bob/proj<enter><sync-mailbox><quit>`
+	keys = `<tag-pattern>~A<enter><tag-prefix><save-message><kill-line>=Other<quote-char> Users/bob/proj<enter><sync-mailbox><quit>`
 	run(t, "script", "-qec", fmt.Sprintf("timeout 30 neomutt -n -F %s -f '%sWork' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
 	after := ids(t, "Other Users/bob/proj")
 	for _, id := range before {
