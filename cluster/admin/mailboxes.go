@@ -69,11 +69,7 @@ func (h handler) mailboxes(ctx context.Context, r *http.Request) (any, error) {
 
 func list(v mbox.View, q MailboxQuery) MailboxPage {
 	page := MailboxPage{Index: v.Index(), Mailboxes: []Mailbox{}}
-	match := func(mbox.Entry) bool { return true }
-	if q.Pattern != "" {
-		p := mbox.CompilePattern("", q.Pattern, '.')
-		match = func(e mbox.Entry) bool { return p.Match(mbox.Extern(e.Name)) }
-	}
+	match := q.matcher()
 	from := mbox.Name(q.Prefix)
 	if q.After != "" && mbox.OrderDB.Compare(mbox.Name(q.After), from) > 0 {
 		from = mbox.Name(q.After)
@@ -89,13 +85,24 @@ func list(v mbox.View, q MailboxQuery) MailboxPage {
 		if !strings.HasPrefix(string(e.Name), q.Prefix) {
 			return false
 		}
-		if string(e.Name) != q.After && match(e) && (q.Server == "" || string(e.Location.Server()) == q.Server) &&
-			(q.State == "" || e.State.String() == q.State) {
+		if string(e.Name) != q.After && match(e) {
 			page.Mailboxes = append(page.Mailboxes, MailboxOf(e))
 		}
 		return true
 	})
 	return page
+}
+
+// matcher decides on records by everything but their place in the list.
+func (q MailboxQuery) matcher() func(mbox.Entry) bool {
+	named := func(mbox.Entry) bool { return true }
+	if q.Pattern != "" {
+		p := mbox.CompilePattern("", q.Pattern, '.')
+		named = func(e mbox.Entry) bool { return p.Match(mbox.Extern(e.Name)) }
+	}
+	return func(e mbox.Entry) bool {
+		return named(e) && (q.Server == "" || string(e.Location.Server()) == q.Server) && (q.State == "" || e.State.String() == q.State)
+	}
 }
 
 // MailboxOf describes a record.

@@ -40,6 +40,7 @@ type Node interface {
 
 	Repairer
 	Finder
+	Follower
 
 	Live() Health
 	Ready(context.Context, ReadyQuery) Health
@@ -93,6 +94,8 @@ func Handler(n Node) http.Handler {
 	handle("GET /v1/findings", requestLimit, h.findings)
 	handle("POST /v1/repair", requestLimit, h.repair)
 	handle("GET /v1/details/{name...}", requestLimit, h.detail)
+	mux.HandleFunc("GET /v1/list", h.mailboxStream)
+	mux.HandleFunc("GET /v1/changes", h.watch)
 	mux.HandleFunc("GET /v1/backup", h.backup)
 	mux.HandleFunc("POST /v1/restore", answerTo(restoreLimit, maxBackup, h.restore))
 	mux.HandleFunc("GET /livez", health(func(r *http.Request) (Health, error) { return n.Live(), nil }))

@@ -30,7 +30,7 @@ func newMailboxList(c *ctl) *cobra.Command {
 		Example: "  murderctl mailbox list 'user.%'\n  murderctl mailbox list --server be1.example.org -o plain | wc -l",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Pattern = strings.Join(args, "")
-			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error { return c.list(ctx, cmd, client, q) })
+			return c.list(cmd, q)
 		},
 	}
 	f := cmd.Flags()
@@ -41,37 +41,31 @@ func newMailboxList(c *ctl) *cobra.Command {
 	return cmd
 }
 
-// list goes through the pages, printing each as it comes: a map may have millions of names.
-func (c *ctl) list(ctx context.Context, cmd *cobra.Command, client *admin.Client, q admin.MailboxQuery) error {
+// list prints each record as it comes: a map may have millions. For people a screenful at a time is
+// lined up.
+func (c *ctl) list(cmd *cobra.Command, q admin.MailboxQuery) error {
+	const screen = 1000
 	enc := json.NewEncoder(cmd.OutOrStdout())
-	for {
-		page, err := client.Mailboxes(ctx, q)
-		if err != nil {
-			return err
-		}
-		var t output.Table
-		if q.After == "" {
-			t.Head = []string{"NAME", "STATE", "SERVER", "LOCATION"}
-		}
-		for _, m := range page.Mailboxes {
+	t := output.Table{Head: []string{"NAME", "STATE", "SERVER", "LOCATION"}}
+	err := c.stream(cmd, c.timeout, func(ctx context.Context, client *admin.Client, arrived func()) error {
+		return client.EachMailbox(ctx, q, func(m admin.Mailbox) error {
+			arrived()
 			if c.format == string(output.JSONFormat) {
-				if err := enc.Encode(m); err != nil {
-					return err
-				}
-				continue
+				return enc.Encode(m)
 			}
 			t.Row(m.Name, mailboxState(m), m.Server, m.Location)
-		}
-		if c.format != string(output.JSONFormat) {
-			if err := c.show(cmd, nil, t); err != nil {
-				return err
+			if len(t.Rows) < screen {
+				return nil
 			}
-		}
-		if page.Next == "" {
-			return nil
-		}
-		q.After = page.Next
+			err := c.show(cmd, nil, t)
+			t = output.Table{}
+			return err
+		})
+	})
+	if err != nil || c.format == string(output.JSONFormat) {
+		return err
 	}
+	return c.show(cmd, nil, t)
 }
 
 func mailboxState(m admin.Mailbox) string {

@@ -108,7 +108,7 @@ func newRoot() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(newCluster(&c), newMember(&c), newNode(&c), newMailbox(&c), newBackup(&c), newUser(&c), newWait(&c),
-		newDoctor(&c),
+		newDoctor(&c), newSession(&c), newBackend(&c), newMUPDATE(&c), newWatch(&c),
 		clidoc.Command(root, "8"))
 	return root
 }

@@ -22,6 +22,7 @@ func (d *daemon) openAdmin() error {
 	mux := http.NewServeMux()
 	mux.Handle("/", d.gate(admin.Handler(d.node)))
 	mux.HandleFunc("GET /v1/recipients/{addr}", d.recipient)
+	admin.HandleProcess(mux, d)
 	var api http.Handler = mux
 	if path := d.cfg.Admin.Socket; path != "" {
 		ln, err := listenUnix(path, 0o660)
@@ -72,7 +73,8 @@ func (d *daemon) public(api http.Handler, local bool) http.Handler {
 	}
 	mux.Handle("GET /metrics", obs.MetricsHandler(d.reg))
 	if local {
-		for _, path := range []string{"GET /v1/status", "GET /v1/digest", "GET /v1/mailboxes", "GET /v1/mailboxes/{name...}", "GET /v1/recipients/{addr}"} {
+		for _, path := range []string{"GET /v1/status", "GET /v1/digest", "GET /v1/mailboxes", "GET /v1/mailboxes/{name...}", "GET /v1/recipients/{addr}",
+			"GET /v1/list", "GET /v1/changes", "GET /v1/details/{name...}", "GET /v1/findings", "GET /v1/backends"} {
 			mux.Handle(path, api)
 		}
 	}

@@ -21,7 +21,7 @@ func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 			Namespace: namespace(&d.cfg.Namespace), KeepCase: !c.Downcase, PostUser: c.PostUser, Fuzzy: c.Fuzzy,
 			Catchall: mbox.UserID(c.Catchall),
 		},
-		Self: []mbox.Server{mbox.Server(hostname(c.Hostname))}, UnknownUsers: mbox.Server(c.UnknownBackend), Metrics: d.reg,
+		Self: d.self(), UnknownUsers: mbox.Server(c.UnknownBackend), Metrics: d.reg,
 	})
 	if err != nil {
 		return err
@@ -32,6 +32,15 @@ func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 		return err
 	}
 	return d.openSocketmap(resolver)
+}
+
+// self are the servernames that mean this host; none unless they are configured, because a backend may
+// run on the same host under its name.
+func (d *daemon) self() []mbox.Server {
+	if d.cfg.Backends.Self == "" {
+		return nil
+	}
+	return []mbox.Server{mbox.Server(d.cfg.Backends.Self)}
 }
 
 func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error {

@@ -63,6 +63,9 @@ type daemon struct {
 	// recipients answers look-ups of addresses once delivery is open.
 	recipients atomic.Pointer[http.Handler]
 
+	operations operations
+	backups    *backups
+
 	services []service
 	serving  atomic.Bool
 	failed   chan error // a listener that broke
@@ -113,6 +116,7 @@ func serve(ctx context.Context, file string) error {
 		return err
 	}
 	d.serving.Store(true)
+	go d.backups.run(ctx)
 	d.tellReady("serving")
 	log.Info("ready", "services", d.serviceNames())
 
@@ -135,6 +139,7 @@ func serve(ctx context.Context, file string) error {
 // openNode opens the cluster port.
 func (d *daemon) openNode() error {
 	c := d.cfg.Cluster
+	d.backups = newBackups(d.cfg.Backup, func(ctx context.Context, w io.Writer) error { return d.node.Backup(ctx, w) }, d.log, d.reg)
 	node, err := cluster.Open(cluster.Config{
 		NodeID:            d.cfg.Node.ID,
 		DataDir:           d.cfg.Node.DataDir,
@@ -151,6 +156,8 @@ func (d *daemon) openNode() error {
 		SnapshotInterval:  c.SnapshotInterval.Duration,
 		SnapshotThreshold: c.SnapshotThreshold,
 		TrailingLogs:      c.TrailingLogs,
+		Findings:          d.findings,
+		Answers:           d.answers(),
 		Logger:            d.log,
 		Metrics:           d.reg,
 	})
@@ -241,8 +248,8 @@ func (d *daemon) tellReady(status string) {
 	lifecycle.Notify("STATUS=" + status)
 }
 
-// reload takes over what may change while running: the level of the log, users, the certificate, and
-// how backends are reached.
+// reload takes over what may change while running: the level of the log, users, the certificate, how
+// backends are reached, and the schedule of backups.
 func (d *daemon) reload() {
 	lifecycle.Reloading()
 	defer lifecycle.Notify(lifecycle.Ready)
@@ -262,6 +269,7 @@ func (d *daemon) reload() {
 		}
 		errs = append(errs, err)
 	}
+	d.backups.configure(cfg.Backup)
 	if err := errors.Join(errs...); err != nil {
 		d.log.Error("reload was not complete", "err", err)
 		return

@@ -41,6 +41,7 @@ func (d *daemon) openServices() error {
 		return err
 	}
 	d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
+	d.operations.addBackends(d.backends)
 	mechanisms := d.mechanisms()
 	for _, open := range []func(*auth.Mechanisms) error{d.openIMAP, d.openPOP3, d.openSieve, d.openDelivery} {
 		if err := open(mechanisms); err != nil {
@@ -83,13 +84,14 @@ func (d *daemon) openMUPDATE() error {
 		Directory: d.node, Auth: mechanisms, NodeID: d.cfg.Node.ID, ServerName: hostname(c.ServerName), Version: version,
 		Upstream: upstream, Identities: identities, Peers: peers, AllowProxy: c.AllowProxy, TLS: d.tlsFor(),
 		ReadOnly: c.ReadOnly, StrictRFC: c.StrictRFC, DenyUnknownDelete: c.DenyUnknownDelete,
-		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, DefaultDomain: d.cfg.Namespace.DefaultDomain,
+		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
 		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
 			"off": mupdate.ReplayOff}[c.Replay],
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
 		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
 		Logger: d.log, Metrics: d.reg,
 	})
+	d.operations.addMUPDATE(srv)
 	serve := func(ln net.Listener, implicit *tls.Config) error {
 		if implicit != nil {
 			ln = tls.NewListener(ln, implicit)
@@ -150,6 +152,7 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 	if err != nil {
 		return err
 	}
+	d.operations.addSessions(imapSessions(srv))
 	return d.startBoth("imap", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
 }
 
@@ -167,11 +170,10 @@ func (d *daemon) placement() imap.Placement {
 }
 
 // loginConfig is what POP3 and ManageSieve share.
-func (d *daemon) loginConfig(auth *auth.Mechanisms, connections, perAddress int, cert *tls.Config) login.Config {
+func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *tls.Config) login.Config {
 	return login.Config{
 		Hostname: hostname(""), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
-		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(hostname("")), TLS: cert,
-		Limits: login.Limits{Connections: connections, PerAddress: perAddress}, Logger: d.log, Metrics: d.reg,
+		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Limits: limits, Logger: d.log, Metrics: d.reg,
 	}
 }
 
@@ -181,10 +183,12 @@ func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
 		return nil
 	}
 	cert := d.tlsFor("pop3")
-	srv, err := pop3.New(pop3.Config{Config: d.loginConfig(auth, c.MaxConnections, c.MaxPerAddress, cert), Subfolders: c.Subfolders})
+	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
+	srv, err := pop3.New(pop3.Config{Config: d.loginConfig(auth, limits, cert), Subfolders: c.Subfolders})
 	if err != nil {
 		return err
 	}
+	d.operations.addSessions(loginSessions("pop3", srv))
 	return d.startBoth("pop3", c.Listen, c.ListenTLS, cert, srv.Serve, srv.Shutdown)
 }
 
@@ -194,10 +198,12 @@ func (d *daemon) openSieve(auth *auth.Mechanisms) error {
 		return nil
 	}
 	cert := d.tlsFor("managesieve")
-	srv, err := sieve.New(sieve.Config{Config: d.loginConfig(auth, c.MaxConnections, c.MaxPerAddress, cert), Referrals: c.Referrals})
+	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
+	srv, err := sieve.New(sieve.Config{Config: d.loginConfig(auth, limits, cert), Referrals: c.Referrals})
 	if err != nil {
 		return err
 	}
+	d.operations.addSessions(loginSessions("sieve", srv))
 	return d.startBoth("sieve", c.Listen, nil, cert, srv.Serve, srv.Shutdown)
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Cluster   Cluster   `toml:"cluster" doc:"The port between nodes, and how the map is replicated."`
 	Gossip    Gossip    `toml:"gossip" doc:"Suspicion of dead nodes. Membership never depends on it."`
 	Admin     Admin     `toml:"admin" doc:"Where murderctl, health checks and metrics reach this node."`
+	Backup    Backup    `toml:"backup" doc:"Copies of the map outside the cluster, made by this node. One or two coordinators are enough."`
 	Log       Log       `toml:"log" doc:"What is written to standard error."`
 	TLS       TLS       `toml:"tls" doc:"The certificate shown to clients. Nodes among themselves use the cluster's own."`
 	Users     Users     `toml:"users" doc:"Who may log in through the frontends, and how passwords are checked."`
@@ -73,6 +74,13 @@ type Cluster struct {
 type Admin struct {
 	Socket string `toml:"socket" doc:"Unix socket of the admin API; who can open it may do everything."`
 	Listen string `toml:"listen" doc:"Address of health checks and metrics; on loopback also of the part of the admin API that changes nothing. \"\" for none."`
+}
+
+// Backup is the schedule of backups.
+type Backup struct {
+	Dir   string   `toml:"dir" doc:"Directory for scheduled backups; it must exist. \"\" for none. A change takes effect on SIGHUP."`
+	Every Duration `toml:"every" doc:"Time between two."`
+	Keep  int      `toml:"keep" doc:"How many are kept; older ones are removed."`
 }
 
 // Log is logging.
@@ -118,6 +126,7 @@ type Namespace struct {
 // Backends is how backends are reached.
 type Backends struct {
 	Default Backend            `toml:"default" doc:"What holds for every backend."`
+	Self    string             `toml:"self" doc:"Servername that means this host itself, if the map could name it by mistake: clients are refused instead of being sent in a circle. Default: none."`
 	Servers map[string]Backend `toml:"servers" doc:"One backend, by the servername that it writes into the map. Keys that are missing are those of the default. Backends need no entry if the default fits."`
 }
 
@@ -159,6 +168,7 @@ type MUPDATE struct {
 	StrictRFC         bool                    `toml:"strict_rfc" doc:"The replies of RFC 3656 where Cyrus's differ."`
 	DenyUnknownDelete bool                    `toml:"deny_unknown_delete" doc:"Refuse DELETE of a name that does not exist."`
 	DenyUnboundDelete bool                    `toml:"deny_unbound_delete" doc:"Refuse DELETE from a session whose server is not known."`
+	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
 	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`
@@ -213,6 +223,8 @@ type POP3 struct {
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
+	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
+	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time in which neither side says anything. Backends close earlier, if they are set so."`
 	Subfolders     bool     `toml:"popsubfolders" doc:"Let USER name+FOLDER open a folder. Cyrus: popsubfolders."`
 }
 
@@ -221,6 +233,8 @@ type Sieve struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
+	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
+	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time in which neither side says anything. Backends close earlier, if they are set so."`
 	Referrals      bool     `toml:"referrals" doc:"Send users to backends that have a public name. Cyrus: sieve_allowreferrals."`
 }
 
@@ -270,6 +284,7 @@ func Default(role string) *Config {
 			SnapshotThreshold: 8192, TrailingLogs: 32768, AutoFinalize: "24h", ReadyTimeout: seconds(10)},
 		Gossip:    Gossip{Listen: ":7402"},
 		Admin:     Admin{Socket: DefaultSocket, Listen: "127.0.0.1:7403"},
+		Backup:    Backup{Every: seconds(3600), Keep: 48},
 		Log:       Log{Level: "info", Format: "text"},
 		TLS:       TLS{MinVersion: "1.2"},
 		Users:     Users{Pause: seconds(3), Failures: 20, FailureEvery: seconds(30)},
@@ -279,8 +294,8 @@ func Default(role string) *Config {
 			LoginTimeout: seconds(60), IdleTimeout: seconds(3 * 3600), CommandTimeout: seconds(10)},
 		IMAP: IMAP{MaxConnections: 20000, LoginTimeout: seconds(60), IdleTimeout: seconds(1800), ProbeInterval: seconds(60),
 			Placement: "least-mailboxes"},
-		POP3:      POP3{MaxConnections: 10000},
-		Sieve:     Sieve{MaxConnections: 10000},
+		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
+		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
 		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}

@@ -67,6 +67,17 @@ func (k *checker) readable(key, file string) {
 	f.Close()
 }
 
+// directory checks that a key names a directory.
+func (k *checker) directory(key, dir string) {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		k.add(key, "create it, or correct the path", "cannot use %s: %v", dir, underlying(err))
+	case !info.IsDir():
+		k.add(key, "", "%s is no directory", dir)
+	}
+}
+
 func underlying(err error) error {
 	if pe, ok := err.(*os.PathError); ok {
 		return pe.Err
@@ -98,6 +109,13 @@ func (c *Config) validate() Problems {
 		k.add("node.data_dir", "name a directory that belongs to murderd alone, such as /var/lib/murder", "is empty")
 	}
 	c.validateCluster(k)
+	if c.Backup.Dir != "" {
+		k.directory("backup.dir", c.Backup.Dir)
+		k.atLeast("backup.keep", c.Backup.Keep, 1)
+		if c.Backup.Every.Duration < time.Minute {
+			k.add("backup.every", "", "%v is too short: want 1m or more", c.Backup.Every)
+		}
+	}
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 	c.validateTLS(k)

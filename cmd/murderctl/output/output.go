@@ -62,7 +62,9 @@ func Print(w io.Writer, f Format, value any, t Table) error {
 	}
 	if len(t.Rows) > 0 {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, strings.Join(t.Head, "\t"))
+		if len(t.Head) > 0 {
+			fmt.Fprintln(tw, strings.Join(t.Head, "\t"))
+		}
 		for _, row := range t.Rows {
 			for i, cell := range row {
 				if cell == "" {
