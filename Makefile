@@ -9,7 +9,8 @@ RACE = ./fsm/... ./mupdate/... ./lmtp/... ./proxy/... ./internal/...
 
 # What the stories with real Cyrus and real clients need from Debian.
 DEBIAN = cyrus-imapd cyrus-murder cyrus-pop3d cyrus-clients cyrus-admin sasl2-bin libsasl2-modules \
-	libsasl2-modules-db swaks curl python3-minimal util-linux
+	libsasl2-modules-db swaks curl python3 util-linux isync offlineimap3 neomutt bsdutils \
+	postfix fetchmail mpop getmail6
 
 .PHONY: help build demo demo-once test test-deps test-cyrus test-chaos bench fuzz lint docs package image check check-rest clean
 
@@ -35,7 +36,8 @@ test-deps: ## Debian packages for test-cyrus; needs root
 test-cyrus: build ## the same stories against real Cyrus; needs root, which installs what is missing
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(DEBIAN) >/dev/null 2>&1; then \
 		$(MAKE) test-deps; fi
-	go test -count=1 -timeout 25m -tags 'hashicorpmetrics cyrus' ./test/cyrus/...
+	go test -count=1 -p 1 -timeout 15m -tags 'hashicorpmetrics cyrus' ./test/cyrus/... ./test/imapcyrus/... \
+		./test/delivery/... ./test/clients/...
 
 test-chaos: ## nodes killed and paused under writes, again and again
 	go test -count=3 -timeout 25m -run 'Kill|Paused' ./test/process/...
