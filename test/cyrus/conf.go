@@ -54,6 +54,9 @@ func (n *Node) imapdConf() string {
 	case backend:
 		set("admins", "%s %s", o.Admin, o.Proxy)
 		set("proxyservers", "%s", o.Proxy)
+		if o.Unified {
+			set("proxyd_disable_mailbox_referrals", "yes")
+		}
 	case master:
 		set("admins", "%s %s", o.Admin, o.Proxy)
 		set("mupdate_connections_max", "1024")
@@ -63,7 +66,7 @@ func (n *Node) imapdConf() string {
 	if n.kind != master {
 		if at := n.mupdate(); at != "" {
 			set("mupdate_server", "%s", at)
-			set("mupdate_config", "standard")
+			set("mupdate_config", "%s", map[bool]string{false: "standard", true: "unified"}[o.Unified])
 			set("mupdate_authname", "%s", o.Proxy)
 			set("mupdate_password", "%s", o.Password)
 			set("mupdate_retry_delay", "2")
@@ -95,6 +98,10 @@ func (n *Node) cyrusConf() string {
 		service("mupdate", "mupdate -m", MupdatePort, 1)
 	case frontend:
 		service("mupdate", "mupdate ", MupdatePort, 1)
+	case backend:
+		if o := n.rig.options; o.Unified {
+			service("mupdate", "mupdate ", MupdatePort, 1)
+		}
 	}
 	if n.kind != master {
 		service("imap", "imapd ", IMAPPort, 2)

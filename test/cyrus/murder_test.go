@@ -3,14 +3,20 @@
 package cyrus
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	operator "murder/cluster/admin"
+	"murder/test/dialogue"
 	"murder/test/harness"
 	"murder/test/imapline"
+	"murder/test/lmtpline"
 	"murder/test/loopback"
 	"murder/test/mupdateline"
 )
@@ -28,11 +34,27 @@ type murder struct {
 	nodes   []string         // MUPDATE addresses; the frontends' are last
 	imap    string           // the frontend that users sign on to
 	lmtp    string
+	relays  map[string]*dialogue.Relay // of newRelayed: the way of every backend to the cluster
+	relayed bool
 	down    bool // a story that leaves servers out of step does not end with the comparison
 }
 
 // newMurder starts it. When the story is over, every backend is compared with the map.
 func newMurder(t *testing.T, o Options, flags ...string) *murder {
+	t.Helper()
+	return tell(t, &murder{}, o, flags)
+}
+
+// newRelayed starts it with a relay before each backend, which leads to the first coordinator.
+func newRelayed(t *testing.T, o Options, flags ...string) *murder {
+	t.Helper()
+	if os.Getenv("MURDER_STORIES") == "cyrus" {
+		t.Skip("needs our cluster")
+	}
+	return tell(t, &murder{relayed: true}, o, flags)
+}
+
+func tell(t *testing.T, m *murder, o Options, flags []string) *murder {
 	t.Helper()
 	Require(t)
 	n, err := loopback.Claim()
@@ -42,7 +64,6 @@ func newMurder(t *testing.T, o Options, flags ...string) *murder {
 	t.Cleanup(func() { n.Release() })
 	defaults(&o)
 	o.Net = n
-	m := &murder{}
 	if os.Getenv("MURDER_STORIES") == "cyrus" {
 		o.Master, o.Frontends = true, 1
 		m.Rig = Start(t, o)
@@ -84,6 +105,19 @@ func (m *murder) startCluster(t *testing.T, o *Options, flags []string) {
 	o.FrontendMupdate = m.cluster.Addr("f1", "mupdate")
 	m.nodes = append(m.nodes, o.FrontendMupdate)
 	m.imap, m.lmtp = m.cluster.Addr("f1", "imap"), m.cluster.Addr("f1", "lmtp")
+	if !m.relayed {
+		return
+	}
+	m.relays, o.MupdateOf = map[string]*dialogue.Relay{}, map[string]string{}
+	for i := 1; i <= o.Backends; i++ {
+		relay, err := dialogue.Listen(o.Net.Host(60+i)+":0", m.nodes[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(relay.Close)
+		name := fmt.Sprintf("be%d", i)
+		m.relays[name], o.MupdateOf[name] = relay, relay.Addr()
+	}
 }
 
 // ours skips what Cyrus cannot do.
@@ -263,6 +297,104 @@ func (m *murder) push(t testing.TB, n *Node) {
 	t.Helper()
 	if out, err := n.Exec("ctl_mboxlist", "-m"); err != nil {
 		t.Errorf("ctl_mboxlist -m on %s: %v\n%s", n.Name, err, out)
+	}
+}
+
+// deliver gives the frontend one message for a user and returns its answer.
+func (m *murder) deliver(t testing.TB, user, subject string) lmtpline.Reply {
+	t.Helper()
+	c, err := lmtpline.Dial(m.lmtp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	replies, err := c.Deliver("Subject: "+subject+"\r\n\r\nhello\r\n", user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return replies[0]
+}
+
+// arrives checks that mail for a user is delivered.
+func (m *murder) arrives(t testing.TB, user, subject string) {
+	t.Helper()
+	if r := m.deliver(t, user, subject); r.Code != 250 {
+		t.Errorf("mail for %s: %s, want it delivered", user, r)
+	}
+}
+
+// waits checks that mail for a user is deferred: neither taken nor returned to its sender.
+func (m *murder) waits(t testing.TB, user string) {
+	t.Helper()
+	if r := m.deliver(t, user, "deferred"); r.Code/100 != 4 {
+		t.Errorf("mail for %s: %s, want it deferred", user, r)
+	}
+}
+
+// holds checks that a backend itself has a user's inbox with so many messages. It asks the backend,
+// whatever the map says.
+func holds(t testing.TB, n *Node, user string, messages int) {
+	t.Helper()
+	c := signOn(t, n, user)
+	defer c.Close()
+	if r := ok(t, c, "STATUS INBOX (MESSAGES)"); !contains(r.Lines, fmt.Sprintf("MESSAGES %d)", messages)) {
+		t.Errorf("%s holds of %s: %q, want %d messages", n.Name, user, r.Lines, messages)
+	}
+}
+
+// history checks that what happened to a name is known to the operator.
+func (m *murder) history(t testing.TB, name, kind string) {
+	t.Helper()
+	eventually(t, func() error {
+		var events []operator.Event
+		if err := m.ctl(&events, "mailbox", "history", name); err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.Kind == kind {
+				return nil
+			}
+		}
+		return fmt.Errorf("the history of %s has no %q: %+v", name, kind, events)
+	})
+}
+
+// ctl asks murderctl at a coordinator that runs.
+func (m *murder) ctl(answer any, args ...string) error {
+	at, err := m.cluster.Leader(context.Background())
+	if err != nil {
+		return err
+	}
+	return m.cluster.MurderctlJSON(context.Background(), at, answer, args...)
+}
+
+// doctor checks that `murderctl doctor` names what is wrong with a mailbox, and a command that helps.
+func (m *murder) doctor(t testing.TB, name, kind string) {
+	t.Helper()
+	at, err := m.cluster.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := m.cluster.Murderctl(t.Context(), at, "doctor", "-o", "json")
+	if err == nil {
+		t.Errorf("murderctl doctor is content although %s needs somebody", name)
+	}
+	var found []operator.Finding
+	if err := json.Unmarshal(out, &found); err != nil {
+		t.Fatalf("murderctl doctor: %v in %q", err, out)
+	}
+	i := slices.IndexFunc(found, func(f operator.Finding) bool { return f.Subject == name && f.Kind == kind })
+	if i < 0 || !strings.Contains(found[i].Next, "murderctl mailbox") {
+		t.Errorf("murderctl doctor does not help with the %s of %s: %+v", kind, name, found)
+	}
+}
+
+// repair lets murderctl change the map.
+func (m *murder) repair(t testing.TB, args ...string) {
+	t.Helper()
+	var plan operator.RepairPlan
+	if err := m.ctl(&plan, append(append([]string{"mailbox"}, args...), "--yes")...); err != nil {
+		t.Errorf("murderctl mailbox %q: %v", args, err)
 	}
 }
 

@@ -42,6 +42,9 @@ type Node struct {
 // mupdate is the MUPDATE server that this node is told.
 func (n *Node) mupdate() string {
 	o := n.rig.options
+	if at, ok := o.MupdateOf[n.Name]; ok {
+		return at
+	}
 	if n.kind == frontend && o.FrontendMupdate != "" {
 		return o.FrontendMupdate
 	}
@@ -53,11 +56,11 @@ func (n *Node) mupdate() string {
 
 // SetMupdate tells a node another MUPDATE server; it takes effect at the next start.
 func (n *Node) SetMupdate(addr string) error {
-	old := n.rig.options
-	n.rig.options.Mupdate, n.rig.options.FrontendMupdate = addr, addr
-	err := n.writeConf()
-	n.rig.options = old
-	return err
+	if n.rig.options.MupdateOf == nil {
+		n.rig.options.MupdateOf = map[string]string{}
+	}
+	n.rig.options.MupdateOf[n.Name] = addr
+	return n.writeConf()
 }
 
 // configure makes the directories, configuration and accounts.
@@ -147,6 +150,10 @@ func (n *Node) await() error {
 		ports = []int{MupdatePort}
 	case frontend:
 		ports = []int{MupdatePort, IMAPPort}
+	case backend:
+		if n.rig.options.Unified {
+			ports = []int{MupdatePort, IMAPPort}
+		}
 	}
 	limit := time.NewTimer(startTimeout)
 	defer limit.Stop()

@@ -32,6 +32,8 @@ type Options struct {
 	// Mupdate is the host:port that backends are told, and FrontendMupdate, if not empty, the one
 	// for frontends. With Master they default to it.
 	Mupdate, FrontendMupdate string
+	// MupdateOf is another one for single nodes, by their names.
+	MupdateOf map[string]string
 
 	Admin    string   // default cyrus
 	Proxy    string   // the nodes' identity towards each other and MUPDATE; default murder
@@ -40,6 +42,9 @@ type Options struct {
 
 	// Unix names mailboxes as users of unixhierarchysep and altnamespace know them: user/u1/folder.
 	Unix bool
+
+	// Unified makes every backend a frontend as well (mupdate_config: unified), with a slave of its own.
+	Unified bool
 
 	NoPush bool                // no ctl_mboxlist -m at the start of a backend
 	Conf   map[string][]string // further imapd.conf lines, by node; "" for every node

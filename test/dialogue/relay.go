@@ -4,6 +4,7 @@ package dialogue
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,17 +30,29 @@ func (l Line) String() string {
 	return fmt.Sprintf("#%d %s: %q", l.Conn, who, l.Text)
 }
 
+// Fate is what becomes of a line, and with it of its connection.
+type Fate uint8
+
+const (
+	Pass Fate = iota
+	// CutBefore ends the connection, and the line is lost.
+	CutBefore
+	// CutAfter lets the line through and ends the connection.
+	CutAfter
+)
+
 // Relay leads connections to a server and keeps the lines. It is safe for concurrent use.
 type Relay struct {
 	listener net.Listener
-	target   string
 
-	mu    sync.Mutex
-	lines []Line
-	kept  int
-	conns map[net.Conn]bool
-	count int
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	fate   func(Line) Fate
+	lines  []Line
+	kept   int
+	conns  map[net.Conn]bool
+	count  int
+	wg     sync.WaitGroup
 }
 
 // Listen starts a relay on addr ("127.0.0.1:0") that leads to target.
@@ -56,6 +69,22 @@ func Listen(addr, target string) (*Relay, error) {
 
 // Addr is where the relay listens.
 func (r *Relay) Addr() string { return r.listener.Addr().String() }
+
+// Lead leads later connections to another server.
+func (r *Relay) Lead(target string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target = target
+}
+
+// Decide asks fate about every line before it passes; nil lets all pass again. A line waits for the
+// answer, and with it all that follows in its direction, so fate can make something happen at just
+// this moment. Lines of several directions are asked about at once.
+func (r *Relay) Decide(fate func(Line) Fate) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fate = fate
+}
 
 // Take returns what has been said since the last Take, in the order of its arrival.
 func (r *Relay) Take() []Line {
@@ -85,7 +114,10 @@ func (r *Relay) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", r.target)
+		r.mu.Lock()
+		target := r.target
+		r.mu.Unlock()
+		server, err := net.Dial("tcp", target)
 		if err != nil {
 			client.Close()
 			continue
@@ -126,14 +158,26 @@ type splitter struct {
 	rest   []byte
 }
 
-func (s *splitter) Write(p []byte) (int, error) {
+// errCut ends the copying of a direction.
+var errCut = errors.New("cut")
+
+// Write takes what has come before it goes on. With an error only the first n octets go on.
+func (s *splitter) Write(p []byte) (n int, err error) {
+	before := len(s.rest)
 	s.rest = append(s.rest, p...)
 	for {
 		line, rest, ok := bytes.Cut(s.rest, []byte("\n"))
 		if !ok {
 			break
 		}
-		s.relay.keep(Line{s.conn, s.client, strings.TrimSuffix(string(line), "\r")})
+		switch s.relay.keep(Line{s.conn, s.client, strings.TrimSuffix(string(line), "\r")}) {
+		case CutBefore:
+			return n, errCut
+		case CutAfter:
+			return n + len(line) + 1 - before, errCut
+		}
+		n += len(line) + 1 - before
+		before = 0
 		s.rest = rest
 	}
 	if len(s.rest) > 1<<20 { // no line protocol
@@ -142,11 +186,16 @@ func (s *splitter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (r *Relay) keep(l Line) {
+func (r *Relay) keep(l Line) Fate {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.kept < maxKept {
 		r.lines = append(r.lines, l)
 		r.kept += len(l.Text)
 	}
+	fate := r.fate
+	r.mu.Unlock()
+	if fate == nil {
+		return Pass
+	}
+	return fate(l)
 }
