@@ -1,0 +1,156 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"murder/internal/mbox"
+	"murder/mupdate"
+	"murder/test/harness"
+	"murder/test/history"
+)
+
+const (
+	admin, password = "cyrus", "labpass"
+	// patience bounds how long a cluster may take to go on after a loss.
+	patience = 30 * time.Second
+	names    = 5
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// long skips a story that takes its time.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MURDER_CHAOS") == "" {
+		t.Skip("a long story: make test-chaos tells it")
+	}
+}
+
+// crowd is clients at every node that write and read the same few names by MUPDATE.
+type crowd struct {
+	t    *testing.T
+	hist *history.History
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+func begin(t *testing.T, c *harness.Cluster) *crowd {
+	ctx, stop := context.WithCancel(context.Background())
+	k := &crowd{t: t, hist: history.New(), stop: stop}
+	client := 0
+	for _, id := range c.Nodes() {
+		for _, work := range []func(context.Context, int, string, *mupdate.Client, *rand.Rand) error{k.write, k.read, k.read} {
+			client++
+			number, addr := client, c.Addr(id, "mupdate")
+			k.wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(number), 1))
+				for ctx.Err() == nil {
+					m, err := mupdate.Dial(ctx, mupdate.ClientConfig{Addresses: []string{addr}, DialTimeout: time.Second, Timeout: 5 * time.Second,
+						SASL: mupdate.Password(admin, password)})
+					for err == nil && ctx.Err() == nil {
+						time.Sleep(time.Duration(rnd.IntN(30)) * time.Millisecond)
+						err = work(ctx, number, id, m, rnd)
+					}
+					if m != nil {
+						m.Close()
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
+		}
+	}
+	t.Cleanup(func() { stop(); k.wg.Wait() })
+	return k
+}
+
+// place is where a name lives: a server of its own, so that LIST can ask for it alone.
+func place(i int) (mbox.Name, mbox.Location) {
+	return mbox.Name(fmt.Sprint("user.chaos", i)), mbox.At(mbox.Server(fmt.Sprintf("chaos%d.test", i)), "p")
+}
+
+func (k *crowd) write(_ context.Context, client int, id string, m *mupdate.Client, rnd *rand.Rand) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(100+rnd.IntN(3000))*time.Millisecond)
+	defer cancel()
+	name, at := place(rnd.IntN(names))
+	op := history.Op{Name: name, Kind: history.Set, By: id}
+	sent := k.hist.Now()
+	op.Value = fmt.Sprintf("c%d-%d\tl\t", client, sent.Nanoseconds())
+	var err error
+	if rnd.IntN(4) == 0 {
+		op.Kind, op.Value = history.Delete, ""
+		err = m.Delete(ctx, name)
+	} else {
+		err = m.Activate(ctx, name, at, mbox.ACL(op.Value))
+	}
+	k.hist.Add(client, sent, op, err) // NO may stand for an unknown outcome, and stays open
+	var refusal *mupdate.ResponseError
+	if errors.As(err, &refusal) && refusal.Status == "NO" {
+		return nil
+	}
+	return err
+}
+
+// read asks by LIST: no node answers it from a copy that it could not confirm.
+func (k *crowd) read(_ context.Context, client int, id string, m *mupdate.Client, rnd *rand.Rand) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	name, at := place(rnd.IntN(names))
+	op := history.Op{Name: name, Kind: history.Read, By: id}
+	sent := k.hist.Now()
+	err := m.List(ctx, string(at.Server()), func(e mbox.Entry) error {
+		if e.Name == name && e.State == mbox.Active {
+			op.Value = string(e.ACL)
+		}
+		return nil
+	})
+	k.hist.Add(client, sent, op, err)
+	var refusal *mupdate.ResponseError
+	if errors.As(err, &refusal) && refusal.Status == "NO" {
+		return nil
+	}
+	return err
+}
+
+// during lets the crowd work for a while under a name.
+func (k *crowd) during(what string, d time.Duration) {
+	k.t.Logf("%6.2f s: %s", k.hist.Now().Seconds(), what)
+	time.Sleep(d)
+}
+
+// end stops the crowd and judges what it saw.
+func (k *crowd) end() {
+	k.t.Helper()
+	k.stop()
+	k.wg.Wait()
+	reads, writes, open := k.hist.Count()
+	k.t.Logf("%d reads, %d writes, %d writes without an answer", reads, writes, open)
+	if reads < 100 || writes < 50 {
+		k.t.Error("that is too little to prove anything")
+	}
+	if err := k.hist.Check(); err != nil {
+		k.t.Error(err)
+	}
+}
+
+func leaderOf(t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	id, err := c.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,95 @@
+package chaos
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"murder/test/harness"
+	"murder/test/ledger"
+)
+
+// The leader is stopped like a machine that swaps, wakes, and is killed: everybody saw one map.
+func TestHistory(t *testing.T) {
+	c := harness.Start(t, harness.Options{})
+	k := begin(t, c)
+	k.during("all is well", time.Second)
+	l := leaderOf(t, c)
+	must(t, c.Pause(l))
+	k.during(l+" is paused", 2*time.Second)
+	must(t, c.Resume(l))
+	k.during(l+" goes on", time.Second)
+	l = leaderOf(t, c)
+	must(t, c.Kill(l))
+	k.during(l+" is killed", 1500*time.Millisecond)
+	must(t, c.Start(l))
+	k.during(l+" is back", 500*time.Millisecond)
+	k.end()
+	c.AwaitEqual(t)
+}
+
+// The same again and again, with every node, and pauses too short and long enough for an election.
+func TestLongHistory(t *testing.T) {
+	long(t)
+	c := harness.Start(t, harness.Options{Frontends: 2})
+	k := begin(t, c)
+	for _, d := range []time.Duration{200 * time.Millisecond, 450 * time.Millisecond, 700 * time.Millisecond, 5 * time.Second} {
+		l := leaderOf(t, c)
+		must(t, c.Pause(l))
+		k.during(l+" is paused for "+d.String(), d)
+		must(t, c.Resume(l))
+		k.during(l+" goes on", time.Second)
+	}
+	for _, id := range c.Nodes() {
+		must(t, c.Kill(id))
+		k.during(id+" is killed", time.Second)
+		must(t, c.Start(id))
+	}
+	for range 3 {
+		l := leaderOf(t, c)
+		must(t, c.Stop(l))
+		k.during(l+" is stopped in order", 300*time.Millisecond)
+		must(t, c.Start(l))
+	}
+	k.end()
+	c.AwaitEqual(t)
+}
+
+// Every node is killed again and again under writes; nothing that was acknowledged is lost.
+func TestKillLoop(t *testing.T) {
+	long(t)
+	c := harness.Start(t, harness.Options{Frontends: 2})
+	var addrs []string
+	for _, id := range c.Nodes() {
+		addrs = append(addrs, c.Addr(id, "mupdate"))
+	}
+	l := ledger.Start(8, addrs, admin, password)
+	defer l.Stop()
+	goOn := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		must(t, l.Await(ctx, 50))
+	}
+	goOn()
+	for range 3 {
+		for _, id := range c.Nodes() {
+			must(t, c.Kill(id))
+			goOn()
+			must(t, c.Start(id))
+		}
+		victim := leaderOf(t, c)
+		must(t, c.Kill(victim))
+		must(t, c.Start(victim))
+		goOn()
+	}
+	l.Stop()
+	acked, unknown, gap := l.Summary()
+	t.Logf("%d writes acknowledged, %d without an answer, longest pause %s", acked, unknown, gap.Round(time.Millisecond))
+	for _, addr := range addrs {
+		if err := l.Check(t.Context(), addr); err != nil {
+			t.Error(err)
+		}
+	}
+	c.AwaitEqual(t)
+}
