@@ -180,8 +180,8 @@ func (s *Server) run(c *conn, request func(context.Context, *conn) error) error 
 			if err := c.flush(); err != nil {
 				return err
 			}
+			c.SetReadDeadline(time.Now().Add(idleLimit))
 		}
-		c.SetReadDeadline(time.Now().Add(idleLimit))
 		if err := request(s.ctx, c); err != nil {
 			c.flush()
 			return err

@@ -51,8 +51,18 @@ func newWorld(t *testing.T, conf map[string][]string, flags ...string) *world {
 	if err := os.Chmod(w.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Sockets get the group of their directory, which Postfix needs.
+	if err := os.Mkdir(filepath.Join(w.dir, "mta"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-c", "! grep -q ^postfix: /etc/group || chgrp postfix "+w.dir+"/mta && chmod g+s "+w.dir+"/mta").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	users := []string{"alice", "bob", "carol", "dave"}
-	args := []string{"--demo-backends", "0"}
+	args := []string{"--demo-backends", "0",
+		"--set", fmt.Sprintf("f1/lmtp.listen=[%q, %q]", n.Host(21)+":2003", w.socket("lmtp")),
+		"--set", fmt.Sprintf("f1/socketmap.listen=[%q, %q]", n.Host(21)+":7404", w.socket("map")),
+	}
 	for i := 1; i <= 2; i++ {
 		args = append(args, "--backend", fmt.Sprintf("be%d.rig.test=%s,imap=%d,lmtp=%d,pop3=%d,sieve=%d", i, n.Host(10+i),
 			cyrus.IMAPPort, cyrus.LMTPPort, cyrus.POP3Port, cyrus.SievePort))
@@ -73,6 +83,9 @@ func newWorld(t *testing.T, conf map[string][]string, flags ...string) *world {
 	w.admin(t, w.be2, "CREATE user.bob", "CREATE user.carol")
 	return w
 }
+
+// socket is where the first frontend takes mail ("lmtp") or answers look-ups ("map"), beside TCP.
+func (w *world) socket(name string) string { return filepath.Join(w.dir, "mta", name+".sock") }
 
 // admin executes commands on a backend.
 func (w *world) admin(t testing.TB, n *cyrus.Node, commands ...string) {

@@ -1,0 +1,80 @@
+//go:build cyrus
+
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"net/textproto"
+	"strings"
+	"testing"
+	"time"
+
+	"murder/internal/mbox"
+	"murder/mupdate"
+	"murder/test/harness"
+)
+
+// A mailbox is made through one node, and mail for it comes to another at once: it must not bounce.
+// Without a majority nobody new can be known, and that is no reason to bounce either.
+func TestMailForNewMailboxes(t *testing.T) {
+	c := harness.Start(t, harness.Options{Frontends: 2, Args: []string{"--demo-backends", "0", "--user", "unheard:" + password}})
+	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := dialMTA(t, "tcp", c.Addr("f2", "lmtp"))
+	m.say("MAIL FROM:<>", "250 ")
+	const rounds = 500
+	began := time.Now()
+	for i := range rounds {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if err := w.Activate(ctx, mbox.Name(fmt.Sprintf("user.new%d", i)), "be1.example.org!default", "owner\tlrswipkxtecda\t"); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		m.send(fmt.Sprintf("RCPT TO:<new%d>\r\n", i))
+		if got := m.reply(); !strings.HasPrefix(got, "250 2.1.5") {
+			t.Fatalf("round %d: %s", i, got)
+		}
+	}
+	t.Logf("%d new mailboxes in %s, with RCPT at another node each", rounds, time.Since(began).Round(time.Millisecond))
+	w.Close()
+
+	for _, id := range []string{"c1", "c2"} {
+		if err := c.Kill(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		began := time.Now()
+		m.say("RCPT TO:<unheard>", "451 4.4.3")
+		if took := time.Since(began); took > 4*time.Second { // 2 s by the contract, and a busy machine
+			t.Errorf("took %s", took)
+		}
+	}
+	m.say("RCPT TO:<new1>", "250 2.1.5")
+	p, err := textproto.Dial("tcp", c.Addr("f2", "pop3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, c := range []struct{ say, want string }{{"", "+OK"}, {"USER unheard", "+OK"}, {"PASS " + password, "-ERR [SYS/TEMP] Directory"}} {
+		if c.say != "" {
+			p.PrintfLine("%s", c.say)
+		}
+		if got, err := p.ReadLine(); err != nil || !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: %s %v, want %s", c.say, got, err, c.want)
+		}
+	}
+	if err := c.StartAll([]string{"c1", "c2"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		m.send("RCPT TO:<unheard>\r\n")
+		if got := m.reply(); !strings.HasPrefix(got, "550 5.1.1") {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
+}
