@@ -28,7 +28,8 @@ demo-once: build ## the tour alone: fails unless every step is as promised
 
 test: ## unit, property, transcript, in-process cluster and real-process tests
 	go test -race $(RACE)
-	go test ./cluster/... ./cmd/... ./test/...
+	go test ./cmd/...
+	go test -p 1 ./cluster/... ./test/... # whole clusters: one package at a time
 
 test-deps: ## Debian packages for test-cyrus; needs root
 	apt-get install -y -qq --no-install-recommends $(DEBIAN)
