@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -146,6 +147,22 @@ func (c *Config) checkSnapshots(store raft.SnapshotStore) (index uint64, err err
 		return 0, c.damaged("none of the %d snapshots in %s can be read: %v.", len(list), filepath.Join(c.DataDir, raftDir, "snapshots"), bad)
 	}
 	return 0, nil
+}
+
+// beginAnew ends the process of a learner whose copy was found to differ from the leader's, after
+// throwing that copy away: started again, it gets everything from the leader. A voter must not do so
+// by itself: it may be the one that is right.
+func (n *Node) beginAnew(e *engine) {
+	n.log.Error("copy differs from the leader's: this learner throws it away and stops, to begin anew when it is started again")
+	ctx, cancel := context.WithTimeout(n.ctx, raftCallLimit)
+	defer cancel()
+	if err := await(ctx, e.raft.Shutdown()); err != nil { // it must not write another snapshot of it
+		n.log.Warn("stopping raft failed", "err", err)
+	}
+	if err := n.cfg.dropSnapshots(); err != nil {
+		n.log.Error("copy not removed", "err", err)
+	}
+	n.cfg.hooks.exit(ExitStore, "the copy differed from the leader's and was thrown away")
 }
 
 // dropSnapshots lets a learner begin anew: it gets everything from the leader.

@@ -37,6 +37,10 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		cancel()
+		if n.replica.diverged.Load() && e.identity.Role != Coordinator {
+			n.beginAnew(e)
+			return
+		}
 		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() {
 			// The library counts entries, and ours differ a thousandfold in size.
 			if err := e.raft.Snapshot().Error(); err != nil && n.ctx.Err() == nil {
