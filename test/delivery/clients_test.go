@@ -4,6 +4,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -87,13 +88,21 @@ func TestPOP3Clients(t *testing.T) {
 	}
 
 	t.Run("poplib", func(t *testing.T) {
+		ended := 0
 		for how, want := range map[string]int{"quit": 1, "close": 2, "reset": 2} {
 			fill("poplib", "second")
 			out := must(t, "python3", "-c", poplib, host, port, how)
 			if !strings.Contains(out, "STAT 2 True") || !strings.Contains(out, "\n.dots\n..\nend") {
 				t.Errorf("%s: %s", how, out)
 			}
-			time.Sleep(100 * time.Millisecond) // for the backend to hear the end
+			ended++
+			eventually(t, func() error { // the backend has heard what it will ever hear
+				log, err := os.ReadFile(w.cluster.Dir + "/f1.log")
+				if err == nil && strings.Count(string(log), `msg="session ended"`) < ended {
+					err = errors.New("the session goes on")
+				}
+				return err
+			})
 			if n := left(); n != want {
 				t.Errorf("after %s: %d messages, want %d", how, n, want)
 			}

@@ -204,7 +204,7 @@ func TestNothingIsLost(t *testing.T) {
 		over()
 	}()
 	began := time.Now()
-	faults := w.torment(ctx, t, q, total/20)
+	faults := w.torment(ctx, t, q, max(total/10, 200))
 	work.Wait()
 	t.Logf("%d messages in %s; killed: %v", total, time.Since(began).Round(time.Second), faults)
 	all := map[string]int{}
