@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"murder/internal/imapwire"
+	"murder/internal/listen"
 	"murder/internal/mbox"
 )
 
@@ -64,14 +65,18 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c.since = c.started
 	c.in = input{r: nc, p: parser{literal: maxLoginLiteral}}
 	c.out.w = nc
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		p := a.AddrPort()
-		c.peer = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-	}
 	c.session.ID = s.sessionID()
-	c.session.Peer = nc.RemoteAddr().String()
-	c.log = s.log.With("conn", c.session.ID, "peer", c.session.Peer)
+	c.log = s.log.With("conn", c.session.ID)
 	return c
+}
+
+// identify finds out who has connected. Behind a proxy that waits for the proxy's word, so it is for
+// the session's own goroutine.
+func (c *conn) identify() {
+	addr := c.base.RemoteAddr()
+	c.peer = listen.AddrPort(addr)
+	c.session.Peer = addr.String()
+	c.log = c.log.With("peer", c.session.Peer)
 }
 
 // serve runs the session and closes the connection.
@@ -99,6 +104,7 @@ func (c *conn) serve() {
 }
 
 func (c *conn) greetAndConverse() error {
+	c.identify()
 	if tc, ok := c.base.(*tls.Conn); ok {
 		if err := c.handshake(tc); err != nil {
 			return err

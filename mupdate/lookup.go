@@ -52,6 +52,9 @@ func (c *conn) list(f *frame, args []string) error {
 		}
 	}
 	if err := c.barrier(c.srv.cfg.CommandTimeout); err != nil {
+		// Cyrus: ctl_mboxlist's own words are lost when master runs it, and master then gives up.
+		c.log.Warn("LIST refused without a quorum: a backend that is starting does not come up", "user", c.session.Identity,
+			"backend", strings.TrimSuffix(prefix, "!"), "err", err)
 		c.reply(f.tag, "NO", noQuorum)
 		return nil
 	}

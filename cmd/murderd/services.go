@@ -14,6 +14,7 @@ import (
 	"murder/internal/auth"
 	"murder/internal/backend"
 	"murder/internal/config"
+	listening "murder/internal/listen"
 	"murder/internal/mbox"
 	"murder/mupdate"
 	"murder/proxy/imap"
@@ -92,7 +93,12 @@ func (d *daemon) openMUPDATE() error {
 		Logger: d.log, Metrics: d.reg,
 	})
 	d.operations.addMUPDATE(srv)
+	proxies, err := prefixes(c.Proxies)
+	if err != nil {
+		return err
+	}
 	serve := func(ln net.Listener, implicit *tls.Config) error {
+		ln = listening.Proxied(ln, proxies)
 		if implicit != nil {
 			ln = tls.NewListener(ln, implicit)
 		}

@@ -160,6 +160,7 @@ type Backend struct {
 type MUPDATE struct {
 	Listen            []string                `toml:"listen" doc:"Addresses, with STARTTLS if there is a certificate."`
 	ListenTLS         []string                `toml:"listen_tls" doc:"Addresses with TLS from the first octet (Cyrus: mupdate_server: host:port/tls)."`
+	Proxies           []string                `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	ServerName        string                  `toml:"server_name" doc:"Name in the greeting. Default: the host name."`
 	Upstream          string                  `toml:"upstream" doc:"Name of the cluster in the greeting of frontends and agents."`
 	AllowPlaintext    bool                    `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`

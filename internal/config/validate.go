@@ -222,6 +222,11 @@ func (c *Config) validateMUPDATE(k *checker) {
 	if len(m.ListenTLS) > 0 && c.TLS.CertFile == "" {
 		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
 	}
+	for _, proxy := range m.Proxies {
+		if _, err := ParsePrefix(proxy); err != nil {
+			k.add("mupdate.proxies", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", proxy)
+		}
+	}
 	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
 	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
 	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
