@@ -3,18 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"murder/cluster/admin"
 	"murder/cmd/murderctl/output"
+	"murder/internal/atomicfile"
 )
 
 func newBackup(c *ctl) *cobra.Command {
-	return group("backup", "Keep a copy of the map outside the cluster", newBackupSave(c), newBackupRestore(c))
+	return group("backup", "Keep a copy of the map outside the cluster", newBackupSave(c), newBackupInspect(c), newBackupVerify(c), newBackupExport(), newBackupRestore(c))
 }
 
 func newBackupSave(c *ctl) *cobra.Command {
@@ -36,28 +37,12 @@ func newBackupSave(c *ctl) *cobra.Command {
 	return cmd
 }
 
-// saveBackup writes beside the file and renames, so that a name never holds half a copy.
 func saveBackup(ctx context.Context, client *admin.Client, path string) (int64, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	size, err := atomicfile.Write(path, 0o600, func(w io.Writer) error { return client.Backup(ctx, w) })
 	if err != nil {
 		return 0, fmt.Errorf("saving a backup: %w", err)
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := client.Backup(ctx, f); err != nil {
-		return 0, err
-	}
-	if err := f.Sync(); err != nil {
-		return 0, fmt.Errorf("saving a backup: %w", err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("saving a backup: %w", err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return 0, fmt.Errorf("saving a backup: %w", err)
-	}
-	return info.Size(), nil
+	return size, nil
 }
 
 func newBackupRestore(c *ctl) *cobra.Command {
