@@ -12,7 +12,7 @@ import (
 
 func newConfig() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check, show and explain the configuration"}
-	cmd.AddCommand(newConfigCheck(), newConfigDump(), newConfigExample(), newConfigReference())
+	cmd.AddCommand(newConfigCheck(), newConfigDump(), newConfigExample(), newConfigImport(), newConfigReference())
 	return cmd
 }
 
