@@ -57,13 +57,15 @@ func newRelayed(t *testing.T, o Options, flags ...string) *murder {
 func tell(t *testing.T, m *murder, o Options, flags []string) *murder {
 	t.Helper()
 	Require(t)
-	n, err := loopback.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Release() })
 	defaults(&o)
-	o.Net = n
+	if o.Net == nil {
+		n, err := loopback.Claim()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Release() })
+		o.Net = n
+	}
 	if os.Getenv("MURDER_STORIES") == "cyrus" {
 		o.Master, o.Frontends = true, 1
 		m.Rig = Start(t, o)

@@ -3,6 +3,7 @@
 package cyrus
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -25,7 +26,6 @@ func TestSecondCreateIsRefused(t *testing.T) {
 	ok(t, admin2, "CREATE user.u2")
 	refused(t, admin2, "RENAME user.u2 user.u1")
 	m.lives(t, "user.u1", be1)
-	m.push(t, be2) // Cyrus: RENAME has deleted the old name in the map before the new one is refused
 	m.lives(t, "user.u2", be2)
 }
 
@@ -83,7 +83,71 @@ func TestTwoHoldersOfOneName(t *testing.T) {
 	if len(conflicts) != 1 || conflicts[0].Name != "user.u1" || conflicts[0].Holder != be1.Server || conflicts[0].Claimant != be2.Server {
 		t.Errorf("murderctl mailbox conflicts: %+v", conflicts)
 	}
-	m.down = true // the conflict is the operator's to decide
+
+	// ctl_mboxlist -ma, which asks for nothing and takes all, takes only what is free.
+	ok(t, signOn(t, be2, m.Admin()), "CREATE user.u2")
+	out, err = be2.Exec("ctl_mboxlist", "-m", "-a")
+	t.Logf("ctl_mboxlist -ma: %v %s", err, out)
+	m.lives(t, "user.u1", be1)
+	m.lives(t, "user.u2", be2)
+	holds(t, be2, "u1", 1)
+
+	// The operator decides for the copy with the mail in it. be1 then puts its own away, and says so
+	// in its next push.
+	m.doctor(t, "user.u1", "conflict")
+	m.repair(t, "resolve", "user.u1", "--holder", be2.Server)
+	m.lives(t, "user.u1", be2)
+	m.push(t, be2)
+	m.push(t, be1)
+	m.push(t, be1)
+	if names, err := signOn(t, be1, m.Admin()).List("user.u1"); err != nil || len(names) != 0 {
+		t.Errorf("be1 still has %q (%v)", names, err)
+	}
+	m.arrives(t, "u1", "decided")
+	holds(t, be2, "u1", 2)
+	ok(t, signOn(t, be2, m.Admin()), "SETACL user.u1 u3 lrs")
+	if err := m.ctl(&conflicts, "mailbox", "conflicts"); err != nil || len(conflicts) != 0 {
+		t.Errorf("after the decision: %+v %v", conflicts, err)
+	}
+}
+
+// The planned failover of a backend: its replica, under another name, takes its mailboxes over by
+// ctl_mboxlist -ma, because its login may.
+func TestTakeover(t *testing.T) {
+	m := newMurder(t, Options{NoPush: true}, "--set", "mupdate.identities.murder.takeover=true")
+	m.ours(t)
+	be1, be2 := m.Node("be1"), m.Node("be2")
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	if err := be2.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := be2.SetMupdate(""); err != nil { // the replica belongs to no Murder while it is filled
+		t.Fatal(err)
+	}
+	if err := be2.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, signOn(t, be2, m.Admin()), "CREATE user.u1")
+	if err := be2.SetMupdate(m.rigMupdate()); err != nil {
+		t.Fatal(err)
+	}
+	if err := be2.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	m.lives(t, "user.u1", be1)
+	be1.Kill()
+	if out, err := be2.Exec("ctl_mboxlist", "-m", "-a"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m.lives(t, "user.u1", be2)
+	m.history(t, "user.u1", "takeover")
+	eventually(t, func() error {
+		if r := m.deliver(t, "u1", "after the failover"); r.Code != 250 {
+			return fmt.Errorf("mail for u1: %s", r)
+		}
+		return nil
+	})
+	holds(t, be2, "u1", 1)
 }
 
 // An identity that is bound to one server cannot touch what another one holds.
