@@ -228,17 +228,11 @@ func (w *world) torment(ctx context.Context, t *testing.T, q *queue, step int) m
 			n.Kill()
 			err = n.Start()
 		case "frontend":
-			id := fmt.Sprintf("f%d", 1+rand.IntN(2))
-			if err = w.cluster.Kill(id); err == nil {
-				err = w.cluster.Start(id)
-			}
+			err = w.revive(fmt.Sprintf("f%d", 1+rand.IntN(2)))
 		case "leader":
 			id := ""
-			if id, err = w.cluster.Leader(context.Background()); err != nil {
-				break
-			}
-			if err = w.cluster.Kill(id); err == nil {
-				err = w.cluster.Start(id)
+			if id, err = w.cluster.Leader(context.Background()); err == nil {
+				err = w.revive(id)
 			}
 		}
 		if err != nil {
@@ -250,6 +244,22 @@ func (w *world) torment(ctx context.Context, t *testing.T, q *queue, step int) m
 		q.mu.Unlock()
 	}
 	return faults
+}
+
+// revive kills a node and starts it again. On a busy machine its sockets may outlive it for a moment:
+// a service manager would try again, too.
+func (w *world) revive(id string) error {
+	if err := w.cluster.Kill(id); err != nil {
+		return err
+	}
+	var err error
+	for try := 0; try < 3; try++ {
+		if err = w.cluster.Start(id); err == nil {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	return err
 }
 
 // A user moves to the other backend while mail for him comes in. None of it bounces, and all that was
