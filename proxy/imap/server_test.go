@@ -223,10 +223,6 @@ func TestLimits(t *testing.T) {
 		c.Limits.Connections, c.Limits.PreAuth, c.Limits.Line = 2, 150*time.Millisecond, 1000
 	})
 	d := r.login("A", "alice")
-	d.send("a " + strings.Repeat("x", 1001))
-	d.expect("* BYE Line too long")
-	d.end()
-	d = r.login("A", "alice")
 	late := r.open("L")
 	late.expect("* OK ...")
 	over := r.open("O")
@@ -234,6 +230,9 @@ func TestLimits(t *testing.T) {
 	late.expect("* BYE Idle for too long")
 	d.send("b NOOP")
 	d.expect("b OK ...")
+	d.send("a " + strings.Repeat("x", 1001))
+	d.expect("* BYE Line too long")
+	d.end()
 }
 
 func TestNotSynced(t *testing.T) {
