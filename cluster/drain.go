@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -77,26 +78,26 @@ func (n *Node) sayDraining(ctx context.Context) {
 	}
 }
 
-// handOverLimit is the time of three attempts.
-const handOverLimit = 6 * time.Second
-
-// handOver transfers leadership, in attempts of at most two seconds. It returns nil if this node does not
-// lead in the end.
+// handOver transfers leadership, in up to three attempts of two seconds. It returns nil if this node does
+// not lead in the end.
 func (n *Node) handOver(ctx context.Context, e *engine) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverLimit)
-	defer cancel()
-	begun := time.Now()
-	for failures := 0; e.raft.State() == raft.Leader; failures++ {
-		err := n.transferTo(ctx, "")
-		if err == nil {
+	var err error
+	for range 3 {
+		if e.raft.State() != raft.Leader {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		begun := time.Now()
+		if err = n.transferTo(ctx, ""); err == nil {
 			n.log.Info("leadership handed over", "dur", time.Since(begun))
 			return nil
 		}
 		n.log.Warn("leadership transfer failed", "err", err)
-		// Another transfer may be under way, which is as good.
-		if len(votersOf(e.raft)) < 2 || n.pause(ctx, failures) != nil {
-			return fmt.Errorf("this node still leads: %w", err)
+		if len(votersOf(e.raft)) < 2 {
+			return err
 		}
 	}
-	return nil
+	return fmt.Errorf("this node still leads: %w", err)
 }

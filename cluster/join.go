@@ -95,10 +95,7 @@ func (n *Node) Init(ctx context.Context, req admin.InitRequest) (admin.InitAnswe
 				return answer, err
 			}
 			// Nothing older is there to go back to.
-			if first := n.cfg.hooks.first; first > n.State().ClusterVersion() {
-				err = n.propose(ctx, fsm.SetClusterVersion{Version: first})
-			}
-			return answer, err
+			return answer, n.propose(ctx, fsm.SetClusterVersion{Version: maxCluster})
 		}
 		if ctx.Err() != nil {
 			return answer, fmt.Errorf("the cluster was made, but does not answer yet: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -82,7 +83,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 			return refuse("node %s leads: move the leader first with murderctl cluster transfer", req.Node)
 		}
 		if voter {
-			if err := r.spare(ctx, req.Node); err != nil {
+			if err := r.spare(req.Node); err != nil {
 				return err
 			}
 		}
@@ -97,7 +98,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		})
 	case "drain", "undrain":
 		if req.Do == "drain" && voter {
-			if err := r.spare(ctx, req.Node); err != nil {
+			if err := r.spare(req.Node); err != nil {
 				return err
 			}
 		}
@@ -168,9 +169,8 @@ func (r *reign) remove(ctx context.Context, node string) error {
 	}
 }
 
-// spare checks that the voters that are alive are enough without one of them. A leader that has only just
-// begun has not heard of the others yet, so it asks.
-func (r *reign) spare(ctx context.Context, node string) error {
+// spare checks that the voters that are alive are enough without one of them.
+func (r *reign) spare(node string) error {
 	alive, voters := 0, 0
 	for _, s := range votersOf(r.engine.raft) {
 		id := string(s.ID)
@@ -178,7 +178,7 @@ func (r *reign) spare(ctx context.Context, node string) error {
 			continue
 		}
 		voters++
-		if r.heardLately(id) || r.answers(ctx, fsm.Node{ID: id, Address: string(s.Address)}) {
+		if p, _ := r.position(id); id == r.node.cfg.NodeID || time.Since(p.at) < 3*beatInterval {
 			alive++
 		}
 	}

@@ -212,8 +212,8 @@ func (r *reign) watchVoters(ctx context.Context) {
 			continue
 		}
 		r.node.log.Error("voter is alive but gets no entries", "peer", id, "at", p.last, "last", last, "dur", now.Sub(p.moved))
-		if now.UnixNano()-r.node.unstuck.Load() > int64(stuckInterval) {
-			r.node.unstuck.Store(now.UnixNano())
+		if now.Sub(r.node.unstuck) > stuckInterval {
+			r.node.unstuck = now
 			if err := r.node.transferTo(ctx, ""); err != nil {
 				r.node.log.Warn("leadership transfer failed", "err", err)
 			}

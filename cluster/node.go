@@ -48,7 +48,7 @@ type Node struct {
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
 
-	unstuck atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
+	unstuck time.Time // last transfer because of a stuck voter; the leadership loop's
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
