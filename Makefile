@@ -10,7 +10,7 @@ RACE = ./fsm/... ./mupdate/... ./lmtp/... ./proxy/... ./internal/...
 # What the stories with real Cyrus and real clients need from Debian.
 DEBIAN = cyrus-imapd cyrus-murder cyrus-pop3d cyrus-clients cyrus-admin sasl2-bin libsasl2-modules \
 	libsasl2-modules-db swaks curl python3 util-linux isync offlineimap3 neomutt bsdutils \
-	postfix fetchmail mpop getmail6
+	postfix fetchmail mpop getmail6 sieve-connect
 
 .PHONY: help build demo demo-once test test-deps test-cyrus test-chaos bench fuzz lint docs package image check check-rest clean
 
