@@ -320,22 +320,17 @@ func (p *process) stop(name string) error {
 	}
 }
 
-// alive reports whether a process exists and is more than a zombie. The first thread of a killed process can
-// be a zombie while others still hold its sockets: it is gone when it has no other thread.
+// alive reports whether a process exists and is no zombie.
 func alive(pid int) bool {
 	if pid <= 1 || syscall.Kill(pid, 0) != nil {
 		return false
 	}
-	if _, err := os.Stat("/proc/self"); err != nil {
-		return true // no /proc on this system
-	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false // gone between the two questions
+		return true // no /proc on this system
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
-	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	return !strings.HasPrefix(rest, "Z") || len(threads) > 1
+	return !strings.HasPrefix(rest, "Z")
 }
 
 // Logs returns the last lines of every log of the cluster.
