@@ -1,6 +1,11 @@
 package cluster
 
 import (
+	"bytes"
+	"encoding/json"
+	"hash/crc64"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -23,13 +28,20 @@ func TestDivergedLearner(t *testing.T) {
 	r.grow(1, 1)
 	l, f1 := r.nodes["c1"], r.nodes["f1"]
 	write(t, l, activate("user.a"))
-	// A change of the configuration leaves an index to which no copy has anything to apply.
-	f := l.engine.Load().raft.AddNonvoter("ghost", "127.0.0.1:1", 0, time.Second)
-	if err := f.Error(); err != nil {
+	first := snapshotOf(t, f1)
+	old, err := os.ReadFile(first)
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("the learner there", func() bool { return f1.engine.Load().raft.AppliedIndex() >= f.Index() })
-	f1.replica.machine.Apply(f.Index(), entryOf("user.wrong"))
+	write(t, l, activate("user.right"))
+	if _, err := f1.Barrier(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	last := snapshotOf(t, f1)
+	r.kill("f1")
+	forge(t, last, old, entryOf("user.wrong"))
+	f1 = r.open(r.cfgs["f1"])
+	r.eventually("the wrong copy", func() bool { _, ok := f1.View().Get("user.wrong"); return ok })
 	write(t, l, activate("user.b"))
 	v := l.State()
 	if _, err := l.reign.Load().do(testContext(t), fsm.Checkpoint{Index: v.Index(), Digest: v.Digest()}); err != nil {
@@ -49,11 +61,74 @@ func TestDivergedLearner(t *testing.T) {
 	if _, err := f1.Barrier(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
+	mustHave(t, f1, "user.right")
 	if _, ok := f1.View().Get("user.wrong"); ok {
 		t.Error("the wrong copy came back")
 	}
 	mustHave(t, f1, "user.b")
 	r.equalDigests()
+}
+
+// snapshotOf takes a snapshot and returns its file.
+func snapshotOf(t *testing.T, n *Node) string {
+	t.Helper()
+	f := n.engine.Load().raft.Snapshot()
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	meta, r, err := f.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	return filepath.Join(n.cfg.DataDir, raftDir, "snapshots", meta.ID, "state.bin")
+}
+
+// forge makes a snapshot hold an older copy and, for what came since, another entry. Its checksum is good.
+func forge(t *testing.T, path string, old, entry []byte) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	now, err := fsm.ReadSnapshot(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := fsm.ReadSnapshot(bytes.NewReader(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Apply(now.Index(), entry); err != nil {
+		t.Fatal(err)
+	}
+	var state bytes.Buffer
+	if _, err := m.Snapshot().WriteTo(&state); err != nil {
+		t.Fatal(err)
+	}
+	metaPath := filepath.Join(filepath.Dir(path), "meta.json")
+	data, err := os.ReadFile(metaPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var meta map[string]any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(&meta); err != nil {
+		t.Fatal(err)
+	}
+	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+	sum.Write(state.Bytes())
+	meta["CRC"], meta["Size"] = sum.Sum(nil), state.Len()
+	if data, err = json.Marshal(meta); err != nil {
+		t.Fatal(err)
+	}
+	for p, b := range map[string][]byte{path: state.Bytes(), metaPath: data} {
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // The leader's disk hangs: the library goes on with heartbeats, so the leader must end. Others write
