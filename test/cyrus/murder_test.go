@@ -302,7 +302,9 @@ func (m *murder) push(t testing.TB, n *Node) {
 	}
 }
 
-// deliver gives the frontend one message for a user and returns its answer.
+// deliver gives the frontend one message for a user and returns its answer. The message has an id:
+// Cyrus would make one of the time and its process's number, which is the same after a restart in a
+// process namespace of its own, and take the next message for a duplicate.
 func (m *murder) deliver(t testing.TB, user, subject string) lmtpline.Reply {
 	t.Helper()
 	c, err := lmtpline.Dial(m.lmtp)
@@ -310,7 +312,7 @@ func (m *murder) deliver(t testing.TB, user, subject string) lmtpline.Reply {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	replies, err := c.Deliver("Subject: "+subject+"\r\n\r\nhello\r\n", user)
+	replies, err := c.Deliver(fmt.Sprintf("Message-ID: <%d@client.test>\r\nSubject: %s\r\n\r\nhello\r\n", time.Now().UnixNano(), subject), user)
 	if err != nil {
 		t.Fatal(err)
 	}
