@@ -47,31 +47,13 @@ func (n *Node) keepUp(e *engine) {
 				n.log.Warn("snapshot failed", "err", err)
 			}
 		}
-		leader, addr, lost := n.leaderLost(e)
 		select {
 		case <-t.C:
 		case <-changed:
-		case <-lost:
-			n.wg.Go(func() { n.standIn(e, leader, addr) })
-			select { // what broke the link may take a moment to show
-			case <-t.C:
-			case <-changed:
-			case <-n.ctx.Done():
-				return
-			}
 		case <-n.ctx.Done():
 			return
 		}
 	}
-}
-
-// leaderLost returns a channel that is closed when the link to the leader breaks, nil if there is none.
-func (n *Node) leaderLost(e *engine) (leader, addr string, lost <-chan struct{}) {
-	at, id := e.raft.LeaderWithID()
-	if l := n.links.peek(string(id)); id != "" && l != nil && l.alive() {
-		lost = l.done
-	}
-	return string(id), string(at), lost
 }
 
 func (n *Node) followLeader(ctx context.Context, e *engine) {
