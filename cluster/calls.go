@@ -115,13 +115,19 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 	return n.answer(ctx, method, body)
 }
 
-// callLeader asks the leader, whoever that is, until a definite answer comes or ctx ends. The request
-// must be harmless when repeated.
-func (n *Node) callLeader(ctx context.Context, method string, in, out any) error {
+// callLeader asks the leader, whoever that is, until a definite answer comes or ctx ends: by method over
+// the link, or here while this node leads, which it may come to do meanwhile. The request must be harmless
+// when repeated.
+func (n *Node) callLeader(ctx context.Context, method string, in, out any, here func(*reign) error) error {
 	for failures := 0; ; failures++ {
-		l, err := n.leaderLink(ctx)
-		if err == nil {
-			err = l.call(ctx, method, in, out)
+		var err error
+		if r := n.reign.Load(); r != nil {
+			err = here(r)
+		} else {
+			var l *link
+			if l, err = n.leaderLink(ctx); err == nil {
+				err = l.call(ctx, method, in, out)
+			}
 		}
 		var f *failure
 		if !errors.As(err, &f) || f.class == classRefused {

@@ -87,7 +87,7 @@ type hooks struct {
 
 	spaceInterval time.Duration
 	noBallast     bool
-	gone          time.Duration // when a node's sessions are ended
+	first         uint32 // cluster version of a new cluster
 	clockNow      func() time.Time
 }
 
@@ -152,7 +152,7 @@ func (c *Config) complete() error {
 	setDefault(&c.TrailingLogs, 32768)
 	setDefault(&c.hooks.tick, 5*time.Second)
 	setDefault(&c.hooks.spaceInterval, spaceInterval)
-	setDefault(&c.hooks.gone, goneAfter)
+	setDefault(&c.hooks.first, maxCluster)
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }
 	}

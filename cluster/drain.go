@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -41,7 +40,8 @@ func (r *reign) drain(ctx context.Context, rec fsm.Node, do string) error {
 
 func (n *Node) standDownOrBack(ctx context.Context, do string) error {
 	if do == "drain" {
-		return n.StandDown(ctx)
+		// Who asked is cut off when the leader changes; that must not stop the change half-way.
+		return n.StandDown(context.WithoutCancel(ctx))
 	}
 	n.draining.Store(false)
 	return n.announce(ctx, n.engine.Load())
@@ -78,26 +78,26 @@ func (n *Node) sayDraining(ctx context.Context) {
 	}
 }
 
-// handOver transfers leadership, in up to three attempts of two seconds. It returns nil if this node does
-// not lead in the end.
+// handOverLimit is the time of three attempts.
+const handOverLimit = 6 * time.Second
+
+// handOver transfers leadership, in attempts of at most two seconds. It returns nil if this node does not
+// lead in the end.
 func (n *Node) handOver(ctx context.Context, e *engine) error {
-	var err error
-	for range 3 {
-		if e.raft.State() != raft.Leader {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		begun := time.Now()
-		if err = n.transferTo(ctx, ""); err == nil {
+	ctx, cancel := context.WithTimeout(ctx, handOverLimit)
+	defer cancel()
+	begun := time.Now()
+	for failures := 0; e.raft.State() == raft.Leader; failures++ {
+		err := n.transferTo(ctx, "")
+		if err == nil {
 			n.log.Info("leadership handed over", "dur", time.Since(begun))
 			return nil
 		}
 		n.log.Warn("leadership transfer failed", "err", err)
-		if len(votersOf(e.raft)) < 2 {
-			return err
+		// Another transfer may be under way, which is as good.
+		if len(votersOf(e.raft)) < 2 || n.pause(ctx, failures) != nil {
+			return fmt.Errorf("this node still leads: %w", err)
 		}
 	}
-	return fmt.Errorf("this node still leads: %w", err)
+	return nil
 }

@@ -62,7 +62,7 @@ func (r *reign) gone(node string) bool {
 	if p, ok := r.position(node); ok && p.at.After(heard) {
 		heard = p.at
 	}
-	return time.Since(heard) >= r.node.cfg.hooks.gone
+	return time.Since(heard) >= goneAfter
 }
 
 // heardLately reports whether a node has given a sign of life in the last seconds.

@@ -95,7 +95,10 @@ func (n *Node) Init(ctx context.Context, req admin.InitRequest) (admin.InitAnswe
 				return answer, err
 			}
 			// Nothing older is there to go back to.
-			return answer, n.propose(ctx, fsm.SetClusterVersion{Version: maxCluster})
+			if first := n.cfg.hooks.first; first > n.State().ClusterVersion() {
+				err = n.propose(ctx, fsm.SetClusterVersion{Version: first})
+			}
+			return answer, err
 		}
 		if ctx.Err() != nil {
 			return answer, fmt.Errorf("the cluster was made, but does not answer yet: %w", err)
@@ -332,7 +335,7 @@ func (r *reign) takeIn(ctx context.Context, req joinRequest) (joinAnswer, error)
 	case req.MaxCluster < v.ClusterVersion() || req.MinCluster > v.ClusterVersion():
 		return joinAnswer{}, refuse("node %s (version %s) speaks cluster versions %d to %d, and the cluster is at %d: install the version that the cluster runs", req.Node, req.Version, req.MinCluster, req.MaxCluster, v.ClusterVersion())
 	}
-	if rec, ok := v.Node(req.Node); ok && r.answers(ctx, rec) {
+	if rec, ok := v.Node(req.Node); ok && n.answers(ctx, rec.ID, rec.Address) {
 		return joinAnswer{}, refuse("node id %s is in use by a live node at %s: choose another id, or stop that node first", req.Node, rec.Address)
 	}
 	if err := n.dialsBack(ctx, req.Address); err != nil {
@@ -396,14 +399,14 @@ func refusal(doing string, err error) error {
 	return notProposed("%s: %v", doing, err)
 }
 
-// answers reports whether a registered node is alive: it was heard of lately, or answers now.
-func (r *reign) answers(ctx context.Context, rec fsm.Node) bool {
-	if rec.ID == r.node.cfg.NodeID {
+// answers reports whether a member is alive: it takes a connection and proves who it is.
+func (n *Node) answers(ctx context.Context, id, addr string) bool {
+	if id == n.cfg.NodeID {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialBack)
 	defer cancel()
-	conn, err := r.node.port.dial(ctx, rec.Address, alpnRPC, rec.ID)
+	conn, err := n.port.dial(ctx, addr, alpnRPC, id)
 	if err != nil {
 		return false
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -45,10 +44,7 @@ func (n *Node) SetAddress(ctx context.Context, node, address string) error {
 func (n *Node) changeMember(ctx context.Context, req memberRequest) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	if r := n.reign.Load(); r != nil {
-		return r.changeMember(ctx, req)
-	}
-	return n.callLeader(ctx, "member", req, nil)
+	return n.callLeader(ctx, "member", req, nil, func(r *reign) error { return r.changeMember(ctx, req) })
 }
 
 func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
@@ -83,7 +79,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 			return refuse("node %s leads: move the leader first with murderctl cluster transfer", req.Node)
 		}
 		if voter {
-			if err := r.spare(req.Node); err != nil {
+			if err := r.spare(ctx, req.Node); err != nil {
 				return err
 			}
 		}
@@ -98,7 +94,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		})
 	case "drain", "undrain":
 		if req.Do == "drain" && voter {
-			if err := r.spare(req.Node); err != nil {
+			if err := r.spare(ctx, req.Node); err != nil {
 				return err
 			}
 		}
@@ -169,8 +165,9 @@ func (r *reign) remove(ctx context.Context, node string) error {
 	}
 }
 
-// spare checks that the voters that are alive are enough without one of them.
-func (r *reign) spare(node string) error {
+// spare checks that the voters that are alive are enough without one of them. They are asked: what was
+// heard of them may be seconds old, and a leader that has only just begun has heard nothing.
+func (r *reign) spare(ctx context.Context, node string) error {
 	alive, voters := 0, 0
 	for _, s := range votersOf(r.engine.raft) {
 		id := string(s.ID)
@@ -178,7 +175,7 @@ func (r *reign) spare(node string) error {
 			continue
 		}
 		voters++
-		if p, _ := r.position(id); id == r.node.cfg.NodeID || time.Since(p.at) < 3*beatInterval {
+		if r.node.answers(ctx, id, string(s.Address)) {
 			alive++
 		}
 	}

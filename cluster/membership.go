@@ -173,14 +173,17 @@ func (n *Node) waitOtherLeader(ctx context.Context, old string) error {
 	}
 }
 
+// transferTo hands the lead to a voter that answers now. The library cannot give up a transfer to one that
+// does not: a second one to it would wedge this leader (hashicorp/raft issue 696).
 func (n *Node) transferTo(ctx context.Context, to string) error {
 	e := n.engine.Load()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	target, err := n.successor(e, to)
+	target, err := n.successor(ctx, e, to)
 	if err != nil {
-		return err
+		return fmt.Errorf("transferring leadership: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, transferLimit)
+	defer cancel()
+	n.impatient.Store(time.Now().Add(transferLimit + 2*n.timing.heartbeat).UnixNano())
 	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
 		if r := n.reign.Load(); r != nil {
 			n.wg.Go(r.checkWrites)
@@ -189,6 +192,8 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 	}
 	return n.waitOtherLeader(ctx, n.cfg.NodeID)
 }
+
+const transferLimit = 2 * time.Second
 
 const (
 	stuckAfter    = 10 * time.Second
@@ -212,8 +217,8 @@ func (r *reign) watchVoters(ctx context.Context) {
 			continue
 		}
 		r.node.log.Error("voter is alive but gets no entries", "peer", id, "at", p.last, "last", last, "dur", now.Sub(p.moved))
-		if now.Sub(r.node.unstuck) > stuckInterval {
-			r.node.unstuck = now
+		if now.UnixNano()-r.node.unstuck.Load() > int64(stuckInterval) {
+			r.node.unstuck.Store(now.UnixNano())
 			if err := r.node.transferTo(ctx, ""); err != nil {
 				r.node.log.Warn("leadership transfer failed", "err", err)
 			}
@@ -243,35 +248,40 @@ func (r *reign) checkWrites() {
 	}
 }
 
-// successor chooses among the other voters: one that has been heard of lately, does not drain, runs the
-// newest version, and is furthest, in this order.
-func (n *Node) successor(e *engine, to string) (raft.Server, error) {
-	var best raft.Server
-	var rank [4]uint64
+// successor chooses among the other voters, or takes the one that is asked for. The first that answers is
+// taken: one that was heard of lately, does not drain, runs the newest version, and is furthest, in this
+// order.
+func (n *Node) successor(ctx context.Context, e *engine, to string) (raft.Server, error) {
+	type candidate struct {
+		raft.Server
+		rank [4]uint64
+	}
+	var list []candidate
 	r, v := n.reign.Load(), n.State()
 	for _, s := range votersOf(e.raft) {
 		id := string(s.ID)
-		if id == n.cfg.NodeID {
+		if id == n.cfg.NodeID || to != "" && id != to {
 			continue
-		}
-		if id == to {
-			return s, nil
 		}
 		var p position
 		if r != nil {
 			p, _ = r.position(id)
 		}
 		rec, _ := v.Node(id)
-		own := [4]uint64{uint64(flag(time.Since(p.at) < 3*beatInterval)), uint64(flag(rec.State != fsm.NodeDraining)), uint64(rec.MaxCluster), p.last}
-		if best.ID == "" || slices.Compare(own[:], rank[:]) >= 0 {
-			best, rank = s, own
+		list = append(list, candidate{s, [4]uint64{uint64(flag(time.Since(p.at) < 3*beatInterval)),
+			uint64(flag(rec.State != fsm.NodeDraining)), uint64(rec.MaxCluster), p.last}})
+	}
+	slices.SortStableFunc(list, func(a, b candidate) int { return slices.Compare(b.rank[:], a.rank[:]) })
+	for _, c := range list {
+		if n.answers(ctx, string(c.ID), string(c.Address)) {
+			return c.Server, nil
 		}
 	}
 	switch {
+	case len(list) > 0:
+		return raft.Server{}, notProposed("node %s does not answer", list[0].ID)
 	case to != "":
-		return best, fmt.Errorf("node %s is not another voter: see murderctl cluster status", to)
-	case best.ID == "":
-		return best, fmt.Errorf("there is no other voter to lead")
+		return raft.Server{}, refuse("node %s is not another voter: see murderctl cluster status", to)
 	}
-	return best, nil
+	return raft.Server{}, refuse("there is no other voter to lead")
 }

@@ -48,7 +48,8 @@ type Node struct {
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
 
-	unstuck time.Time // last transfer because of a stuck voter; the leadership loop's
+	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
+	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -355,7 +356,8 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 
 // patientTransport is raft's transport, but that sending entries to a node that is down waits for it
 // to come back. The library would count each failure and pause for up to ten seconds in between,
-// so a node that returns would have to wait for its entries although it hears heartbeats.
+// so a node that returns would have to wait for its entries although it hears heartbeats. While the lead is
+// handed over it must not wait: the library's transfer waits for it.
 type patientTransport struct {
 	*raft.NetworkTransport
 	node *Node
@@ -367,7 +369,7 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddre
 	heartbeat := len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0
 	for {
 		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-		if err == nil || heartbeat || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
+		if err == nil || heartbeat || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
 			return err
 		}
 		select {

@@ -224,7 +224,7 @@ func mayPropose(peer member, c fsm.Command) error {
 		if c.ID == peer.Node || peer.Role == Coordinator {
 			return nil
 		}
-	case fsm.Resolve, fsm.PutToken, fsm.RevokeToken, fsm.RemoveNode, fsm.SetSetting, fsm.SetClusterVersion:
+	case fsm.Resolve, fsm.PutToken, fsm.RevokeToken, fsm.RemoveNode, fsm.SetNodeAttribute, fsm.SetSetting, fsm.SetClusterVersion:
 		if peer.Role == Coordinator {
 			return nil
 		}

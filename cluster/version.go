@@ -97,11 +97,11 @@ func (o outlook) blockers() []string {
 func (n *Node) Finalize(ctx context.Context) (admin.FinalizeAnswer, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	if r := n.reign.Load(); r != nil {
-		return r.finalize(ctx)
-	}
 	var answer admin.FinalizeAnswer
-	err := n.callLeader(ctx, "finalize", struct{}{}, &answer)
+	err := n.callLeader(ctx, "finalize", struct{}{}, &answer, func(r *reign) (err error) {
+		answer, err = r.finalize(ctx)
+		return err
+	})
 	return answer, err
 }
 

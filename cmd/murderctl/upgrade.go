@@ -208,7 +208,7 @@ func (u *upgrade) restart(ctx context.Context, id string) error {
 func (u *upgrade) drain(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return u.client.Drain(ctx, id)
+	return u.retry(ctx, func() error { return u.client.Drain(ctx, id) }) // nobody may lead at the moment
 }
 
 var plainHost = regexp.MustCompile(`^[A-Za-z0-9.:_-]+$`)

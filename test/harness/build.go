@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -24,6 +25,19 @@ func Exit(code int) {
 		os.RemoveAll(build.dir)
 	}
 	os.Exit(code)
+}
+
+// Build builds the programs into a directory of the test, with a version and further build tags.
+func Build(t testing.TB, version string, tags ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-tags", strings.Join(append([]string{"hashicorpmetrics"}, tags...), ","),
+		"-ldflags", "-X main.version="+version, "-o", dir, "murder/cmd/murderd", "murder/cmd/murderctl")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building version %s: %v\n%s", version, err, out)
+	}
+	return dir
 }
 
 // Binaries returns the directory with murderd and murderctl: $MURDER_BIN, or a fresh build, made at

@@ -31,6 +31,7 @@ type Options struct {
 	Coordinators int           // default 3
 	Frontends    int           // default 1
 	Args         []string      // further flags of `murderd dev`
+	Bin          string        // directory of the programs; default: Binaries
 }
 
 // Cluster is a running `murderd dev`.
@@ -38,6 +39,7 @@ type Cluster struct {
 	Dir string
 
 	bin     string
+	bins    map[string]string // of nodes that run another program than bin
 	dev     *process
 	env     map[string]string
 	ids     []string            // c1, c2, c3, f1
@@ -73,11 +75,13 @@ func Start(t testing.TB, o Options) *Cluster {
 
 // New is Start without a test: the caller calls Close.
 func New(o Options) (_ *Cluster, err error) {
-	bin, err := Binaries()
-	if err != nil {
-		return nil, err
+	bin := o.Bin
+	if bin == "" {
+		if bin, err = Binaries(); err != nil {
+			return nil, err
+		}
 	}
-	c := &Cluster{bin: bin, nodes: map[string]*process{}, release: func() {}}
+	c := &Cluster{bin: bin, bins: map[string]string{}, nodes: map[string]*process{}, release: func() {}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w\n%s", err, c.Logs(30))
@@ -131,7 +135,11 @@ func (c *Cluster) run(name string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(filepath.Join(c.bin, "murderd"), args...)
+	bin := c.bin
+	if b := c.bins[name]; b != "" {
+		bin = b
+	}
+	cmd := exec.Command(filepath.Join(bin, "murderd"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = childAttr()
 	if err := cmd.Start(); err != nil {
@@ -250,6 +258,36 @@ func (c *Cluster) awaitEnd(id string) error {
 	return nil
 }
 
+// Use lets a node run the programs of another directory from its next start on.
+func (c *Cluster) Use(id, bin string) { c.bins[id] = bin }
+
+// Ended waits until a node that was started again has ended by itself, and returns its exit code.
+func (c *Cluster) Ended(ctx context.Context, id string) (int, error) {
+	p := c.nodes[id]
+	if p == nil {
+		return 0, fmt.Errorf("%s was not started by the test", id)
+	}
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%s still runs: %w", id, ctx.Err())
+	}
+}
+
+// Launch starts a node again and does not wait for it.
+func (c *Cluster) Launch(id string) error {
+	if alive(c.PID(id)) {
+		return fmt.Errorf("%s runs already", id)
+	}
+	p, err := c.run(id, "--config", c.env[strings.ToUpper(id)+"_CONFIG"])
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", id, err)
+	}
+	c.nodes[id] = p
+	return nil
+}
+
 // Start starts a node again that has ended, with the configuration that it had, and returns when it
 // is ready.
 func (c *Cluster) Start(id string) error { return c.StartAll([]string{id}) }
@@ -257,14 +295,9 @@ func (c *Cluster) Start(id string) error { return c.StartAll([]string{id}) }
 // StartAll starts several nodes again, and only then waits for them: a majority may be among them.
 func (c *Cluster) StartAll(ids []string) error {
 	for _, id := range ids {
-		if alive(c.PID(id)) {
-			return fmt.Errorf("%s runs already", id)
+		if err := c.Launch(id); err != nil {
+			return err
 		}
-		p, err := c.run(id, "--config", c.env[strings.ToUpper(id)+"_CONFIG"])
-		if err != nil {
-			return fmt.Errorf("starting %s: %w", id, err)
-		}
-		c.nodes[id] = p
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()

@@ -1,0 +1,250 @@
+package cluster
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"murder/cluster/admin"
+	"murder/fsm"
+	"murder/internal/mbox"
+)
+
+func (r *rig) stateOf(id string) fsm.NodeState {
+	for _, n := range r.nodes {
+		rec, _ := n.State().Node(id)
+		return rec.State
+	}
+	return 0
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 1)
+	ctx := testContext(t)
+	old := r.waitLeader()
+	id := old.cfg.NodeID
+	var other *Node
+	for _, n := range r.nodes {
+		if n != old && n.cfg.Role == Coordinator {
+			other = n
+		}
+	}
+	if err := r.nodes["f1"].Drain(ctx, id); !isRefusal(err) {
+		t.Errorf("drained by a frontend: %v", err)
+	}
+	for range 2 { // again does no harm
+		if err := other.Drain(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l := r.waitLeader(); l == old {
+		t.Error("the drained node leads")
+	}
+	if old.Ready(ctx, admin.ReadyQuery{}).OK {
+		t.Error("the drained node is ready")
+	}
+	r.eventually("the registry says so", func() bool { return r.stateOf(id) == fsm.NodeDraining })
+	write(t, old, activate("user.drained")) // it goes on to serve what it has
+
+	// A drained node is the last to be asked to lead, and gives the lead away.
+	if err := r.waitLeader().Transfer(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the drained node gives the lead away", func() bool { l := r.leader(); return l != nil && l != old })
+	r.eventually("another is preferred", func() bool {
+		l := r.waitLeader()
+		s, err := l.successor(testContext(t), l.engine.Load(), "")
+		return l != old && err == nil && string(s.ID) != id
+	})
+	if err := other.Undrain(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("back in service", func() bool { return r.stateOf(id) == fsm.NodeActive && old.Ready(ctx, admin.ReadyQuery{}).OK })
+
+	// Without a voter to spare it is refused, and the node stays in service.
+	for _, n := range r.nodes {
+		if n.cfg.Role == Coordinator && n != r.waitLeader() {
+			r.kill(n.cfg.NodeID)
+			break
+		}
+	}
+	r.eventually("refused", func() bool {
+		l := r.waitLeader()
+		err := l.Drain(ctx, l.cfg.NodeID)
+		return isRefusal(err) && strings.Contains(err.Error(), "are needed") && l.Ready(ctx, admin.ReadyQuery{}).OK
+	})
+}
+
+// A restart ends a drain.
+func TestDrainEndsWithRestart(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 1)
+	if err := r.nodes["c1"].Drain(testContext(t), "f1"); err != nil {
+		t.Fatal(err)
+	}
+	r.kill("f1")
+	r.open(r.cfgs["f1"])
+	r.eventually("back in service", func() bool { return r.stateOf("f1") == fsm.NodeActive })
+}
+
+// The sessions of a node that has died are ended early, those of others not.
+func TestSessionsOfLostNode(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 0)
+	n := r.waitLeader()
+	for _, session := range []string{"f1-abc-1", "f2-abc-1", "c1-abc-1", "f1-abc"} {
+		w := mbox.Write{Kind: mbox.Reserve, Name: mbox.Name("user." + session), Location: "b1!p", By: mbox.Session{ID: session, Servers: []mbox.Server{"b1"}}}
+		if vs := write(t, n, w); vs[0].Outcome != mbox.Done {
+			t.Fatal(vs)
+		}
+	}
+	ended := func(session string) bool {
+		l, ok := n.State().Lease(session)
+		return ok && l.Ended
+	}
+	now := time.Now()
+	// A leader since just now has not had the time to hear of anybody.
+	young := &reign{node: n, engine: n.engine.Load(), batcher: n.reign.Load().batcher, begun: now}
+	if gone := young.goneSessions(n.State()); len(gone) > 0 {
+		t.Errorf("given up at once: %v", gone)
+	}
+	old := &reign{node: n, engine: young.engine, batcher: young.batcher, begun: now.Add(-time.Hour),
+		positions: map[string]position{"f1": {at: now.Add(-goneAfter)}, "f2": {at: now}}}
+	old.endGone(testContext(t))
+	r.eventually("its session is ended", func() bool { return ended("f1-abc-1") })
+	for _, session := range []string{"f2-abc-1", "c1-abc-1", "f1-abc"} {
+		if ended(session) {
+			t.Errorf("session %s is ended", session)
+		}
+	}
+	if gone := old.goneSessions(n.State()); len(gone) > 0 {
+		t.Errorf("ended twice: %v", gone)
+	}
+}
+
+func TestNodeOf(t *testing.T) {
+	t.Parallel()
+	for session, want := range map[string]string{"c1-9f-3": "c1", "c1-b-9f-3": "c1-b", "restore": "", "a-b": "", "-9f-3": ""} {
+		if got := nodeOf(session); got != want {
+			t.Errorf("%q: %q", session, got)
+		}
+	}
+}
+
+type refusedEntry struct{ raft.ApplyFuture }
+
+func (refusedEntry) Error() error { return raft.ErrLeadershipTransferInProgress }
+
+// A leader on which no write works after a transfer that failed ends itself.
+func TestWedgedTransfer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	code := make(chan int, 1)
+	r.configure = func(c *Config) { c.hooks.exit = func(c int, _ string) { code <- c } }
+	r.grow(1, 0)
+	n := r.waitLeader()
+	real := n.reign.Load()
+	real.checkWrites() // returns: writes work
+	wedged := &reign{node: n, engine: real.engine, begun: time.Now()}
+	wedged.batcher = newBatcher(func([]byte) raft.ApplyFuture { return refusedEntry{} }, real.leaseClock, func() bool { return false })
+	wedged.batcher.observe = func(*batch, error) {}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { wedged.batcher.run(ctx); close(done) }()
+	n.reign.Store(wedged)
+	begun := time.Now()
+	wedged.checkWrites()
+	n.reign.Store(real)
+	cancel()
+	<-done
+	select {
+	case c := <-code:
+		if d := time.Since(begun); c != ExitStore || d < wedgeLimit {
+			t.Errorf("exit %d after %s", c, d)
+		}
+	default:
+		t.Error("it goes on")
+	}
+	// One that does not lead any more has nothing to fear.
+	wedged.checkWrites()
+	if len(code) > 0 {
+		t.Error("a former leader ends itself")
+	}
+}
+
+// A voter that lives but gets no entries is helped by another leader, once in a while.
+func TestStuckVoter(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	write(t, r.waitLeader(), activate("user.a"))
+	look := func(lastHelp time.Time) (n *Node, helped bool) {
+		n = r.waitLeader()
+		reign := n.reign.Load()
+		if reign == nil {
+			return n, false
+		}
+		for id := range r.nodes {
+			if id != n.cfg.NodeID {
+				reign.pretendStuck(id)
+			}
+		}
+		n.unstuck.Store(lastHelp.UnixNano())
+		reign.watchVoters(testContext(t))
+		return n, n.unstuck.Load() != lastHelp.UnixNano()
+	}
+	if n, helped := look(time.Now().Add(-stuckInterval / 2)); helped {
+		t.Errorf("%s gave the lead away again so soon", n.cfg.NodeID)
+	}
+	r.eventually("another leads", func() bool {
+		n, helped := look(time.Now().Add(-2 * stuckInterval))
+		return helped && n.reign.Load() == nil
+	})
+}
+
+// A leader that tries to hand over to voters that are gone goes on to lead.
+func TestTransferToTheDead(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	l := r.waitLeader()
+	var dead string
+	for id := range r.nodes {
+		if id != l.cfg.NodeID {
+			dead = id
+		}
+	}
+	r.kill(dead)
+	for range 3 {
+		if err := l.Transfer(testContext(t), dead); err == nil {
+			t.Error("a dead node leads")
+		}
+	}
+	// Even if it dies after it was asked.
+	s := raft.Server{}
+	for _, v := range votersOf(l.engine.Load().raft) {
+		if string(v.ID) == dead {
+			s = v
+		}
+	}
+	write(t, l, activate("user.missed"))
+	for range 3 {
+		l.impatient.Store(time.Now().Add(5 * time.Second).UnixNano())
+		if err := l.engine.Load().raft.LeadershipTransferToServer(s.ID, s.Address).Error(); err == nil {
+			t.Error("a dead node leads")
+		}
+	}
+	write(t, l, activate("user.after"))
+}
+
+// pretendStuck makes a voter's last report an old one that has not moved.
+func (r *reign) pretendStuck(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	p := r.positions[id]
+	p.at, p.moved, p.last = now, now.Add(-stuckAfter-time.Second), 1
+	r.positions[id] = p
+}
