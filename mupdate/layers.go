@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/flate"
+
+	"murder/internal/inflate"
 )
 
 // startTLS begins TLS (RFC 3656 section 4.10). What was pipelined behind the command came in clear
@@ -85,7 +87,7 @@ func (c *conn) compress(f *frame, args []string) error {
 func deflateLayer(in *input, out *output) {
 	rest := in.take()
 	counted := &countingReader{r: io.MultiReader(bytes.NewReader(rest), in.r)}
-	in.r = &inflater{r: flate.NewReader(counted), in: counted}
+	in.r = &inflater{r: inflate.NewReader(counted), in: counted}
 	out.w = deflater{out.w}
 }
 

@@ -1,6 +1,8 @@
 package imap
 
 import (
+	"bufio"
+	"errors"
 	"io"
 	"net"
 	"slices"
@@ -8,6 +10,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/flate"
+
+	"murder/internal/inflate"
 )
 
 // known are the extensions that ENABLE can turn on. Others are ignored (RFC 5161 section 3.1).
@@ -89,7 +93,9 @@ func (s *session) compress(c *command) error {
 	if s.deflated {
 		return no("COMPRESSIONACTIVE", "DEFLATE is active already")
 	}
-	w, err := flate.NewWriter(s.conn, flate.BestSpeed)
+	// A flush is several writes of the compressor's, but one packet.
+	packet := bufio.NewWriter(s.conn)
+	w, err := flate.NewWriter(packet, flate.BestSpeed)
 	if err != nil {
 		return err
 	}
@@ -101,21 +107,19 @@ func (s *session) compress(c *command) error {
 	s.deflated = true
 	s.inflate()
 	s.out.Lock()
-	s.out.dst, s.out.after = w, w.Flush
+	s.out.dst, s.out.after = w, func() error { return errors.Join(w.Flush(), packet.Flush()) }
 	s.out.Unlock()
 	return nil
 }
 
 // inflate puts a goroutine that decompresses between the connection and the session. The session waits
 // on a pipe, because a decompressor whose read has ended by a deadline is of no use any more.
-//
-// Some clients end what they send with an empty block only (Z_PARTIAL_FLUSH): hence WithPartialBlock.
 func (s *session) inflate() {
 	near, far := net.Pipe()
 	s.pumps.Go(func() {
 		defer s.guard("inflate")
 		defer far.Close()
-		io.Copy(far, flate.NewReaderOpts(s.conn, flate.WithPartialBlock()))
+		io.Copy(far, inflate.NewReader(s.conn))
 	})
 	total := s.in.total
 	s.in.release()

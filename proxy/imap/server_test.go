@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -454,6 +455,22 @@ func TestCompressedAndSilent(t *testing.T) {
 	say("d STATUS INBOX (MESSAGES)")
 	d.expect("* STATUS ...")
 	d.expect("d OK ...")
+}
+
+// What mbsync sent in one go: eight commands in a block with codes of its own, and three bits of the
+// empty block behind it. They are all answered before anything more comes.
+func TestCompressPartialFlushOfManyCommands(t *testing.T) {
+	r := newRig(t, func(*Config) {})
+	d := r.login("A", "alice")
+	d.send("a COMPRESS DEFLATE")
+	d.expect("a OK ...")
+	d.r = bufio.NewReader(flate.NewReader(d.conn))
+	octets, err := os.ReadFile("testdata/compress/partial-flush.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.raw(string(octets))
+	d.until("37")
 }
 
 // A client may end what it sends with an empty block instead of a marker, as zlib's Z_PARTIAL_FLUSH

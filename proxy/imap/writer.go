@@ -19,6 +19,7 @@ type writer struct {
 	stall time.Duration
 	pool  *[chunk]byte
 	n     int
+	sent  bool // something is in dst that after has not flushed
 	err   error
 	total atomic.Int64 // octets accepted
 }
@@ -61,10 +62,11 @@ func (w *writer) flush() error {
 	if w.n > 0 {
 		w.send(w.pool[:w.n])
 		w.n = 0
-		if w.after != nil && w.err == nil {
-			w.err = w.after()
-		}
 	}
+	if w.sent && w.after != nil && w.err == nil {
+		w.err = w.after()
+	}
+	w.sent = false
 	if w.pool != nil {
 		chunks.Put(w.pool)
 		w.pool = nil
@@ -78,5 +80,6 @@ func (w *writer) send(p []byte) {
 	}
 	if w.err = w.conn.SetWriteDeadline(time.Now().Add(w.stall)); w.err == nil {
 		_, w.err = w.dst.Write(p)
+		w.sent = true
 	}
 }
