@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -279,18 +280,22 @@ func mustHave(t testing.TB, n *Node, name string) {
 	}
 }
 
-// equalDigests asserts that all copies are alike at one index.
+// equalDigests waits until all nodes have said what their copy is at one index, and asserts that they say
+// the same.
 func (r *rig) equalDigests() {
 	r.t.Helper()
-	for _, n := range r.nodes {
-		rep, err := n.Digest(testContext(r.t))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if !rep.Equal {
-			r.t.Fatalf("copies differ: %+v", rep)
-		}
-		return
+	var n *Node
+	for _, n = range r.nodes {
+		break
+	}
+	var report admin.DigestReport
+	r.eventually("all copies compared", func() bool {
+		var err error
+		report, err = n.Digest(testContext(r.t))
+		return err == nil && !slices.ContainsFunc(report.Nodes, func(d admin.NodeDigest) bool { return d.Error != "" })
+	})
+	if !report.Equal {
+		r.t.Fatalf("copies differ: %+v", report)
 	}
 }
 
