@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type cuts struct {
 	addr map[string]string  // address to node
 	cut  map[string]bool    // nodes that are alone
 	way  map[[2]string]bool // from one node to another
+	no   map[[2]string]bool // the same, where a firewall says no
 }
 
 // closed reports whether one node cannot reach another.
@@ -39,6 +41,13 @@ func (c *cuts) closed(from, to string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cut[from] || c.cut[to] || c.way[[2]string{from, to}]
+}
+
+// refused reports whether something between two nodes refuses connections.
+func (c *cuts) refused(from, to string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.no[[2]string{from, to}]
 }
 
 func (c *cuts) alone(node string) bool {
@@ -62,7 +71,8 @@ func testLogger(t testing.TB) *slog.Logger {
 
 func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
-		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool), way: make(map[[2]string]bool)}}
+		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool),
+		way: make(map[[2]string]bool), no: make(map[[2]string]bool)}}
 }
 
 func (r *rig) config(id string, role Role) Config {
@@ -81,8 +91,11 @@ func (r *rig) open(cfg Config) *Node {
 	}
 	cfg.hooks.noBallast = true
 	cfg.hooks.dial = func(addr string) error {
-		if to := r.net.nodeAt(addr); r.net.closed(id, to) {
+		switch to := r.net.nodeAt(addr); {
+		case r.net.closed(id, to):
 			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
+		case r.net.refused(id, to):
+			return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 		}
 		return nil
 	}
@@ -139,6 +152,14 @@ func (r *rig) separate(id string, oneWay bool, others ...string) {
 	r.sever()
 }
 
+// forbid lets one node's connections to another be refused.
+func (r *rig) forbid(from, to string) {
+	r.net.mu.Lock()
+	r.net.no[[2]string{from, to}] = true
+	r.net.mu.Unlock()
+	r.sever()
+}
+
 // sever breaks all connections; those that are not cut come back.
 func (r *rig) sever() {
 	for _, n := range r.nodes {
@@ -153,6 +174,7 @@ func (r *rig) heal() {
 	defer r.net.mu.Unlock()
 	clear(r.net.cut)
 	clear(r.net.way)
+	clear(r.net.no)
 }
 
 func (s *linkSet) dropAll() {

@@ -149,7 +149,8 @@ func (c *crew) follow(t testing.TB, l *Node) {
 	c.done(t)
 }
 
-// Fifty learners follow one leader, and all their copies are equal. What they cost the leader is in the log.
+// Fifty learners follow one leader, and all their copies are equal. What they cost the leader is in the log;
+// no other test runs beside this one.
 func TestManyLearners(t *testing.T) {
 	const learners = 50
 	r := startRig(t, 1, 0)
