@@ -72,7 +72,7 @@ func testLogger(t testing.TB) *slog.Logger {
 func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
 		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool),
-		way: make(map[[2]string]bool), no: make(map[[2]string]bool)}}
+			way: make(map[[2]string]bool), no: make(map[[2]string]bool)}}
 }
 
 func (r *rig) config(id string, role Role) Config {

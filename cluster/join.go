@@ -133,8 +133,12 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 	if err == nil {
 		err = writeFile(filepath.Join(dir, certFile), files.pair, 0o600)
 	}
-	if err == nil && bootstrap {
+	switch {
+	case err != nil:
+	case bootstrap:
 		err = n.bootstrap()
+	case id.Role == Coordinator:
+		err = n.layLog()
 	}
 	if err == nil {
 		err = id.write(dir)
@@ -143,6 +147,15 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 		err = n.start(id)
 	}
 	return err
+}
+
+// layLog makes an empty log: a coordinator that is a member and has none will not start.
+func (n *Node) layLog() error {
+	st, err := openStores(&n.cfg, true)
+	if err != nil {
+		return err
+	}
+	return st.close()
 }
 
 // bootstrap writes the first configuration to an empty log: this node votes alone.
