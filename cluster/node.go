@@ -47,6 +47,7 @@ type Node struct {
 	joins    chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
+	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
 	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
@@ -113,7 +114,20 @@ func Open(cfg Config) (*Node, error) {
 	n.metrics = newMetrics(n)
 	n.proposer.retry = n.metrics.retries.Inc
 	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve
+	if err := cfg.Bootstrap.check(cfg.Role, p.advertise); err != nil {
+		p.close()
+		return nil, err
+	}
+	if cfg.Bootstrap.Expect > 0 && cfg.Role.member() == Coordinator {
+		if p.boot, err = bootServerConfig(n.now()); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
 	p.start()
+	if id == nil {
+		n.wg.Go(n.bootstrapUntilMember)
+	}
 	if id != nil {
 		if err := n.start(id); err != nil {
 			n.Shutdown(context.Background())

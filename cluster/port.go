@@ -29,6 +29,7 @@ type port struct {
 
 	keys  atomic.Pointer[keys] // nil until the node is a member
 	epoch atomic.Uint64
+	boot  *tls.Config // for nodes without certificates that bootstrap; nil if that is not wanted
 	// admit may refuse a member by the registry; the error is a sentence for its operator. Raft connections
 	// are exempt: this node's registry may be behind, and the leader that would bring it up to date may be
 	// new to it.
@@ -123,12 +124,15 @@ func (p *port) acceptLoop() {
 // handshake returns the connection and who the peer is; refused says why it is not welcome.
 func (p *port) handshake(raw net.Conn) (conn *tls.Conn, m member, refused, err error) {
 	k := p.keys.Load()
-	if k == nil {
-		return nil, m, nil, errors.New("this node is not a member of a cluster yet")
-	}
 	conn = tls.Server(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			switch {
+			case p.boot != nil && len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == alpnBoot:
+				return p.boot, nil
+			case k == nil:
+				return nil, errors.New("this node is not a member of a cluster yet")
+			}
 			return k.serverConfig(h, p.epoch.Load()), nil
 		},
 	})
@@ -140,7 +144,7 @@ func (p *port) handshake(raw net.Conn) (conn *tls.Conn, m member, refused, err e
 	state := conn.ConnectionState()
 	epoch, isRaft := raftEpoch(state.NegotiatedProtocol)
 	switch {
-	case state.NegotiatedProtocol == alpnJoin:
+	case state.NegotiatedProtocol == alpnJoin, state.NegotiatedProtocol == alpnBoot:
 		return conn, m, nil, nil
 	case isRaft, state.NegotiatedProtocol == alpnRPC:
 	default:

@@ -17,8 +17,12 @@ const maxCalls = 32 // at the same time on one connection
 
 // serve answers what other nodes ask on the cluster port, but for raft.
 func (n *Node) serve(ctx context.Context, conn *tls.Conn, peer member, refused error) {
-	if conn.ConnectionState().NegotiatedProtocol == alpnJoin {
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case alpnJoin:
 		n.serveJoin(ctx, conn)
+		return
+	case alpnBoot:
+		n.serveBoot(ctx, conn)
 		return
 	}
 	if refused != nil {
