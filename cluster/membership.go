@@ -24,6 +24,9 @@ func (r *reign) keepMembers(ctx context.Context) {
 		if err := r.finalizeWhenDue(ctx); err != nil && ctx.Err() == nil {
 			r.node.log.Warn("raising the cluster version failed", "err", err)
 		}
+		if err := r.cleanUp(ctx); err != nil && ctx.Err() == nil {
+			r.node.log.Warn("replacing a dead node failed", "err", err)
+		}
 		r.watchVoters(ctx)
 		r.meetSilent(ctx)
 		if r.node.draining.Load() && len(votersOf(r.engine.raft)) > 1 {
