@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,13 +18,19 @@ import (
 const recoveredFile = "recovered"
 
 // Survivor describes the state in the data directory of a stopped coordinator. With a lost quorum, the
-// one with the highest term, and among those the highest index, has what the others have.
+// one that is further than the others has what they have.
 type Survivor struct {
 	ClusterID     string `json:"cluster_id"`
 	NodeID        string `json:"node_id"`
 	Term          uint64 `json:"term"`       // of the last entry
 	LastIndex     uint64 `json:"last_index"` // of the log or the snapshot
 	SnapshotIndex uint64 `json:"snapshot_index"`
+	Epoch         uint64 `json:"epoch"` // how often the cluster has been recovered before
+}
+
+// Further reports whether s may have something that o lacks.
+func (s Survivor) Further(o Survivor) bool {
+	return cmp.Or(cmp.Compare(s.Epoch, o.Epoch), cmp.Compare(s.Term, o.Term), cmp.Compare(s.LastIndex, o.LastIndex)) > 0
 }
 
 // Inspect reads the data directory of a stopped coordinator.
@@ -62,7 +69,7 @@ func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
 	if err != nil {
 		return nil, s, nil, err
 	}
-	s.ClusterID, s.NodeID = id.ClusterID, id.NodeID
+	s.ClusterID, s.NodeID, s.Epoch = id.ClusterID, id.NodeID, id.Epoch
 	if err := s.read(st); err != nil {
 		return nil, s, nil, errors.Join(err, st.close())
 	}

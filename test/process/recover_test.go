@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"murder/cluster"
 	"murder/test/harness"
 	"murder/test/mupdateline"
 )
@@ -31,7 +33,30 @@ func TestLostQuorumIsRecovered(t *testing.T) {
 	if out := murderd(t, "recover", "--config", conf); !strings.Contains(out, "Nothing was changed") {
 		t.Fatal(out)
 	}
-	if out := murderd(t, "recover", "--config", conf, "--yes"); !strings.Contains(out, "c1 votes alone") {
+	// Another that is left says how far it is, and only the furthest may go on.
+	file := filepath.Join(t.TempDir(), "c2.json")
+	var other cluster.Survivor
+	if err := json.Unmarshal([]byte(murderd(t, "recover", "--config", c.Env("C2_CONFIG"), "--json")), &other); err != nil || other.NodeID != "c2" || other.LastIndex == 0 {
+		t.Fatalf("%+v %v", other, err)
+	}
+	put := func(lastIndex uint64) {
+		o := other
+		o.LastIndex = lastIndex
+		data, _ := json.Marshal(o)
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1 << 40)
+	out, err := exec.Command(binary(t), "recover", "--config", conf, file, "--yes").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "Go on at c2") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	put(1)
+	if out := murderd(t, "recover", "--config", conf, file); !strings.Contains(out, "Nothing was changed") || !strings.Contains(out, "go on here") {
+		t.Fatal(out)
+	}
+	if out := murderd(t, "recover", "--config", conf, file, "--yes"); !strings.Contains(out, "c1 votes alone") {
 		t.Fatal(out)
 	}
 	if err := c.Start("c1"); err != nil {
