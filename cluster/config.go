@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,7 +81,7 @@ type Config struct {
 // hooks are for tests of this package.
 type hooks struct {
 	exit  func(code int, reason string)
-	dial  func(addr string) error // refuses outgoing connections
+	dial  func(ctx context.Context, addr string) (net.Conn, error) // instead of a plain TCP connection
 	wrap  func(logAndStable) logAndStable
 	tick  time.Duration // lease ticks
 	space func(dir string) space
