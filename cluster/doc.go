@@ -14,6 +14,9 @@
 // A linearizable read rides an entry of the log (Barrier). Raft's own VerifyLeader is not used: it
 // counts the answers of learners towards a majority of voters.
 //
+// A leader that stops hands over first (drain.go); for one whose process has ended another voter stands in
+// at once (standin.go); for one that only falls silent raft's timeouts have to pass.
+//
 // Locks, in the order in which they may be taken: Node.mu, linkSet.mu, link.mu, batcher.mu,
 // replica.mu. No lock is held while waiting for the network, the disk or raft.
 //

@@ -37,10 +37,7 @@ func TestPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustHave(t, old, "user.during")
-	r.eventually("equal copies", func() bool {
-		rep, err := f1.Digest(testContext(t))
-		return err == nil && rep.Equal
-	})
+	r.equalDigests()
 }
 
 // Without a quorum nothing is written, and the error says that nothing happened or that it is unknown.

@@ -231,10 +231,7 @@ func TestNewAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.eventually("equal copies", func() bool {
-		rep, err := r.nodes["c1"].Digest(ctx)
-		return err == nil && rep.Equal
-	})
+	r.equalDigests()
 }
 
 func TestMembersByHand(t *testing.T) {

@@ -24,6 +24,7 @@ type metrics struct {
 	retries          prometheus.Counter
 	unconfirmed      prometheus.Counter
 	leaderChanges    prometheus.Counter
+	standIns         prometheus.Counter
 }
 
 var latencies = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
@@ -47,6 +48,7 @@ func newMetrics(n *Node) *metrics {
 		retries:       prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_write_retries_total", Help: "Writes sent again under the same number."}),
 		unconfirmed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_read_rounds_unconfirmed_total", Help: "Rounds of linearizable reads that no majority confirmed in time; the reads rode the log instead."}),
 		leaderChanges: prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_leader_changes_total", Help: "Changes of the leader that this node saw."}),
+		standIns:      prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_stand_ins_total", Help: "Times that this voter stood in for a leader whose process had ended."}),
 	}
 	if m.reg != nil {
 		for _, c := range m.collectors() {
@@ -60,7 +62,7 @@ func newMetrics(n *Node) *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.nudges, m.retries, m.unconfirmed, m.leaderChanges, (*gauges)(m.node)}
+	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.nudges, m.retries, m.unconfirmed, m.leaderChanges, m.standIns, (*gauges)(m.node)}
 }
 
 func (m *metrics) close() {

@@ -50,6 +50,7 @@ type Node struct {
 
 	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
 	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
+	stoodIn   atomic.Int64 // when this node last stood in for a leader, Unix nanoseconds
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -181,6 +182,7 @@ func (n *Node) start(id *identity) error {
 	n.wg.Go(func() { n.keepUp(e) })
 	if id.Role == Coordinator {
 		n.wg.Go(func() { n.watchSpace(e) })
+		n.wg.Go(func() { n.watchLeaderLink(e) })
 	}
 	n.log.Info("member of cluster", "cluster", id.ClusterID, "role", string(id.Role), "address", n.port.advertise)
 	return nil

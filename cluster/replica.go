@@ -223,6 +223,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.index, r.processed, r.settled = index, max(r.processed, index), index
+	r.digests[index%digestsKept] = indexDigest{index, m.Digest()}
 	if fits {
 		r.changes = append(r.changes, changes...)
 	} else {

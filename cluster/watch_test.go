@@ -200,3 +200,22 @@ func (s *hangingStore) StoreLogs(l []*raft.Log) error {
 	}
 	return s.logAndStable.StoreLogs(l)
 }
+
+// Copies can be compared when one of them begins behind the last change of the map.
+func TestDigestAfterQuietRestart(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 1)
+	l, f1 := r.nodes["c1"], r.nodes["f1"]
+	write(t, l, activate("user.a"))
+	if _, err := l.reign.Load().do(testContext(t), fsm.Empty{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the learner there", func() bool { return f1.State().Index() >= l.State().Index() })
+	if err := f1.engine.Load().raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	r.kill("f1")
+	f1 = r.open(r.cfgs["f1"])
+	r.eventually("a complete copy", f1.Synced)
+	r.equalDigests()
+}
