@@ -223,6 +223,7 @@ func (ss *session) reset() {
 	if ss.tx == nil {
 		return
 	}
+	ss.tx.release()
 	ss.tx = nil
 	ss.setBusy(false)
 }

@@ -55,7 +55,7 @@ func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error 
 	srv, err := lmtp.New(lmtp.Config{
 		Hostname: hostname(c.Hostname), Resolver: resolver, Backends: d.backends, Auth: auth, Admins: c.Admins,
 		TrustedNetworks: trusted, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
-		DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
+		CheckAtBackend: c.RcptCheck == "backend", DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
 		Limits: lmtp.Limits{Connections: c.MaxConnections, Recipients: c.MaxRecipients}, Logger: d.log, Metrics: d.reg,
 	})
 	if err != nil {

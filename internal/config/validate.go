@@ -270,6 +270,7 @@ func (c *Config) validateFrontends(k *checker) {
 			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
 		}
 	}
+	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
 	for _, network := range c.LMTP.TrustedNetworks {
 		if _, err := ParsePrefix(network); err != nil {
 			k.add("lmtp.trusted_networks", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", network)
