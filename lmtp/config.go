@@ -83,6 +83,8 @@ type Config struct {
 	Admins []string
 	// TrustedNetworks need no AUTH.
 	TrustedNetworks []netip.Prefix
+	// Proxies are load balancers whose connections begin with a header of the PROXY protocol.
+	Proxies []netip.Prefix
 	// SoftNoAuth answers untrusted clients with a temporary failure. Cyrus: soft_noauth.
 	SoftNoAuth bool
 	// TLS offers STARTTLS; nil does not.

@@ -84,6 +84,42 @@ func TestAuth(t *testing.T) {
 	m.say("AUTH PLAIN", "504")
 }
 
+// Behind a load balancer it is the client's own address that counts, for trust as in the trace.
+func TestBehindAProxy(t *testing.T) {
+	h, be1, _ := two(t, func(c *hostConfig) {
+		c.listen.Trusted, c.TrustedNetworks = false, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	for from, want := range map[string]string{"192.0.2.7": "250", "198.51.100.7": "530 5.7.0"} {
+		conn, err := net.Dial("tcp", h.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		m := &mta{t: t, conn: conn, in: bufio.NewReader(conn)}
+		m.send("PROXY TCP4 " + from + " 192.0.2.1 1234 24\r\n")
+		m.expect("220 ")
+		m.say("LHLO mta.example", "250")
+		m.say("MAIL FROM:<>", want)
+		if want == "250" {
+			m.say("RSET", "250")
+			outcome(t, m.deliver(testMessage, "alice"), "250")
+		}
+	}
+	if data := be1.delivered()[0].data; !strings.Contains(data, "from mta.example ([192.0.2.7])") {
+		t.Errorf("got %q", data)
+	}
+	conn, err := net.Dial("tcp", h.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "LHLO without.a.header\r\n")
+	if n, err := conn.Read(make([]byte, 10)); n != 0 || err == nil {
+		t.Errorf("without a header: %d octets, %v", n, err)
+	}
+}
+
 func TestTrustedNetworks(t *testing.T) {
 	h, _, _ := two(t, func(c *hostConfig) {
 		c.listen.Trusted, c.TrustedNetworks = false, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

@@ -222,6 +222,7 @@ type IMAP struct {
 type POP3 struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -232,6 +233,7 @@ type POP3 struct {
 // Sieve is the ManageSieve frontend.
 type Sieve struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -241,7 +243,9 @@ type Sieve struct {
 
 // LMTP is delivery.
 type LMTP struct {
-	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets. Whoever reaches a socket may deliver."`
+	Listen          []string `toml:"listen" doc:"Addresses with STARTTLS, and paths of unix sockets. Whoever reaches a socket may deliver."`
+	ListenTLS       []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies         []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
 	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
 	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
