@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,37 @@ func unexpected(doing string, rep reply, toClient reply) *failure {
 		toClient = replyBackendBye
 	}
 	return &failure{err: fmt.Errorf("%s: %s", doing, rep), reply: toClient}
+}
+
+// asFailure is an error of pool.get.
+func asFailure(err error) *failure {
+	if f, ok := err.(*failure); ok {
+		return f
+	}
+	return &failure{err: err, reply: replyUnreachable}
+}
+
+// mail is the command that begins a transaction; size is 0 if it is not known.
+func (c *client) mail(env *envelope, size int64) string {
+	command := "MAIL FROM:<" + env.from + ">"
+	if c.offersSize && size > 0 {
+		command += " SIZE=" + strconv.FormatInt(size, 10)
+	}
+	if env.body != "" && c.eightBit {
+		command += " BODY=" + env.body
+	}
+	if c.offersAuth {
+		command += " AUTH=" + mailAuth(env.poster)
+	}
+	return command
+}
+
+func (c *client) rcpt(rc *recipient) string {
+	command := "RCPT TO:<" + rc.route.Path + ">"
+	if rc.ignoreQuota && c.ignoreQuota {
+		command += " IGNOREQUOTA"
+	}
+	return command
 }
 
 // expired reports whether a connection should not be used again.

@@ -2,7 +2,6 @@ package lmtp
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"slices"
@@ -51,8 +50,9 @@ func (d *delivery) start() {
 		}
 		groups[rc.route.Server] = append(groups[rc.route.Server], rc)
 	}
+	held := d.tx.take(groups)
 	for server, rcpts := range groups {
-		d.work.Go(func() { d.group(server, rcpts) })
+		d.work.Go(func() { d.group(server, rcpts, held[server]) })
 	}
 }
 
@@ -70,16 +70,18 @@ func (d *delivery) locate() {
 	wait.Wait()
 }
 
-// group delivers to the recipients of one backend. What has not been delivered for certain is tried
-// once more on a new connection; a pooled connection that proves dead does not count.
-func (d *delivery) group(server mbox.Server, rcpts []*recipient) {
+// group delivers to the recipients of one backend, if h is not nil in the transaction begun there. What
+// has not been delivered for certain is tried once more on a new connection; a connection that was
+// there before and proves dead does not count.
+func (d *delivery) group(server mbox.Server, rcpts []*recipient, h *hold) {
 	log := d.log.With("backend", string(server))
 	left := rcpts
 	defer d.rescue(rcpts)
 	p := d.srv.pools.of(server)
 	fresh, retried := false, false
 	for {
-		f := d.attempt(p, left, fresh)
+		f := d.attempt(p, left, fresh, h)
+		h = nil
 		left = slices.DeleteFunc(slices.Clone(left), func(rc *recipient) bool { return rc.settled })
 		if f == nil {
 			break
@@ -119,13 +121,15 @@ func (d *delivery) settleAll(rcpts []*recipient, rep reply) {
 }
 
 // attempt delivers over one connection. It returns nil if all recipients are settled, or will be.
-func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool) *failure {
-	c, err := p.get(d.ctx, fresh)
-	if err != nil {
-		if f, ok := err.(*failure); ok {
-			return f
+func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool, h *hold) *failure {
+	var c *client
+	if h != nil {
+		c = h.c
+	} else {
+		var err error
+		if c, err = p.get(d.ctx, fresh, true); err != nil {
+			return asFailure(err)
 		}
-		return &failure{err: err, reply: replyUnreachable}
 	}
 	usable := false
 	defer func() {
@@ -138,7 +142,7 @@ func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool) *failure {
 	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
 	defer stop()
 	t := &transfer{delivery: d, c: c}
-	f := t.run(rcpts)
+	f := t.run(rcpts, h != nil)
 	usable = stop() && f == nil && !t.spent
 	return f
 }
@@ -153,12 +157,16 @@ func (d *delivery) absent(rc *recipient, server mbox.Server) {
 		d.settle(rc, d.srv.replyFor(route))
 	case route.Status == Found && route.Server != server && !rc.moved:
 		rc.moved, rc.route = true, route
-		d.group(route.Server, []*recipient{rc})
+		d.group(route.Server, []*recipient{rc}, nil)
 	default:
-		d.srv.metrics.alerts.WithLabelValues("not_at_backend").Inc()
-		d.log.Error("mailbox is not where the map says", "mailbox", string(rc.route.Name), "backend", string(server), "status", route.Status.String())
+		d.srv.alertAbsent(d.log, rc, server, route.Status)
 		d.settle(rc, replyNotAtBackend)
 	}
+}
+
+func (s *Server) alertAbsent(log *slog.Logger, rc *recipient, server mbox.Server, now Status) {
+	s.metrics.alerts.WithLabelValues("not_at_backend").Inc()
+	log.Error("mailbox is not where the map says", "mailbox", string(rc.route.Name), "backend", string(server), "status", now.String())
 }
 
 // transfer is one transaction with one backend.
@@ -168,8 +176,9 @@ type transfer struct {
 	spent bool // the connection is of no more use although all went well
 }
 
-// run sends envelope and message. The recipients that it settles stay settled whatever it returns.
-func (t *transfer) run(rcpts []*recipient) *failure {
+// run sends the envelope, unless the backend has it already, and the message. The recipients that it
+// settles stay settled whatever it returns.
+func (t *transfer) run(rcpts []*recipient, begun bool) *failure {
 	// Room for the fields that the backend adds itself. One that finds a message too big at the end
 	// gives one answer for all recipients.
 	const added = 1024
@@ -177,7 +186,15 @@ func (t *transfer) run(rcpts []*recipient) *failure {
 		t.settleAll(rcpts, replyTooBig)
 		return nil
 	}
-	accepted, data, f := t.envelope(rcpts)
+	var accepted []*recipient
+	var data reply
+	var f *failure
+	if begun {
+		accepted = rcpts
+		data, f = t.data()
+	} else {
+		accepted, data, f = t.envelope(rcpts)
+	}
 	switch {
 	case f != nil:
 		return f
@@ -207,13 +224,9 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data rep
 	mail := len(commands) // where MAIL stands
 	last := mail + len(rcpts) + 1
 	refused := false
-	commands = append(commands, t.mail())
+	commands = append(commands, t.c.mail(&t.tx.envelope, t.msg.size))
 	for _, rc := range rcpts {
-		command := "RCPT TO:<" + rc.route.Path + ">"
-		if rc.ignoreQuota && t.c.ignoreQuota {
-			command += " IGNOREQUOTA"
-		}
-		commands = append(commands, command)
+		commands = append(commands, t.c.rcpt(rc))
 	}
 	if t.c.pipelining {
 		commands = append(commands, "DATA")
@@ -254,33 +267,42 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data rep
 	return accepted, data, nil
 }
 
-func (t *transfer) mail() string {
-	command := "MAIL FROM:<" + t.tx.from + ">"
-	if t.c.offersSize {
-		command += fmt.Sprintf(" SIZE=%d", t.msg.size)
+// data sends DATA in a transaction that was begun while the client talked. Whatever goes wrong before
+// 354 is put down to the time that has passed since.
+func (t *transfer) data() (data reply, f *failure) {
+	_, err := t.c.exchange([]string{"DATA"}, t.cfg.Limits.Envelope, func(_ int, rep reply) error {
+		data = rep
+		return nil
+	})
+	switch {
+	case err != nil:
+		f = lost("DATA", err)
+	case data.code != 354:
+		f = unexpected("DATA", data, replyBackendState)
+	default:
+		return data, nil
 	}
-	if t.tx.body != "" && t.c.eightBit {
-		command += " BODY=" + t.tx.body
-	}
-	if t.c.offersAuth {
-		command += " AUTH=" + mailAuth(t.tx.poster)
-	}
-	return command
+	f.stale = true
+	return data, f
 }
 
-// fatal returns the failure that a reply means for the whole connection, or nil if it is about the
-// message or the recipient.
-func (t *transfer) fatal(doing string, rep reply) *failure {
+// fatal returns the failure that a reply of c means for the whole connection, or nil if it is about
+// the message or the recipient.
+func (s *Server) fatal(c *client, doing string, rep reply) *failure {
 	switch rep.code {
 	case 421:
 		return unexpected(doing, rep, replyBackendBye)
 	case 430, 530, 535:
 		f := unexpected(doing, rep, replyBackendAuth)
-		t.srv.metrics.alerts.WithLabelValues("identity").Inc()
-		t.cfg.Backends.LoginFailed(t.c.server, backend.LMTP, f)
+		s.metrics.alerts.WithLabelValues("identity").Inc()
+		s.cfg.Backends.LoginFailed(c.server, backend.LMTP, f)
 		return f
 	case 500, 503:
 		return unexpected(doing, rep, replyBackendState)
+	case 501:
+		if doing != "RCPT" { // which may name a mailbox that the backend cannot have
+			return unexpected(doing, rep, replyBackendState)
+		}
 	}
 	if rep.code/100 != 4 && rep.code/100 != 5 {
 		return unexpected(doing, rep, replyBackendState)
@@ -291,10 +313,7 @@ func (t *transfer) fatal(doing string, rep reply) *failure {
 // refused passes a refusal of MAIL or DATA on to the recipients, unless it says that the connection
 // is in no state to deliver.
 func (t *transfer) refused(doing string, rep reply, rcpts []*recipient) *failure {
-	if rep.code == 501 {
-		return unexpected(doing, rep, replyBackendState)
-	}
-	if f := t.fatal(doing, rep); f != nil {
+	if f := t.srv.fatal(t.c, doing, rep); f != nil {
 		return f
 	}
 	t.settleAll(rcpts, rep.passedOn())
@@ -302,17 +321,23 @@ func (t *transfer) refused(doing string, rep reply, rcpts []*recipient) *failure
 }
 
 func (t *transfer) refusedRcpt(rep reply, rc *recipient) *failure {
-	if f := t.fatal("RCPT", rep); f != nil {
+	if f := t.srv.fatal(t.c, "RCPT", rep); f != nil {
 		return f
 	}
 	t.judge(rc, rep)
 	return nil
 }
 
+// denies reports whether a backend says that a recipient is not there although the map says he is.
+func (rep reply) denies(rc *recipient) bool {
+	code := rep.enhanced()
+	return rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead
+}
+
 // judge settles a recipient by the backend's word, unless it says that he is not there: the map knows
 // better.
 func (t *transfer) judge(rc *recipient, rep reply) {
-	if code := rep.enhanced(); rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead {
+	if rep.denies(rc) {
 		server, away := t.c.server, *rc
 		rc.settled = true // as far as this group is concerned
 		t.work.Go(func() { t.absent(&away, server) })
@@ -331,7 +356,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 			f = lost("waiting for the outcome", err)
 			f.retry = false
 		} else if !rep.is2xx() {
-			f = t.fatal("outcome", rep)
+			f = t.srv.fatal(t.c, "outcome", rep)
 		}
 		if f != nil {
 			t.srv.metrics.uncertain.Add(float64(len(rcpts) - i))

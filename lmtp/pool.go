@@ -84,9 +84,10 @@ type pool struct {
 	size    int64          // message limit seen last
 }
 
-// get returns a connection that is signed on. With fresh it is a new one.
-func (p *pool) get(ctx context.Context, fresh bool) (*client, error) {
-	c, err := p.slot(ctx)
+// get returns a connection that is signed on. With fresh it is a new one. Without wait there must be
+// one, or room for one, at once.
+func (p *pool) get(ctx context.Context, fresh, wait bool) (*client, error) {
+	c, err := p.slot(ctx, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (*client, error) {
 }
 
 // slot returns an unused connection, or nil for the permission to open one.
-func (p *pool) slot(ctx context.Context) (*client, error) {
+func (p *pool) slot(ctx context.Context, wait bool) (*client, error) {
 	p.mu.Lock()
 	switch n := len(p.idle); {
 	case p.closed:
@@ -125,7 +126,7 @@ func (p *pool) slot(ctx context.Context) (*client, error) {
 		p.open++
 		p.mu.Unlock()
 		return nil, nil
-	case len(p.waiters) >= p.cfg.Limits.BackendWaiters:
+	case !wait || len(p.waiters) >= p.cfg.Limits.BackendWaiters:
 		p.mu.Unlock()
 		return nil, errBusy
 	}

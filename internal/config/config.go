@@ -222,6 +222,7 @@ type IMAP struct {
 type POP3 struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -232,6 +233,7 @@ type POP3 struct {
 // Sieve is the ManageSieve frontend.
 type Sieve struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -241,7 +243,9 @@ type Sieve struct {
 
 // LMTP is delivery.
 type LMTP struct {
-	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets. Whoever reaches a socket may deliver."`
+	Listen          []string `toml:"listen" doc:"Addresses with STARTTLS, and paths of unix sockets. Whoever reaches a socket may deliver."`
+	ListenTLS       []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies         []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
 	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
 	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
@@ -250,6 +254,7 @@ type LMTP struct {
 	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
 	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
 	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
+	RcptCheck       string   `toml:"rcpt_check" doc:"Who answers RCPT: map, or backend, so that the MTA hears of a full mailbox before it sends the message, at the price of a process on the backend for as long as that takes."`
 	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, for the time of a migration."`
 	UnknownBackend  string   `toml:"unknown_user_backend" doc:"Servername of the backend that makes mailboxes when mail arrives. Cyrus: autocreate_post there."`
 	Catchall        string   `toml:"catchall" doc:"User who gets mail for unknown recipients. Cyrus: lmtp_catchall_mailbox."`
@@ -297,7 +302,7 @@ func Default(role string) *Config {
 			Placement: "least-mailboxes"},
 		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
 		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
+		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, RcptCheck: "map", Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}
 	switch role {

@@ -54,6 +54,14 @@ func (k *checker) addresses(key string, values []string, unix bool) {
 	}
 }
 
+func (k *checker) prefixes(key string, values []string) {
+	for _, v := range values {
+		if _, err := ParsePrefix(v); err != nil {
+			k.add(key, "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", v)
+		}
+	}
+}
+
 // readable checks that a file named by a key can be read.
 func (k *checker) readable(key, file string) {
 	if file == "" {
@@ -222,11 +230,7 @@ func (c *Config) validateMUPDATE(k *checker) {
 	if len(m.ListenTLS) > 0 && c.TLS.CertFile == "" {
 		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
 	}
-	for _, proxy := range m.Proxies {
-		if _, err := ParsePrefix(proxy); err != nil {
-			k.add("mupdate.proxies", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", proxy)
-		}
-	}
+	k.prefixes("mupdate.proxies", m.Proxies)
 	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
 	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
 	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
@@ -265,16 +269,16 @@ func (c *Config) validateFrontends(k *checker) {
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
 		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
-	for _, addr := range c.LMTP.Listen {
+	for _, addr := range slices.Concat(c.LMTP.Listen, c.LMTP.ListenTLS) {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {
 			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
 		}
 	}
-	for _, network := range c.LMTP.TrustedNetworks {
-		if _, err := ParsePrefix(network); err != nil {
-			k.add("lmtp.trusted_networks", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", network)
-		}
-	}
+	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
+	k.prefixes("lmtp.trusted_networks", c.LMTP.TrustedNetworks)
+	k.prefixes("lmtp.proxies", c.LMTP.Proxies)
+	k.prefixes("pop3.proxies", c.POP3.Proxies)
+	k.prefixes("sieve.proxies", c.Sieve.Proxies)
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
 	for _, name := range slices.Sorted(maps.Keys(c.Socketmap.Tables)) {
 		key := keyPath([]string{"socketmap", "tables", name})
@@ -284,7 +288,7 @@ func (c *Config) validateFrontends(k *checker) {
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
 		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},
-		{"sieve.listen", c.Sieve.Listen, false},
+		{"sieve.listen", c.Sieve.Listen, false}, {"lmtp.listen_tls", c.LMTP.ListenTLS, true},
 	} {
 		k.addresses(l.key, l.addrs, false)
 		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
@@ -303,7 +307,7 @@ func (c *Config) validateFrontends(k *checker) {
 			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
 			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
 			{key: "sieve.listen", addrs: c.Sieve.Listen},
-			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
+			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "lmtp.listen_tls", addrs: c.LMTP.ListenTLS}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
 		} {
 			if len(l.addrs) > 0 {
 				k.add(l.key, "set node.role to \"frontend\" or \"both\"", "a node of role %s has no mail frontends", c.Node.Role)
