@@ -60,7 +60,7 @@ func (c *conn) list(f *frame, args []string) error {
 	}
 	view := c.srv.cfg.Directory.View()
 	c.listed = view.Index()
-	if err := c.dump(f.tag, located(view, prefix), all); err != nil {
+	if err := c.dump(f.tag, located(view, prefix), c.order, all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "list complete")
@@ -83,11 +83,11 @@ func located(view mbox.View, prefix string) records {
 	}
 }
 
-// dump writes the wanted records in the session's order.
-func (c *conn) dump(tag string, from records, want func(*mbox.Entry) bool) error {
+// dump writes the wanted records in an order.
+func (c *conn) dump(tag string, from records, order mbox.Order, want func(*mbox.Entry) bool) error {
 	limit := time.Now().Add(c.srv.cfg.DumpTimeout)
 	var err error
-	from.inOrder(c.order, func(e *mbox.Entry) bool {
+	from.inOrder(order, func(e *mbox.Entry) bool {
 		if want(e) {
 			c.out.row(tag, e)
 			if len(c.out.buf) >= flushAt {

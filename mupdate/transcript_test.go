@@ -111,6 +111,8 @@ func option(t *testing.T, cfg *Config, dir *memory, key string) {
 		cfg.StrictRFC = true
 	case "read-only":
 		cfg.ReadOnly = true
+	case "unified":
+		cfg.Unified = true
 	case "noop-strict":
 		cfg.NoopStrict = true
 	case "delete-unknown=no", "delete-unknown":
