@@ -86,6 +86,7 @@ type Config struct {
 	DenyUnknownDelete bool   // NO to DELETE of an absent name
 	DenyUnboundDelete bool   // NO to DELETE from a session whose server is not known
 	CompleteTransfer  bool   // a sync session may ACTIVATE what another server has in transfer
+	Unified           bool   // the servers that follow have mailboxes too: see update
 	NoopStrict        bool   // close a stream whose NOOP finds no leader, instead of degrading
 	DefaultDomain     string // stripped from names that carry it
 	Replay            ReplayMode

@@ -56,8 +56,15 @@ type conn struct {
 	wrote   bool      // something was proposed
 	open    mbox.Name // of the last write made, until the client shows that it knows
 	fresh   bool      // a barrier covers everything received so far
-	brake   conflictBrake
 	stream  *stream
+
+	// Of a session that compares a server's list with the map.
+	syncing    mbox.Server // whose
+	listed     uint64      // index of the LIST
+	misordered bool        // has been logged
+	conflicts  int
+	withheld   mbox.Name // of the last name that FIND did not show
+	brake      conflictBrake
 }
 
 func newConn(s *Server, nc net.Conn) *conn {

@@ -85,7 +85,7 @@ func (d *daemon) openMUPDATE() error {
 		Directory: d.node, Auth: mechanisms, NodeID: d.cfg.Node.ID, ServerName: hostname(c.ServerName), Version: version,
 		Upstream: upstream, Identities: identities, Peers: peers, AllowProxy: c.AllowProxy, TLS: d.tlsFor(),
 		ReadOnly: c.ReadOnly, StrictRFC: c.StrictRFC, DenyUnknownDelete: c.DenyUnknownDelete,
-		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
+		DenyUnboundDelete: c.DenyUnboundDelete, Unified: c.Unified, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
 		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
 			"off": mupdate.ReplayOff}[c.Replay],
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,

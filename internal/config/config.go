@@ -170,6 +170,7 @@ type MUPDATE struct {
 	DenyUnknownDelete bool                    `toml:"deny_unknown_delete" doc:"Refuse DELETE of a name that does not exist."`
 	DenyUnboundDelete bool                    `toml:"deny_unbound_delete" doc:"Refuse DELETE from a session whose server is not known."`
 	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
+	Unified           bool                    `toml:"unified" doc:"The Cyrus servers of this Murder are backends and frontends at once (their mupdate_config: unified): none hears of its own mailboxes. Which are its own is what its identity or address is bound to."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
 	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`

@@ -4,6 +4,7 @@ package cyrus
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -210,6 +211,27 @@ func TestSlaveLosesAGoodName(t *testing.T) {
 	})
 	if l := names(); slices.Contains(l, "user.u1.a-b") {
 		t.Errorf("the slave merges rightly now (%q): repeating suspect rows after a dump is no longer needed for it", l)
+	}
+}
+
+// In a unified Murder the slave of Cyrus 3.6 writes what it hears of its own server's mailboxes over
+// the server's own entries, without their unique ids, and the mailboxes can no longer be opened. It
+// does so whoever the master is.
+func TestUnifiedSlaveSpoilsItsOwnEntries(t *testing.T) {
+	r := Start(t, Options{Master: true, Unified: true, Backends: 1})
+	be1 := r.Node("be1")
+	ok(t, signOn(t, be1, r.Admin()), "CREATE user.u1")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	u1 := signOn(t, be1, "u1")
+	eventually(t, func() error {
+		if r, err := u1.Do("SELECT INBOX"); err != nil || r.Status == "OK" {
+			return fmt.Errorf("the mailbox can be opened (%v): unified servers may follow us now", err)
+		}
+		return nil
+	})
+	if _, err := be1.WaitLog(ctx, "mbentry has no uniqueid"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -48,6 +48,7 @@ func TestXferSourceDiesAfterDeactivate(t *testing.T) {
 	if _, err := admin.Do("XFER user.u1 %s", be2.Server); err == nil {
 		t.Error("the source answered although it was killed")
 	}
+	be1.Kill() // returns when it is gone
 	m.reserved(t, names)
 	m.relays["be1"].Decide(nil)
 	if err := be1.Start(); err != nil {
@@ -84,6 +85,7 @@ func TestXferSourceDiesBeforeThePush(t *testing.T) {
 	if _, err := admin.Do("XFER user.u1 %s", m.options.Net.Host(71)); err == nil {
 		t.Error("the source answered although it was killed")
 	}
+	be1.Kill() // returns when it is gone
 	m.reserved(t, names)
 	holds(t, be2, "u1", 1)
 	m.push(t, be2) // must not wipe
