@@ -54,6 +54,14 @@ func (k *checker) addresses(key string, values []string, unix bool) {
 	}
 }
 
+func (k *checker) prefixes(key string, values []string) {
+	for _, v := range values {
+		if _, err := ParsePrefix(v); err != nil {
+			k.add(key, "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", v)
+		}
+	}
+}
+
 // readable checks that a file named by a key can be read.
 func (k *checker) readable(key, file string) {
 	if file == "" {
@@ -222,11 +230,7 @@ func (c *Config) validateMUPDATE(k *checker) {
 	if len(m.ListenTLS) > 0 && c.TLS.CertFile == "" {
 		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
 	}
-	for _, proxy := range m.Proxies {
-		if _, err := ParsePrefix(proxy); err != nil {
-			k.add("mupdate.proxies", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", proxy)
-		}
-	}
+	k.prefixes("mupdate.proxies", m.Proxies)
 	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
 	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
 	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
@@ -262,6 +266,7 @@ func (c *Config) validateFrontends(k *checker) {
 		addrs []string
 		tls   bool
 	}
+	k.prefixes("imap.proxies", c.IMAP.Proxies)
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
 		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -75,6 +76,8 @@ type Config struct {
 	Auth      *auth.Mechanisms // required
 	Namespace mbox.Namespace
 	TLS       *tls.Config // nil: neither STARTTLS nor TLS listeners
+	// Proxies are load balancers: connections from there begin with a PROXY header.
+	Proxies   []netip.Prefix
 	Limits    Limits
 	Placement Placement
 	// Autocreate gives users without an INBOX one when they log in. Our identity must be an
