@@ -67,6 +67,9 @@ func (m *memory) Barrier(ctx context.Context) (uint64, error) {
 	return m.View().Index(), nil
 }
 
+// count is how often somebody has waited for the map.
+func (m *memory) count() int { m.mu.Lock(); defer m.mu.Unlock(); return m.barriers }
+
 func (m *memory) Changes(ctx context.Context, after uint64) ([]mbox.Change, uint64, error) {
 	for {
 		m.mu.Lock()

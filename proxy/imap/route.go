@@ -12,47 +12,79 @@ import (
 	"murder/internal/mbox"
 )
 
-// barrier waits until the map shows everything that was committed before the call. A failure makes
-// the session's next look-up try again, so that it can never read its own past.
-func (s *session) barrier() error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.Barrier)
+// barrier waits until the map shows everything that was committed before the call.
+func (s *session) barrier() error { return s.barrierWithin(s.cfg.Limits.Barrier) }
+
+func (s *session) barrierWithin(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 	_, err := s.cfg.Directory.Barrier(ctx)
-	s.unsynced = err != nil
 	if err != nil {
+		s.srv.unconfirmed.Store(true)
 		s.srv.metrics.barriers.WithLabelValues("failed").Inc()
 		return fmt.Errorf("%w: %w", mbox.ErrUnavailable, err)
 	}
+	s.unsynced = false
+	s.srv.unconfirmed.Store(false)
 	s.srv.metrics.barriers.WithLabelValues("ok").Inc()
 	return nil
 }
 
 // mapChanged is called when a backend has said OK to a command that changes the map.
 func (s *session) mapChanged() {
-	s.changed = time.Now()
 	if err := s.barrier(); err != nil {
-		// It has been done: saying otherwise would be wrong. The next look-up waits instead.
+		// It has been done: saying otherwise would be wrong. The session's next look-up waits instead,
+		// so that it can never read its own past.
+		s.unsynced = true
 		s.log.Warn("map not confirmed after a change", "err", err)
 	}
 }
 
-// recent reports whether a listing needs a barrier to show the session's own doings.
-func (s *session) recent() bool { return s.unsynced || time.Since(s.changed) < time.Second }
+// patience is how long a listing waits for the map while there is known to be no quorum.
+const patience = 100 * time.Millisecond
+
+// upToDate lets a command that shows the map itself show what anybody has been told before it was
+// given. Mail can be read without a quorum: then the map must do as it is, unless the session itself
+// has changed something that it may lack.
+func (s *session) upToDate() error {
+	limit := s.cfg.Limits.Barrier
+	if !s.unsynced && s.srv.unconfirmed.Load() {
+		limit = min(limit, patience)
+	}
+	if err := s.barrierWithin(limit); err != nil && s.unsynced {
+		return err
+	}
+	return nil
+}
 
 // find returns the record of an active mailbox. Presence is believed at once; absence, and a
 // reservation, only after a barrier. Errors: errNoMailbox, errMoving, or mbox.ErrUnavailable when
 // absence cannot be proved.
 func (s *session) find(name mbox.Name) (mbox.Entry, error) {
 	if !s.unsynced {
-		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+		if e, ok := s.active(name); ok {
 			return e, nil
 		}
 	}
-	if err := s.barrier(); err != nil {
+	e, err := s.confirm(name)
+	if errors.Is(err, mbox.ErrUnavailable) {
 		// Reading mail works without a quorum.
-		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+		if e, ok := s.active(name); ok {
 			return e, nil
 		}
+	}
+	return e, err
+}
+
+// active looks at the local copy.
+func (s *session) active(name mbox.Name) (mbox.Entry, bool) {
+	e, ok := s.cfg.Directory.View().Get(name)
+	return e, ok && e.State == mbox.Active
+}
+
+// confirm is find after a barrier in any case.
+func (s *session) confirm(name mbox.Name) (mbox.Entry, error) {
+	if err := s.barrier(); err != nil {
 		return mbox.Entry{}, err
 	}
 	e, ok := s.cfg.Directory.View().Get(name)

@@ -28,7 +28,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	verbs["XPANIC"] = &verb{phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
+	verbs["XPANIC"] = &verb{name: "XPANIC", phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
 	goleak.VerifyTestMain(m)
 }
 
