@@ -61,6 +61,7 @@ type Limits struct {
 	BackendReply time.Duration // first octet of a short command's answer [30s]
 	BackendStall time.Duration // silence during a long command [10m]
 	BackendIdle  time.Duration // unused, not selected connections are closed [5m]
+	HomeIdle     time.Duration // the same at the backend of the user's INBOX [three times BackendIdle]
 
 	Barrier  time.Duration // waiting for the map [2s]
 	MoveWait time.Duration // waiting for a mailbox that is being moved [5s]
@@ -142,6 +143,7 @@ func (l *Limits) fill() {
 	or(&l.BackendReply, 30*time.Second)
 	or(&l.BackendStall, 10*time.Minute)
 	or(&l.BackendIdle, 5*time.Minute)
+	or(&l.HomeIdle, 3*l.BackendIdle)
 	or(&l.Barrier, 2*time.Second)
 	or(&l.MoveWait, 5*time.Second)
 	or(&l.BadLines, 10)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -139,19 +140,15 @@ func (s *session) home() (mbox.Server, error) {
 // pingAfter is how long an unused connection is trusted to be alive.
 const pingAfter = 30 * time.Second
 
-// to returns the session's connection to server, opened if necessary; reused tells which.
-func (s *session) to(server mbox.Server) (c *conn, reused bool, err error) {
+// to returns the session's connection to server, opened if necessary.
+func (s *session) to(server mbox.Server) (*conn, error) {
 	if c := s.conns[server]; c != nil {
-		if c == s.sel {
-			return c, true, nil
-		}
-		if s.usable(c) && s.enableAt(c) == nil {
-			return c, true, nil
+		if c == s.sel || s.usable(c) && s.enableAt(c) == nil {
+			return c, nil
 		}
 		s.drop(c)
 	}
-	c, err = s.open(server)
-	return c, false, err
+	return s.open(server)
 }
 
 // usable reports whether a connection that has been lying about still works.
@@ -189,10 +186,15 @@ func (s *session) gone(c *conn) {
 // process, and reports whether any unused ones are left.
 func (s *session) idleConns() bool {
 	left := false
-	for _, c := range s.conns {
+	inbox, _ := s.cfg.Directory.View().Get(s.view.Inbox())
+	for server, c := range s.conns {
+		limit := s.cfg.Limits.BackendIdle
+		if server == inbox.Location.Server() {
+			limit = s.cfg.Limits.HomeIdle
+		}
 		switch {
 		case c == s.sel:
-		case c.broken() != nil || time.Since(c.used) >= s.cfg.Limits.BackendIdle:
+		case c.broken() != nil || time.Since(c.used) >= limit:
 			s.drop(c)
 		default:
 			left = true
@@ -216,15 +218,16 @@ func (s *session) noteConns() {
 func (s *session) ask(server mbox.Server, again bool, x *exchange, format func(tag string) []byte) error {
 	tag, all := x.tag, x.all
 	for {
-		c, reused, err := s.to(server)
+		c, err := s.to(server)
 		if err != nil {
 			return err
 		}
+		reused := c.asked
 		x.tag, x.all = tag, all || c == s.sel
 		err = c.do(x, format)
 		st, _, _ := condition(x.tagged)
 		s.srv.metrics.atBackend(server, st)
-		if err == nil || c == s.sel || !reused || !again || x.answered {
+		if err == nil || c == s.sel || !reused || !again || x.answered || errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		s.drop(c)
