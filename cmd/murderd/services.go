@@ -146,9 +146,13 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 		return nil
 	}
 	cert := d.tlsFor("imap")
+	proxies, err := prefixes(c.Proxies)
+	if err != nil {
+		return err
+	}
 	srv, err := imap.New(imap.Config{
 		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
-		Namespace: namespace(&d.cfg.Namespace), TLS: cert,
+		Namespace: namespace(&d.cfg.Namespace), TLS: cert, Proxies: proxies,
 		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
 			PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Append: c.MaxMessage},
 		Placement: d.placement(), Autocreate: c.Autocreate,

@@ -203,6 +203,7 @@ type PeerSettings struct {
 type IMAP struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname       string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit. Cyrus: maxlogins_per_host."`

@@ -266,6 +266,7 @@ func (c *Config) validateFrontends(k *checker) {
 		addrs []string
 		tls   bool
 	}
+	k.prefixes("imap.proxies", c.IMAP.Proxies)
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
 		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)

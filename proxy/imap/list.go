@@ -39,9 +39,6 @@ type listed struct {
 // list executes LIST and RLIST. The map alone decides which names there are, their order and their
 // children; backends are asked only for what it does not hold.
 func (s *session) list(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	l, err := s.parseList(c)
 	if err != nil {
 		return err
@@ -56,9 +53,6 @@ func (s *session) list(c *command) error {
 
 // xlist executes XLIST, which some old clients prefer: LIST with special-use flags.
 func (s *session) xlist(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	l, err := s.parseList(c)
 	if err != nil || l == nil {
 		return err
@@ -175,10 +169,8 @@ func (l *listing) parseReturn(c *command) error {
 
 // answerList gathers and sends the lines.
 func (s *session) answerList(l *listing) error {
-	if s.recent() {
-		if err := s.barrier(); err != nil {
-			return err
-		}
+	if err := s.upToDate(); err != nil {
+		return err
 	}
 	var subs map[mbox.Extern]bool
 	if l.subs {

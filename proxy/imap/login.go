@@ -223,9 +223,6 @@ func (s *session) unauthenticate(c *command) error {
 
 // ident executes ID (RFC 2971): we answer for ourselves, and keep the client's words for the backends.
 func (s *session) ident(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: parameters or NIL expected", errSyntax)
 	}

@@ -103,9 +103,6 @@ func (s *session) sortListed(list []listed) {
 // lsub executes LSUB and RLSUB (RFC 3501 section 6.3.9). The home backend has the names; whether they
 // are mailboxes still, the map says.
 func (s *session) lsub(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: a reference is missing", errSyntax)
 	}

@@ -65,10 +65,9 @@ type session struct {
 	selName  mbox.Name
 	selExt   string
 	special  specialUse
-	unsynced bool      // the map may lack an operation of this session
-	changed  time.Time // last mailbox operation of this session
-	first    bool      // nothing has been read yet
-	bad      int       // wrong commands in a row
+	unsynced bool // the map may lack an operation of this session
+	first    bool // nothing has been read yet
+	bad      int  // wrong commands in a row
 
 	pumps sync.WaitGroup
 
@@ -182,7 +181,7 @@ func (s *session) execute(line []byte) bool {
 	s.first = false
 	start := time.Now()
 	s.busy(c.name, start)
-	if s.sel != nil && (c.verb == nil || c.verb.route != routeSelected) {
+	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay) {
 		s.sel.drain() // answers come in the order of the commands
 	}
 	switch {
@@ -192,13 +191,30 @@ func (s *session) execute(line []byte) bool {
 	case err != nil:
 	case c.verb == nil:
 		err = s.refuseLiteral(c, bad("Unknown command"))
-	case c.verb.phases&s.phase == 0:
-		err = s.refuseLiteral(c, s.wrongPhase(c.verb))
 	default:
-		err = c.verb.run(s, c)
+		err = s.dispatch(c)
 	}
 	s.busy("", start)
 	return s.finish(c, err, start)
+}
+
+// dispatch does what the table says about a command.
+func (s *session) dispatch(c *command) error {
+	v := c.verb
+	switch {
+	case v.phases&s.phase == 0:
+		return s.refuseLiteral(c, s.wrongPhase(v))
+	case v.admin && !s.admin:
+		return s.refuseLiteral(c, errPermission)
+	case v.bare && len(bytes.TrimRight(c.line[c.args:], " ")) > 0:
+		return s.refuseLiteral(c, fmt.Errorf("%w: %s takes no arguments", errSyntax, v.name))
+	case v.stream || v.route == routeRelay || v.bare:
+	default:
+		if err := s.readWhole(c); err != nil {
+			return err
+		}
+	}
+	return v.run(s, c)
 }
 
 func (s *session) wrongPhase(v *verb) *result {
@@ -277,12 +293,18 @@ func (s *session) flush() {
 	s.out.flush()
 }
 
+// byeStall is how long the last word may take.
+const byeStall = 5 * time.Second
+
 func (s *session) sayBye(code, text string) {
 	if code != "" {
 		code = "[" + code + "] "
 	}
-	// A client that does not read is not waited for.
-	s.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	// A client that does not read is not waited for: neither by a pump that is writing now nor by us.
+	s.sock.SetWriteDeadline(time.Now().Add(byeStall))
+	s.out.Lock()
+	s.out.stall = byeStall
+	s.out.Unlock()
 	s.say("* BYE " + code + text + "\r\n")
 }
 

@@ -22,6 +22,7 @@ import (
 // order. It registers what it creates in the map, as a Cyrus backend does.
 type stub struct {
 	t    testing.TB
+	net  *memoryNet // nil: TCP
 	name mbox.Server
 	addr string
 	dir  *memory
@@ -58,23 +59,15 @@ const stubCaps = "IMAP4rev1 LITERAL+ ID ENABLE NAMESPACE UIDPLUS MULTIAPPEND UNS
 
 const gushSize = 200 << 20
 
-func newStub(t testing.TB, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
-	b := &stub{t: t, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
+func newStub(t testing.TB, n *memoryNet, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
+	b := &stub{t: t, net: n, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
 		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}}
-	b.start()
 	t.Cleanup(b.stop)
 	return b
 }
 
 func (b *stub) start() {
-	addr := b.addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	ln := listenOn(b.t, b.net, b.addr)
 	b.addr = ln.Addr().String()
 	b.mu.Lock()
 	b.ln = ln
@@ -104,7 +97,9 @@ func (b *stub) stop() {
 	b.mu.Lock()
 	b.ln.Close()
 	for conn := range b.conns {
-		conn.(*net.TCPConn).SetLinger(0)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
 		conn.Close()
 	}
 	b.mu.Unlock()
@@ -139,7 +134,8 @@ func (b *stub) count(name mbox.Name) int {
 	return -1
 }
 
-// fail orders a fault for the next use of a verb: "close", "bye", "hang", or text to say instead.
+// fail orders a fault for the next use of a verb: "close", "bye", "hang", "gush", or text to say instead,
+// with TAG for the tag, \n for a line end, and THEN-CLOSE or THEN-HANG at the end.
 func (b *stub) fail(verb, what string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,6 +159,13 @@ func (b *stub) saw(part string) bool {
 	return slices.ContainsFunc(b.seen, func(s string) bool { return strings.Contains(s, part) })
 }
 
+// forget makes saw begin anew.
+func (b *stub) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = nil
+}
+
 // stubConn is one connection to a stub.
 type stubConn struct {
 	b    *stub
@@ -171,7 +174,7 @@ type stubConn struct {
 	user string
 	view mbox.Viewer
 	sel  mbox.Name
-	caps string
+	told int // how many messages the client knows of
 }
 
 func (c *stubConn) say(format string, args ...any) {
@@ -222,6 +225,9 @@ func (c *stubConn) one() bool {
 			return false
 		case "close":
 			c.conn.Close()
+			return true
+		case "hang":
+			io.Copy(io.Discard, c.r)
 			return true
 		case "sink": // takes any size and keeps nothing
 			c.say("+ send it")
@@ -275,8 +281,17 @@ func (c *stubConn) one() bool {
 		io.Copy(io.Discard, c.r)
 		return false
 	default:
-		c.say("%s", strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(f))
-		return !strings.Contains(f, "THEN-CLOSE")
+		text, hang := strings.CutSuffix(f, "THEN-HANG")
+		text, gone := strings.CutSuffix(text, "THEN-CLOSE")
+		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(text))
+		if hang {
+			io.Copy(io.Discard, c.r)
+		}
+		if hang || gone {
+			return false
+		}
+		c.say("")
+		return true
 	}
 	return c.run(cmd)
 }
@@ -307,13 +322,14 @@ func (c *stubConn) run(cmd *command) bool {
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
 		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
 		return true
-	case "NOOP", "ID", "CHECK":
-	case "NAMESPACE":
-		if c.user == "cyrus" || c.user == "" {
-			c.say(`* NAMESPACE NIL (("user/" "/")) (("" "/"))`)
-		} else {
-			c.say(`* NAMESPACE (("" "/")) (("Other Users/" "/")) (("Shared Folders/" "/"))`)
+	case "NOOP":
+		if n := c.b.count(c.sel); c.sel != "" && n != c.told {
+			c.told = n
+			c.say("* %d EXISTS", n)
 		}
+	case "ID", "CHECK":
+	case "NAMESPACE":
+		c.say("%s", (&session{view: c.view}).namespaces())
 	case "ENABLE":
 		c.say("* ENABLED%s", cmd.rest())
 	case "IDLE":
@@ -405,10 +421,11 @@ func (c *stubConn) run(cmd *command) bool {
 			c.b.dir.set(name, e.Location, e.ACL+mbox.ACL(who+"\t"+rights+"\t"))
 		})
 		return true
-	case "COPY", "UID COPY", "GETQUOTAROOT", "SETMETADATA", "STORE", "UNSUBSCRIBE":
-	default:
-		c.say("%s BAD unknown %s", tag, cmd.name)
-		return true
+	default: // whatever else the frontend knows succeeds
+		if verbs[cmd.name] == nil {
+			c.say("%s BAD unknown %s", tag, cmd.name)
+			return true
+		}
 	}
 	c.say("%s OK done", tag)
 	return true
@@ -451,18 +468,24 @@ func (c *stubConn) open(cmd *command) {
 		c.say("%s NO Mailbox does not exist", cmd.tag)
 		return
 	}
-	c.sel = name
+	c.sel, c.told = name, len(bx.list)
 	c.say("* %d EXISTS", len(bx.list))
 	c.say("* OK [UIDVALIDITY %d] here: %s", bx.validity, c.b.name)
 	c.say("%s OK [READ-WRITE] opened", cmd.tag)
 }
 
+// stubIdle is how long a stub lets a client idle. Cyrus: imapidletimeout, 32 minutes or so.
+const stubIdle = 31 * time.Minute
+
 func (c *stubConn) idle(tag string) bool {
 	c.say("+ idling")
 	c.say("* 7 EXISTS")
+	c.conn.SetReadDeadline(time.Now().Add(stubIdle))
+	defer c.conn.SetReadDeadline(time.Time{})
 	for {
 		line, err := imapwire.ReadLine(c.r, nil, 1000)
 		if err != nil {
+			c.say("* BYE idle for too long")
 			return false
 		}
 		if strings.EqualFold(string(line), "DONE") {
