@@ -160,6 +160,13 @@ func (b *stub) saw(part string) bool {
 }
 
 // forget makes saw begin anew.
+// commands returns what has come, each after the user and a colon.
+func (b *stub) commands() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.seen)
+}
+
 func (b *stub) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

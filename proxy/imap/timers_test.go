@@ -126,7 +126,7 @@ func TestOurIdentityRefused(t *testing.T) {
 			b2 := r.stubs["b2"]
 			b2.mu.Lock()
 			defer b2.mu.Unlock()
-			for _, seen := range b2.seen {
+			for _, seen := range b2.commands() {
 				if strings.HasPrefix(seen, ": AUTHENTICATE") {
 					n++
 				}
