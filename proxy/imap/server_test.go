@@ -200,7 +200,7 @@ func TestClientFloods(t *testing.T) {
 		}
 		w.Flush()
 	}()
-	done := func() int { return len(r.stubs["b1"].commands()) }
+	done := func() int { b := r.stubs["b1"]; b.mu.Lock(); defer b.mu.Unlock(); return len(b.seen) }
 	last := -1
 	eventually(t, "everything stands", func() bool {
 		time.Sleep(100 * time.Millisecond)
