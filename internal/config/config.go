@@ -101,6 +101,8 @@ type TLS struct {
 type Users struct {
 	File           string   `toml:"file" doc:"Users file; murderctl user add writes it. Read again when it changes."`
 	Saslauthd      string   `toml:"saslauthd" doc:"Socket of saslauthd, asked after the file. Example: /run/saslauthd/mux."`
+	PassThrough    bool     `toml:"passthrough" doc:"Check passwords that the file does not know by logging in at the backend of the user's INBOX. Not with saslauthd, which has the last word as well."`
+	GroupsFile     string   `toml:"groups_file" doc:"Groups beside those of the users file, by which ACLs may name users (group:NAME), in the form of /etc/group. Read again when it changes. Cyrus: auth_mech: unix."`
 	Admins         []string `toml:"admins" doc:"Users who see all mailboxes and may act as anybody."`
 	Proxies        []string `toml:"proxies" doc:"Users who may act as anybody but an administrator, such as a web mail program."`
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`

@@ -86,6 +86,8 @@ func (t *translation) option(o Option) {
 		t.left(o, "passwords come from users.file or saslauthd: make the file with murderctl user add")
 	case o.Key == "sasl_saslauthd_path":
 		c.Users.Saslauthd = v
+	case o.Key == "auth_mech" && v == "unix":
+		c.Users.GroupsFile = "/etc/group"
 	case o.Key == "tls_server_ca_file":
 	case o.Key == "mupdate_config" && v != "standard":
 		t.left(o, "only standard is supported: the machines of a "+v+" murder must become backends and frontends first")
@@ -172,7 +174,7 @@ func (t *translation) check() {
 		t.note("mupdate.identities: Cyrus let every admin and mupdate login in; name each backend here, with its password")
 	}
 	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
-		t.note("users.file: make one with murderctl user add, or set users.saslauthd")
+		t.note("users.file: make one with murderctl user add, or set users.saslauthd or users.passthrough")
 	}
 	if c.Serves() && c.Backends.Default.Authname == "" {
 		t.note("backends.default.authname: name an identity that stands in proxyservers of the backends")

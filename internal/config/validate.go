@@ -177,10 +177,14 @@ func (c *Config) validateTLS(k *checker) {
 }
 
 func (c *Config) validateUsers(k *checker) {
-	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
-		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd is set")
+	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" && !c.Users.PassThrough {
+		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd nor users.passthrough is set")
+	}
+	if c.Users.Saslauthd != "" && c.Users.PassThrough {
+		k.add("users.passthrough", "unset one of them", "would never be asked: users.saslauthd has the last word")
 	}
 	k.readable("users.file", c.Users.File)
+	k.readable("users.groups_file", c.Users.GroupsFile)
 	k.atLeast("users.failures", c.Users.Failures, 1)
 }
 

@@ -133,7 +133,7 @@ func (s *session) loggedIn(c *command, account auth.Account) error {
 		s.log.Info("login refused", "user", account.Name, "err", errTooMany)
 		return errTooMany
 	}
-	s.user, s.admin, s.groups = mbox.UserID(account.Name), account.Admin, account.Groups
+	s.user, s.admin, s.groups, s.groupsAt = mbox.UserID(account.Name), account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
 	s.log = s.log.With("user", s.user)

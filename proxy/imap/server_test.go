@@ -192,7 +192,7 @@ func TestClientFloods(t *testing.T) {
 	d := r.login("A", "alice")
 	d.send("s SELECT INBOX")
 	d.until("s")
-	const n = 100_000
+	const n = 20_000
 	go func() {
 		w := bufio.NewWriter(d.conn)
 		for i := range n {

@@ -39,7 +39,11 @@ type stub struct {
 	tags   []string
 	gushed int
 	free   string // of its partitions, "free;total"
-	wg     sync.WaitGroup
+	greets string // capabilities of the greeting
+	hello  string // its first word: OK
+	// passwords are those of users, who may log in without us.
+	passwords map[string]string
+	wg        sync.WaitGroup
 }
 
 type box struct {
@@ -61,7 +65,7 @@ const gushSize = 200 << 20
 
 func newStub(t testing.TB, n *memoryNet, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
 	b := &stub{t: t, net: n, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
-		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}}
+		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}, greets: "IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", hello: "OK"}
 	t.Cleanup(b.stop)
 	return b
 }
@@ -183,7 +187,7 @@ func (c *stubConn) say(format string, args ...any) {
 
 func (b *stub) serve(conn net.Conn) {
 	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn)}
-	c.say("* OK [CAPABILITY IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR] %s ready", b.name)
+	c.say("* %s [CAPABILITY %s] %s ready", b.hello, b.greets, b.name)
 	for c.one() {
 	}
 }
@@ -283,7 +287,7 @@ func (c *stubConn) one() bool {
 	default:
 		text, hang := strings.CutSuffix(f, "THEN-HANG")
 		text, gone := strings.CutSuffix(text, "THEN-CLOSE")
-		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(text))
+		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n", `\xff`, "\xff", `\xfe`, "\xfe", `\x01`, "\x01").Replace(text))
 		if hang {
 			io.Copy(io.Discard, c.r)
 		}
@@ -307,9 +311,16 @@ func (c *stubConn) run(cmd *command) bool {
 		return false
 	case "AUTHENTICATE":
 		cmd.arg()
-		cmd.eat(' ')
-		plain, _ := base64.StdEncoding.DecodeString(string(cmd.rest()))
+		response := cmd.rest()
+		if !cmd.eat(' ') {
+			c.say("+ ")
+			response, _ = imapwire.ReadLine(c.r, nil, 1000)
+		}
+		plain, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(string(response)))
 		parts := strings.Split(string(plain), "\x00")
+		if len(parts) == 3 && parts[0] == "" && c.own(tag, parts[1], parts[2]) {
+			return true
+		}
 		if len(parts) != 3 || parts[1] != "murder" || parts[2] != "secret" {
 			c.say("%s NO [AUTHENTICATIONFAILED] no", tag)
 			return true
@@ -322,6 +333,13 @@ func (c *stubConn) run(cmd *command) bool {
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
 		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
 		return true
+	case "LOGIN":
+		user, _ := cmd.arg()
+		password, _ := cmd.arg()
+		if !c.own(tag, user, password) {
+			c.say("%s NO Login incorrect", tag)
+		}
+		return true
 	case "NOOP":
 		if n := c.b.count(c.sel); c.sel != "" && n != c.told {
 			c.told = n
@@ -332,6 +350,9 @@ func (c *stubConn) run(cmd *command) bool {
 		c.say("%s", (&session{view: c.view}).namespaces())
 	case "ENABLE":
 		c.say("* ENABLED%s", cmd.rest())
+		if strings.Contains(string(cmd.rest()), "UTF8=ACCEPT") {
+			c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus", true)
+		}
 	case "IDLE":
 		return c.idle(tag)
 	case "SELECT", "EXAMINE":
@@ -428,6 +449,16 @@ func (c *stubConn) run(cmd *command) bool {
 		}
 	}
 	c.say("%s OK done", tag)
+	return true
+}
+
+// own logs a user in by his own password.
+func (c *stubConn) own(tag, user, password string) bool {
+	if want, ok := c.b.passwords[user]; !ok || want != password {
+		return false
+	}
+	c.user = user
+	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
 	return true
 }
 

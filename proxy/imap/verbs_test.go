@@ -176,11 +176,13 @@ func TestVerbsAgain(t *testing.T) {
 			d.send("x " + v.sample())
 			last := d.until("x")
 			sent := 0
+			at.mu.Lock()
 			for _, seen := range at.seen {
 				if strings.Contains(seen, v.wire()+" ") {
 					sent++
 				}
 			}
+			at.mu.Unlock()
 			want, answer := 1, "x NO [UNAVAILABLE]..."
 			if v.idempotent {
 				want, answer = 2, "x OK..."
