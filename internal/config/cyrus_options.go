@@ -24,12 +24,14 @@ func (t *translation) option(o Option) {
 		"proxy_authname":  &c.Backends.Default.Authname,
 		"tls_server_cert": &c.TLS.CertFile, "tls_cert_file": &c.TLS.CertFile, "tls_server_key": &c.TLS.KeyFile, "tls_key_file": &c.TLS.KeyFile,
 		"tls_client_ca_file": &c.TLS.ClientCAFile, "tls_ca_file": &c.TLS.ClientCAFile, "servername": &c.IMAP.Hostname,
+		"serverlist_select_mode": &c.IMAP.Placement,
 	}
 	list := map[string]*[]string{
 		"admins": &c.Users.Admins, "lmtp_admins": &c.LMTP.Admins, "serverlist": &c.IMAP.PlaceOn, "suppress_capabilities": &c.IMAP.Suppress,
 		"proxyservers": &c.Users.Proxies,
 	}
-	number := map[string]*int{"maxlogins_per_user": &c.IMAP.MaxPerUser, "maxlogins_per_host": &c.IMAP.MaxPerAddress}
+	number := map[string]*int{"maxlogins_per_user": &c.IMAP.MaxPerUser, "maxlogins_per_host": &c.IMAP.MaxPerAddress,
+		"serverlist_select_soft_usage_limit": &c.IMAP.FullAt}
 	span := map[string]struct {
 		to   *Duration
 		unit time.Duration // of a number without one
@@ -121,7 +123,6 @@ var cyrusLost = map[string]string{
 	"loginrealms":                  "realms are not supported: virtdomains is",
 	"autocreate_quota":             "see imap.autocreate",
 	"autocreate_post":              "see lmtp.unknown_user_backend",
-	"serverlist_select_mode":       "see imap.placement",
 	"proxy_realm":                  "write it into backends.default.authname as name@realm",
 	"force_sasl_client_mech":       "see backends.default.mechs",
 	"allowusermoves":               "moves are made on the backends",

@@ -272,7 +272,17 @@ func (c *Config) validateFrontends(k *checker) {
 	}
 	k.prefixes("imap.proxies", c.IMAP.Proxies)
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
-		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
+		"explicit",
+		"freespace-most", "freespace-percent-most", "freespace-percent-weighted", "freespace-percent-weighted-delta")
+	for _, name := range slices.Sorted(maps.Keys(c.IMAP.Place)) {
+		rule, key := c.IMAP.Place[name], keyPath([]string{"imap", "place", name})
+		if len(rule.On) == 0 {
+			k.add(key+".on", "name the backends", "is empty")
+		}
+		if _, err := regexp.Compile(rule.Match); err != nil {
+			k.add(key+".match", "", "%v", err)
+		}
+	}
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
 	for _, addr := range c.LMTP.Listen {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {

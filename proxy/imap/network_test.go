@@ -109,13 +109,9 @@ func TestPerAddressBehindABalancer(t *testing.T) {
 
 // 20: SCRAM bound to the TLS connection, and to another one.
 func TestScramPlus(t *testing.T) {
-	users, err := auth.NewUsers(auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := newRig(t, func(c *Config) {
 		c.TLS = selfSigned(t)
-		c.Auth = auth.NewMechanisms(auth.Config{Source: users, Pause: -1, Mechs: []string{auth.ScramSHA256Plus, auth.ScramSHA256}})
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, Mechs: []string{auth.ScramSHA256Plus, auth.ScramSHA256}})
 	})
 	var other *tls.ConnectionState
 	for _, c := range []struct {
@@ -197,11 +193,7 @@ func TestSourceIsDown(t *testing.T) {
 // 18: an unknown user and a wrong password get the same answer after the same time, whatever the source.
 func TestNobodyIsEnumerated(t *testing.T) {
 	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
-		users, err := auth.NewUsers(auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Auth = auth.NewMechanisms(auth.Config{Source: users})
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts()})
 	}}}, func(t *testing.T, r *rig) {
 		d := r.open("A")
 		d.expect("* OK ...")
@@ -227,12 +219,8 @@ func TestGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	users, err := auth.NewUsers(auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
-		c.Auth = auth.NewMechanisms(auth.Config{Source: users, Groups: groups, Pause: -1})
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Groups: groups, Pause: -1})
 	}}}, func(t *testing.T, r *rig) {
 		r.stubs["b2"].add("meeting", "group:staff\tlr\t")
 		r.stubs["b2"].add("secretmeeting", "group:staff\tlr\t-alice\tl\t")
@@ -277,7 +265,7 @@ func TestPassThrough(t *testing.T) {
 				login := func(user, password, answer string) {
 					t.Helper()
 					for _, b := range r.stubs {
-						b.greets = greets
+						b.change(func(b *stub) { b.greets = greets })
 					}
 					d.send("a LOGIN " + user + " " + quote(password))
 					d.expect("a " + answer)

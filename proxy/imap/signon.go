@@ -400,7 +400,7 @@ func (srv *Server) probe(ctx context.Context) {
 			}
 			srv.caps.learn(server, so.caps)
 			so.nc.SetDeadline(time.Now().Add(time.Second))
-			if srv.cfg.Placement.Policy.space() {
+			if srv.cfg.Placement.space() {
 				srv.place.look(so)
 			}
 			so.ask("LOGOUT")

@@ -99,7 +99,9 @@ func (b *stub) start() {
 // stop cuts everything, as a crash would.
 func (b *stub) stop() {
 	b.mu.Lock()
-	b.ln.Close()
+	if b.ln != nil {
+		b.ln.Close()
+	}
 	for conn := range b.conns {
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			tcp.SetLinger(0)
@@ -163,6 +165,13 @@ func (b *stub) saw(part string) bool {
 	return slices.ContainsFunc(b.seen, func(s string) bool { return strings.Contains(s, part) })
 }
 
+// change gives a stub another character, for connections to come.
+func (b *stub) change(how func(*stub)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	how(b)
+}
+
 // forget makes saw begin anew.
 func (b *stub) forget() {
 	b.mu.Lock()
@@ -178,16 +187,23 @@ type stubConn struct {
 	user string
 	view mbox.Viewer
 	sel  mbox.Name
+	caps string
 	told int // how many messages the client knows of
+	mute bool
 }
 
 func (c *stubConn) say(format string, args ...any) {
-	fmt.Fprintf(c.conn, format+"\r\n", args...)
+	if !c.mute {
+		fmt.Fprintf(c.conn, format+"\r\n", args...)
+	}
 }
 
 func (b *stub) serve(conn net.Conn) {
-	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn)}
-	c.say("* %s [CAPABILITY %s] %s ready", b.hello, b.greets, b.name)
+	b.mu.Lock()
+	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn), caps: b.caps}
+	hello, greets := b.hello, b.greets
+	b.mu.Unlock()
+	c.say("* %s [CAPABILITY %s] %s ready", hello, greets, b.name)
 	for c.one() {
 	}
 }
@@ -195,7 +211,7 @@ func (b *stub) serve(conn net.Conn) {
 // read reads one command, with its literals in place. before is asked at each announcement.
 func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]byte, bool) {
 	var raw []byte
-	for {
+	for n := 1; ; n++ {
 		start := len(raw)
 		var err error
 		if raw, err = imapwire.ReadLine(c.r, raw, 1<<20); err != nil {
@@ -212,6 +228,18 @@ func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]
 			c.say("+ send it")
 		}
 		raw = append(raw, "\r\n"...)
+		if verb := strings.Fields(string(raw[:min(len(raw), 100)])); lit.NonSync && len(verb) > 1 {
+			// A fault at the n-th literal of a command is ordered as "VERB{n".
+			switch c.b.fault(fmt.Sprintf("%s{%d", verb[1], n)) {
+			case "":
+			case "stop":
+				go c.b.stop()
+				io.Copy(io.Discard, c.r)
+				return nil, false
+			default:
+				return nil, false
+			}
+		}
 		data := make([]byte, lit.Size)
 		if _, err := io.ReadFull(c.r, data); err != nil {
 			return raw, false
@@ -267,6 +295,18 @@ func (c *stubConn) one() bool {
 	case "bye":
 		c.say("* BYE stub is leaving")
 		return false
+	case "lose": // another session has removed message 2
+		c.each("2", func(m *stubMessage) { m.flags = append(m.flags, `\Deleted`) })
+		c.expunge("2")
+		return c.run(cmd)
+	case "done-close": // does it, and says nothing
+		c.mute = true
+		c.run(cmd)
+		return false
+	case "stop": // the whole server ends
+		go c.b.stop()
+		io.Copy(io.Discard, c.r)
+		return false
 	case "gush": // a message of any size, out of nothing
 		block := make([]byte, 1<<16)
 		c.say("* 1 FETCH (BODY[] {%d}", gushSize)
@@ -304,7 +344,7 @@ func (c *stubConn) run(cmd *command) bool {
 	tag := cmd.tag
 	switch cmd.name {
 	case "CAPABILITY":
-		c.say("* CAPABILITY %s", c.b.caps)
+		c.say("* CAPABILITY %s", c.caps)
 	case "LOGOUT":
 		c.say("* BYE bye")
 		c.say("%s OK done", tag)
@@ -331,7 +371,7 @@ func (c *stubConn) run(cmd *command) bool {
 		}
 		c.user = parts[0]
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
-		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
+		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 		return true
 	case "LOGIN":
 		user, _ := cmd.arg()
@@ -458,7 +498,7 @@ func (c *stubConn) own(tag, user, password string) bool {
 		return false
 	}
 	c.user = user
-	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
+	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 	return true
 }
 
