@@ -188,12 +188,15 @@ func (s *session) answerList(l *listing) error {
 		s.walk(l, func(item listed) bool { return out.add(item) })
 	}
 	out.send()
-	if out.down != nil {
-		s.writeRaw([]byte("* NO [UNAVAILABLE] Some servers are not available, their part of the answer is missing\r\n"))
-	}
-	if out.err != nil {
+	switch {
+	case out.err != nil:
 		return fmt.Errorf("%w: %w", errClient, out.err)
+	case out.down == nil:
+		return ok("Completed")
+	case l.onlyUse:
+		return no("UNAVAILABLE", "Some servers are not available: there may be more") // lest a client make a second Sent
 	}
+	s.writeRaw([]byte("* NO [UNAVAILABLE] Some servers are not available, their part of the answer is missing\r\n"))
 	return ok("Completed")
 }
 

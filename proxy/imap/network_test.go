@@ -6,10 +6,14 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -398,4 +402,53 @@ func TestGreetingNeedsNobody(t *testing.T) {
 		}
 		takes(t, atOnce, atOnce, "the greeting", func() { r.open("A").expect("* OK [CAPABILITY IMAP4rev1 ...") })
 	})
+}
+
+// What deploy/fail2ban looks for is what is logged of a wrong password, once, and of nothing else.
+func TestFail2ban(t *testing.T) {
+	filter, err := os.ReadFile("../../deploy/fail2ban/murder.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var patterns []*regexp.Regexp
+	_, rest, _ := strings.Cut(string(filter), "failregex = ")
+	lines, _, _ := strings.Cut(rest, "ignoreregex")
+	for line := range strings.Lines(lines) {
+		if line = strings.TrimLeft(strings.TrimRight(line, "\n"), " "); line != "" {
+			patterns = append(patterns, regexp.MustCompile(strings.ReplaceAll(line, "<ADDR>", `([0-9a-fA-F.:]+)`)))
+		}
+	}
+	for name, handler := range map[string]func(io.Writer) slog.Handler{
+		"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+		"json": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+	} {
+		for _, peer := range []string{"192.0.2.7", "2001:db8::7"} {
+			t.Run(name+" "+peer, func(t *testing.T) {
+				var log lockedBuffer
+				r := newRig(t, fromTheNetwork, func(c *Config) {
+					c.Logger = slog.New(handler(&log))
+					c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, AllowPlaintext: true, Logger: c.Logger})
+				})
+				d := r.open("A")
+				family := map[bool]string{false: "TCP4 " + peer + " 192.0.2.1", true: "TCP6 " + peer + " 2001:db8::1"}[strings.Contains(peer, ":")]
+				d.raw("PROXY " + family + " 4242 143\r\n")
+				d.expect("* OK ...")
+				d.send("a LOGIN alice wrong")
+				d.expect("a NO ...")
+				d.send("b LOGIN alice pw")
+				d.expect("b OK ...")
+				var found []string
+				for line := range strings.Lines(log.String()) {
+					for _, p := range patterns {
+						if m := p.FindStringSubmatch(line); m != nil {
+							found = append(found, m[1])
+						}
+					}
+				}
+				if !slices.Equal(found, []string{peer}) {
+					t.Errorf("found %q in %s", found, log.String())
+				}
+			})
+		}
+	}
 }
