@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -169,7 +171,14 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 // placement says where new users go.
 func (d *daemon) placement() imap.Placement {
 	c := &d.cfg.IMAP
-	p := imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn), Weights: map[mbox.Server]int{}}
+	p := imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn), Weights: map[mbox.Server]int{}, FullAt: c.FullAt}
+	for _, name := range slices.Sorted(maps.Keys(c.Place)) {
+		rule := imap.Rule{Domain: c.Place[name].Domain, Servers: servers(c.Place[name].On)}
+		if match := c.Place[name].Match; match != "" {
+			rule.Match = regexp.MustCompile(match) // it has been tried when the file was read
+		}
+		p.Rules = append(p.Rules, rule)
+	}
 	for name, b := range d.cfg.Backends.Servers {
 		if b.Weight != 0 {
 			p.Weights[mbox.Server(name)] = b.Weight

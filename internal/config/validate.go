@@ -177,10 +177,14 @@ func (c *Config) validateTLS(k *checker) {
 }
 
 func (c *Config) validateUsers(k *checker) {
-	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
-		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd is set")
+	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" && !c.Users.PassThrough {
+		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd nor users.passthrough is set")
+	}
+	if c.Users.Saslauthd != "" && c.Users.PassThrough {
+		k.add("users.passthrough", "unset one of them", "would never be asked: users.saslauthd has the last word")
 	}
 	k.readable("users.file", c.Users.File)
+	k.readable("users.groups_file", c.Users.GroupsFile)
 	k.atLeast("users.failures", c.Users.Failures, 1)
 }
 
@@ -268,7 +272,17 @@ func (c *Config) validateFrontends(k *checker) {
 	}
 	k.prefixes("imap.proxies", c.IMAP.Proxies)
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
-		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
+		"explicit",
+		"freespace-most", "freespace-percent-most", "freespace-percent-weighted", "freespace-percent-weighted-delta")
+	for _, name := range slices.Sorted(maps.Keys(c.IMAP.Place)) {
+		rule, key := c.IMAP.Place[name], keyPath([]string{"imap", "place", name})
+		if len(rule.On) == 0 {
+			k.add(key+".on", "name the backends", "is empty")
+		}
+		if _, err := regexp.Compile(rule.Match); err != nil {
+			k.add(key+".match", "", "%v", err)
+		}
+	}
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
 	for _, addr := range slices.Concat(c.LMTP.Listen, c.LMTP.ListenTLS) {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {

@@ -185,11 +185,14 @@ func (s *session) placesFor(name mbox.Name, want mbox.Server) ([]mbox.Server, er
 	if want != "" {
 		return []mbox.Server{want}, nil
 	}
-	list := s.srv.place.order(s.srv)
-	if len(list) == 0 {
-		return nil, no("UNAVAILABLE", "No server accepts new mailboxes now")
+	list := s.srv.place.order(s.srv, name)
+	switch {
+	case len(list) > 0:
+		return list, nil
+	case s.cfg.Placement.Policy == Explicit:
+		return nil, no("CANNOT", "Say on which server: CREATE name server")
 	}
-	return list, nil
+	return nil, no("UNAVAILABLE", "No server accepts new mailboxes now")
 }
 
 // ancestor returns the nearest mailbox above name.

@@ -74,7 +74,7 @@ func (s *session) searchAt(tag string, server mbox.Server, items []listed, crite
 		so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendStall))
 		untagged, err := so.ask("UID SEARCH " + string(criteria))
 		if errors.As(err, &refused) {
-			return &result{refused.status, refused.code, refused.text}
+			return &result{refused.status.String(), refused.code, refused.text}
 		}
 		if err != nil {
 			return err

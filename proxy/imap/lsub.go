@@ -83,7 +83,7 @@ func (s *session) lookAt(ext mbox.Extern) listed {
 	mbox.Subtree(view, name, func(e mbox.Entry) bool {
 		// What lies below in the map need not lie below in the client's eyes: INBOX.
 		child, ok := s.view.External(e.Name)
-		item.children = ok && below(child, ext, string(s.view.Separator())) && listable(e) && s.visible(e)
+		item.children = ok && s.below(child, ext) && listable(e) && s.visible(e)
 		return !item.children
 	})
 	return item

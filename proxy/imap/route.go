@@ -254,7 +254,7 @@ func (s *session) tagged(c *command, x *exchange, start time.Time) error {
 		return err
 	}
 	st, code, _ := condition(x.tagged)
-	s.srv.metrics.command(c, [...]string{"BAD", "NO", "OK"}[st], code, start)
+	s.srv.metrics.command(c, st.String(), code, start)
 	return nil
 }
 

@@ -56,6 +56,7 @@ type session struct {
 	user     mbox.UserID
 	admin    bool
 	groups   []string
+	groupsAt time.Time // when they were last asked for
 	view     mbox.Viewer
 	promised capSet // what the client was told at login
 	enabled  []string
@@ -214,7 +215,28 @@ func (s *session) dispatch(c *command) error {
 			return err
 		}
 	}
+	if v.route != routeRelay {
+		s.refreshGroups()
+	}
 	return v.run(s, c)
+}
+
+// groupsFor is how long a session may see by a membership that its user has no more.
+const groupsFor = 5 * time.Minute
+
+// refreshGroups asks for the user's groups again once in a while. What cannot be asked is believed.
+func (s *session) refreshGroups() {
+	if s.phase == fresh || time.Since(s.groupsAt) < groupsFor {
+		return
+	}
+	s.groupsAt = time.Now()
+	groups, err := s.cfg.Auth.Groups(s.ctx, string(s.user))
+	switch {
+	case err == nil, errors.Is(err, auth.ErrUnknownUser):
+		s.groups = groups
+	default:
+		s.log.Warn("groups not confirmed", "err", err)
+	}
 }
 
 func (s *session) wrongPhase(v *verb) *result {

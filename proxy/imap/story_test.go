@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -74,15 +75,6 @@ func inVirtualTime(t *testing.T, o rigOptions, story func(t *testing.T, r *rig))
 func (o rigOptions) make(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, net: o.net, dir: newMemory(), stubs: map[string]*stub{}, users: map[string]*dialogue{}, log: &lockedBuffer{}}
-	users, err := auth.NewUsers(
-		auth.User{Account: auth.Account{Name: "cyrus", Admin: true}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "bob"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "carol"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "denied"}, Password: "{PLAIN}pw"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var log io.Writer = r.log
 	if testing.Verbose() {
 		log = io.MultiWriter(r.log, os.Stderr)
@@ -90,8 +82,9 @@ func (o rigOptions) make(t testing.TB) *rig {
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := Config{
 		Hostname: "fe", Directory: r.dir, Namespace: mbox.Namespace{Alt: true}, ProbeInterval: -1, Logger: logger,
-		Auth: auth.NewMechanisms(auth.Config{Source: users, Pause: -1, Mechs: []string{"PLAIN"}, Logger: logger}),
 	}
+	cfg.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, Mechs: []string{"PLAIN"}, Logger: logger,
+		Canonical: func(name string) (string, error) { id, err := cfg.Namespace.Canonical(name); return string(id), err }})
 	if o.net == nil {
 		cfg.Limits = Limits{Barrier: time.Second, MoveWait: 300 * time.Millisecond, BackendReply: 2 * time.Second, BackendLogin: 2 * time.Second}
 	}
@@ -130,6 +123,7 @@ func (o rigOptions) make(t testing.TB) *rig {
 	b2.add("shared", "anyone\tlrswip\t", "s1")
 	b2.add("shared.deny", "anyone\tlrswip\t-alice\tl\t")
 	b2.add("secret", "bob\tlrswip\t")
+	var err error
 	if r.srv, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +146,19 @@ func (o rigOptions) make(t testing.TB) *rig {
 	})
 	return r
 }
+
+// accounts are those of all rigs, with the password "pw" each: their SCRAM keys take their time.
+var accounts = sync.OnceValue(func() *auth.Users {
+	list := []auth.User{{Account: auth.Account{Name: "cyrus", Admin: true}, Password: "{PLAIN}pw"}}
+	for _, name := range []string{"alice", "bob", "carol", "denied", "foo@example.com", "foo@other.org"} {
+		list = append(list, auth.User{Account: auth.Account{Name: name}, Password: "{PLAIN}pw"})
+	}
+	users, err := auth.NewUsers(list...)
+	if err != nil {
+		panic(err)
+	}
+	return users
+})
 
 // listenOn listens on an address, "" for a new one, of a network, nil for TCP.
 func listenOn(t testing.TB, n *memoryNet, addr string) net.Listener {
@@ -392,7 +399,23 @@ func (r *rig) direct(words []string, text string) {
 		r.dir.down = words[1] == "off"
 		r.dir.mu.Unlock()
 	case "map": // map name server acl
-		r.dir.set(mbox.Name(words[1]), mbox.At(mbox.Server(words[2]), "default"), mbox.ACL(strings.ReplaceAll(words[3], "+", "\t")))
+		r.dir.set(record(words[1:]))
+	case "barrier": // the same, when somebody waits for the map
+		var once sync.Once
+		r.dir.mu.Lock()
+		r.dir.onBarrier = func() { once.Do(func() { r.dir.set(record(words[1:])) }) }
+		r.dir.mu.Unlock()
+	case "add": // add b2 name acl: a mailbox with its record
+		name, _, acl := record([]string{words[2], words[1], words[3]})
+		r.stubs[words[1]].add(name, acl)
+	case "caps": // caps b1 +NAME
+		r.stubs[words[1]].change(func(b *stub) { b.caps += " " + words[2][1:] })
+	case "greets": // greets b1 PREAUTH
+		r.stubs[words[1]].change(func(b *stub) { b.hello = words[2] })
+	case "offers": // offers never NAME
+		if list := (&session{cfg: &r.srv.cfg, srv: r.srv, phase: authed, promised: r.srv.caps.offered()}).capabilities(); strings.Contains(list, words[2]) {
+			r.t.Fatalf("offered: %s", list)
+		}
 	case "gone": // from the map
 		eventually(r.t, text, func() bool { _, ok := r.dir.View().Get(mbox.Name(words[1])); return !ok })
 	case "holds": // holds b1 name count
@@ -402,6 +425,12 @@ func (r *rig) direct(words []string, text string) {
 	default:
 		r.t.Fatalf("unknown direction %q", text)
 	}
+}
+
+// record reads "name server acl": %20 is a space in the name, + the separator in the ACL.
+func record(words []string) (mbox.Name, mbox.Location, mbox.ACL) {
+	name, _ := url.PathUnescape(words[0])
+	return mbox.Name(name), mbox.At(mbox.Server(words[1]), "default"), mbox.ACL(strings.ReplaceAll(words[2], "+", "\t"))
 }
 
 // selfSigned returns a TLS configuration for a server.

@@ -39,7 +39,11 @@ type stub struct {
 	tags   []string
 	gushed int
 	free   string // of its partitions, "free;total"
-	wg     sync.WaitGroup
+	greets string // capabilities of the greeting
+	hello  string // its first word: OK
+	// passwords are those of users, who may log in without us.
+	passwords map[string]string
+	wg        sync.WaitGroup
 }
 
 type box struct {
@@ -61,7 +65,7 @@ const gushSize = 200 << 20
 
 func newStub(t testing.TB, n *memoryNet, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
 	b := &stub{t: t, net: n, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
-		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}}
+		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}, greets: "IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", hello: "OK"}
 	t.Cleanup(b.stop)
 	return b
 }
@@ -95,7 +99,9 @@ func (b *stub) start() {
 // stop cuts everything, as a crash would.
 func (b *stub) stop() {
 	b.mu.Lock()
-	b.ln.Close()
+	if b.ln != nil {
+		b.ln.Close()
+	}
 	for conn := range b.conns {
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			tcp.SetLinger(0)
@@ -159,6 +165,13 @@ func (b *stub) saw(part string) bool {
 	return slices.ContainsFunc(b.seen, func(s string) bool { return strings.Contains(s, part) })
 }
 
+// change gives a stub another character, for connections to come.
+func (b *stub) change(how func(*stub)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	how(b)
+}
+
 // forget makes saw begin anew.
 // commands returns what has come, each after the user and a colon.
 func (b *stub) commands() []string {
@@ -181,16 +194,23 @@ type stubConn struct {
 	user string
 	view mbox.Viewer
 	sel  mbox.Name
+	caps string
 	told int // how many messages the client knows of
+	mute bool
 }
 
 func (c *stubConn) say(format string, args ...any) {
-	fmt.Fprintf(c.conn, format+"\r\n", args...)
+	if !c.mute {
+		fmt.Fprintf(c.conn, format+"\r\n", args...)
+	}
 }
 
 func (b *stub) serve(conn net.Conn) {
-	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn)}
-	c.say("* OK [CAPABILITY IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR] %s ready", b.name)
+	b.mu.Lock()
+	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn), caps: b.caps}
+	hello, greets := b.hello, b.greets
+	b.mu.Unlock()
+	c.say("* %s [CAPABILITY %s] %s ready", hello, greets, b.name)
 	for c.one() {
 	}
 }
@@ -198,7 +218,7 @@ func (b *stub) serve(conn net.Conn) {
 // read reads one command, with its literals in place. before is asked at each announcement.
 func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]byte, bool) {
 	var raw []byte
-	for {
+	for n := 1; ; n++ {
 		start := len(raw)
 		var err error
 		if raw, err = imapwire.ReadLine(c.r, raw, 1<<20); err != nil {
@@ -215,6 +235,18 @@ func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]
 			c.say("+ send it")
 		}
 		raw = append(raw, "\r\n"...)
+		if verb := strings.Fields(string(raw[:min(len(raw), 100)])); lit.NonSync && len(verb) > 1 {
+			// A fault at the n-th literal of a command is ordered as "VERB{n".
+			switch c.b.fault(fmt.Sprintf("%s{%d", verb[1], n)) {
+			case "":
+			case "stop":
+				go c.b.stop()
+				io.Copy(io.Discard, c.r)
+				return nil, false
+			default:
+				return nil, false
+			}
+		}
 		data := make([]byte, lit.Size)
 		if _, err := io.ReadFull(c.r, data); err != nil {
 			return raw, false
@@ -270,6 +302,18 @@ func (c *stubConn) one() bool {
 	case "bye":
 		c.say("* BYE stub is leaving")
 		return false
+	case "lose": // another session has removed message 2
+		c.each("2", func(m *stubMessage) { m.flags = append(m.flags, `\Deleted`) })
+		c.expunge("2")
+		return c.run(cmd)
+	case "done-close": // does it, and says nothing
+		c.mute = true
+		c.run(cmd)
+		return false
+	case "stop": // the whole server ends
+		go c.b.stop()
+		io.Copy(io.Discard, c.r)
+		return false
 	case "gush": // a message of any size, out of nothing
 		block := make([]byte, 1<<16)
 		c.say("* 1 FETCH (BODY[] {%d}", gushSize)
@@ -290,7 +334,7 @@ func (c *stubConn) one() bool {
 	default:
 		text, hang := strings.CutSuffix(f, "THEN-HANG")
 		text, gone := strings.CutSuffix(text, "THEN-CLOSE")
-		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(text))
+		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n", `\xff`, "\xff", `\xfe`, "\xfe", `\x01`, "\x01").Replace(text))
 		if hang {
 			io.Copy(io.Discard, c.r)
 		}
@@ -307,16 +351,23 @@ func (c *stubConn) run(cmd *command) bool {
 	tag := cmd.tag
 	switch cmd.name {
 	case "CAPABILITY":
-		c.say("* CAPABILITY %s", c.b.caps)
+		c.say("* CAPABILITY %s", c.caps)
 	case "LOGOUT":
 		c.say("* BYE bye")
 		c.say("%s OK done", tag)
 		return false
 	case "AUTHENTICATE":
 		cmd.arg()
-		cmd.eat(' ')
-		plain, _ := base64.StdEncoding.DecodeString(string(cmd.rest()))
+		response := cmd.rest()
+		if !cmd.eat(' ') {
+			c.say("+ ")
+			response, _ = imapwire.ReadLine(c.r, nil, 1000)
+		}
+		plain, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(string(response)))
 		parts := strings.Split(string(plain), "\x00")
+		if len(parts) == 3 && parts[0] == "" && c.own(tag, parts[1], parts[2]) {
+			return true
+		}
 		if len(parts) != 3 || parts[1] != "murder" || parts[2] != "secret" {
 			c.say("%s NO [AUTHENTICATIONFAILED] no", tag)
 			return true
@@ -327,7 +378,14 @@ func (c *stubConn) run(cmd *command) bool {
 		}
 		c.user = parts[0]
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
-		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
+		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
+		return true
+	case "LOGIN":
+		user, _ := cmd.arg()
+		password, _ := cmd.arg()
+		if !c.own(tag, user, password) {
+			c.say("%s NO Login incorrect", tag)
+		}
 		return true
 	case "NOOP":
 		if n := c.b.count(c.sel); c.sel != "" && n != c.told {
@@ -339,6 +397,9 @@ func (c *stubConn) run(cmd *command) bool {
 		c.say("%s", (&session{view: c.view}).namespaces())
 	case "ENABLE":
 		c.say("* ENABLED%s", cmd.rest())
+		if strings.Contains(string(cmd.rest()), "UTF8=ACCEPT") {
+			c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus", true)
+		}
 	case "IDLE":
 		return c.idle(tag)
 	case "SELECT", "EXAMINE":
@@ -435,6 +496,16 @@ func (c *stubConn) run(cmd *command) bool {
 		}
 	}
 	c.say("%s OK done", tag)
+	return true
+}
+
+// own logs a user in by his own password.
+func (c *stubConn) own(tag, user, password string) bool {
+	if want, ok := c.b.passwords[user]; !ok || want != password {
+		return false
+	}
+	c.user = user
+	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 	return true
 }
 
