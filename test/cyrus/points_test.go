@@ -108,6 +108,23 @@ func TestImmediateDeleteIsNotTold(t *testing.T) {
 	}
 }
 
+// A mailbox that is renamed between the LIST of ctl_mboxlist -m and its turn is wiped: FIND shows it at
+// the server itself, but without a partition, which is taken for elsewhere.
+func TestPushWipesWhatIsRenamed(t *testing.T) {
+	r, relay := listened(t, Options{Backends: 1})
+	be1 := r.Node("be1")
+	admin := signOn(t, be1, r.Admin())
+	ok(t, admin, "CREATE user.u1")
+	ok(t, admin, "CREATE user.u1.a")
+	relay.Decide(answered("LIST", once(func() { ok(t, admin, "RENAME user.u1.a user.u1.b") })))
+	if out, err := be1.Exec("ctl_mboxlist", "-m"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if reply, err := signOn(t, be1, "u1").Do("SELECT INBOX.b"); err != nil || reply.Status == "OK" {
+		t.Errorf("the mailbox is still there (%v): refusing FIND for names of one's own is no longer needed for it", err)
+	}
+}
+
 // The MUPDATE client of Cyrus never turns compression on, whatever proxy_compress says.
 func TestCyrusNeverCompresses(t *testing.T) {
 	r, relay := listened(t, Options{Backends: 1, Conf: map[string][]string{"": {"proxy_compress: yes"}}})
