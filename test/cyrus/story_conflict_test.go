@@ -29,7 +29,7 @@ func TestSecondCreateIsRefused(t *testing.T) {
 	m.lives(t, "user.u2", be2)
 }
 
-// Two backends hold one name because one of them was cut off while it was made. At the first contact,
+// M2. Two backends hold one name because one of them was cut off while it was made. At the first contact,
 // the ctl_mboxlist -m of its start, nobody knows of the conflict yet: the second neither takes the
 // name over nor destroys its own copy. It says what is wrong, and an operator decides.
 func TestTwoHoldersOfOneName(t *testing.T) {

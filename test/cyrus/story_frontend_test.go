@@ -47,6 +47,27 @@ func TestCyrusFrontendFollowsUs(t *testing.T) {
 			ok(t, u1, "SELECT INBOX.n%d", i)
 		}
 	})
+	t.Run("every change is seen at once", func(t *testing.T) { // M3
+		u2 := signOn(t, fe, "u2")
+		for i := range 10 {
+			from, to := fmt.Sprint("from", i), fmt.Sprint("to", i)
+			ok(t, u1, "CREATE INBOX.%s", from)
+			ok(t, u1, "SELECT INBOX.%s", from)
+			ok(t, u1, "SETACL INBOX.%s u2 lr", from)
+			ok(t, u2, "SELECT user.u1.%s", from)
+			ok(t, u1, "SELECT INBOX")
+			ok(t, u1, "RENAME INBOX.%s INBOX.%s", from, to)
+			refused(t, u1, "SELECT INBOX.%s", from)
+			ok(t, u1, "SELECT INBOX.%s", to)
+			ok(t, u2, "SELECT user.u1.%s", to)
+			ok(t, u2, "UNSELECT")
+			ok(t, u1, "SELECT INBOX")
+			ok(t, u1, "DELETE INBOX.%s", to)
+			refused(t, u1, "SELECT INBOX.%s", to)
+			refused(t, u2, "SELECT user.u1.%s", to)
+		}
+		m.push(t, be1) // renames leave locations without their partition
+	})
 	t.Run("restart of the frontend", func(t *testing.T) {
 		if err := fe.Restart(); err != nil {
 			t.Fatal(err)

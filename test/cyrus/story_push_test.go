@@ -67,7 +67,7 @@ func TestBackendsBringTheirMailboxes(t *testing.T) {
 	}
 }
 
-// The order of LIST must be that of the backend's own list, or its push has much to say. Where the
+// M1. The order of LIST must be that of the backend's own list, or its push has much to say. Where the
 // configuration is wrong about it, Cyrus would end with an error, and the backend not start; here it
 // asks and says more than it need, and nothing is changed.
 func TestPushInAnotherOrder(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// mupdatetest signs on with every mechanism and works by hand, with quoted strings.
+// M5. mupdatetest signs on with every mechanism and works by hand, with quoted strings.
 func TestMupdatetest(t *testing.T) {
 	m := newMurder(t, Options{Backends: 1})
 	be1 := m.Node("be1")

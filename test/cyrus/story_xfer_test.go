@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A user with folders and mail moves from one backend to the other, by Cyrus's own XFER.
+// M4. A user with folders and mail moves from one backend to the other, by Cyrus's own XFER.
 func TestXferOfAUser(t *testing.T) {
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
