@@ -457,8 +457,10 @@ func TestScramOnTheWire(t *testing.T) {
 
 // Our own client does the same.
 func TestScram(t *testing.T) {
-	s := startServer(t, testConfig(t, newMemory()))
-	cfg := ClientConfig{Addresses: []string{s.addr}, SASL: scramAuth("be-a", testPassword)}
+	served := testConfig(t, newMemory())
+	served.Auth = testAuth(t, "SCRAM-SHA-256")
+	s := startServer(t, served)
+	cfg := ClientConfig{Addresses: []string{s.addr}, SASL: Password("be-a", testPassword)}
 	c, err := Dial(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -467,7 +469,7 @@ func TestScram(t *testing.T) {
 	if err := c.Noop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	cfg.SASL = scramAuth("be-a", "wrong")
+	cfg.SASL = Password("be-a", "wrong")
 	if _, err := Dial(t.Context(), cfg); err == nil {
 		t.Fatal("a wrong password was taken")
 	}

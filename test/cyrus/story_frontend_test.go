@@ -11,6 +11,7 @@ import (
 // A Cyrus frontend of the old installation follows one of our nodes and serves the same mailboxes:
 // sign-on, LIST, SELECT, APPEND, CREATE and a shared folder on the other backend.
 func TestCyrusFrontendFollowsUs(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Frontends: 1})
 	be1, be2, fe := m.Node("be1"), m.Node("be2"), m.Node("fe1")
 	admin1, admin2 := signOn(t, be1, m.Admin()), signOn(t, be2, m.Admin())
@@ -99,6 +100,7 @@ func TestCyrusFrontendFollowsUs(t *testing.T) {
 // Cyrus's slave can lose a good name when it merges a dump (TestSlaveLosesAGoodName). Behind our
 // node it does not: the rows in doubt are repeated after the dump.
 func TestCyrusFrontendKeepsEveryName(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1, Frontends: 1, Conf: map[string][]string{"": {"delete_mode: immediate"}}})
 	m.ours(t)
 	be1, fe := m.Node("be1"), m.Node("fe1")

@@ -23,6 +23,7 @@ var largeMap = 20_000
 // M6. A Cyrus frontend holds a large map. The node that it follows is killed and comes back: the frontend
 // loses no name, and its LMTP never says that a user does not exist.
 func TestCyrusFrontendWithALargeMap(t *testing.T) {
+	t.Parallel()
 	if n, err := strconv.Atoi(os.Getenv("MURDER_LARGE_MAP")); err == nil {
 		largeMap = n
 	}

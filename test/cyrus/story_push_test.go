@@ -19,6 +19,7 @@ var awkward = []string{
 // Backends that already have mailboxes join: ctl_mboxlist -m at their start brings all of them, a
 // second run has nothing to say, and a restart changes nothing.
 func TestBackendsBringTheirMailboxes(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin := signOn(t, be1, m.Admin())
@@ -71,6 +72,7 @@ func TestBackendsBringTheirMailboxes(t *testing.T) {
 // configuration is wrong about it, Cyrus would end with an error, and the backend not start; here it
 // asks and says more than it need, and nothing is changed.
 func TestPushInAnotherOrder(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{LoginOf: map[string]string{"be1": "old"}}, "--mupdate-backend", "old:labpass=be1.rig.test",
 		"--set", "mupdate.identities.old.order=octet")
 	m.down = true // ctl_mboxlist -mw has something to say
@@ -108,6 +110,7 @@ func TestPushInAnotherOrder(t *testing.T) {
 // LIST that the push works on. With Cyrus's own master the push takes the mailbox for one that is
 // elsewhere, and wipes it (TestPushWipesWhatIsRenamed).
 func TestRenameDuringAPush(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{Backends: 1})
 	be1, relay := m.Node("be1"), m.relays["be1"]
 	admin := signOn(t, be1, m.Admin())

@@ -12,6 +12,7 @@ import (
 // the slave of Cyrus 3.6 spoils the server's own mailboxes (TestUnifiedSlaveSpoilsItsOwnEntries). Here
 // it does not hear of them.
 func TestUnifiedServersFollowUs(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Unified: true, LoginOf: map[string]string{"be1": "unified1", "be2": "unified2"}}, "--set", "mupdate.identities.unified1.unified=true",
 		"--set", "mupdate.identities.unified2.unified=true",
 		"--mupdate-backend", "unified1:labpass=be1.rig.test", "--mupdate-backend", "unified2:labpass=be2.rig.test")
