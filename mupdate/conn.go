@@ -49,6 +49,7 @@ type conn struct {
 	role    Role
 	bound   []mbox.Server // the session may speak for these only; empty means any
 	order   mbox.Order
+	unified bool
 
 	verb    string // of the command at hand, for metrics
 	pending []mbox.Write

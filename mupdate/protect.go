@@ -23,8 +23,8 @@ func (c *conn) protect(view mbox.View, e *mbox.Entry) string {
 		return ""
 	case c.syncing != "" && holder == c.syncing:
 		return c.own(e)
-	case c.syncing == "" && c.speaksFor(holder):
-		return ""
+	case c.syncing == "" && c.speaksFor(holder), c.unified:
+		return "" // Cyrus: a unified server asks for the names of all servers, and wipes none
 	}
 	text := c.elsewhere(view, e, sync)
 	if text != "" && sync {

@@ -110,8 +110,8 @@ func follow(t *testing.T, dir *memory, order mbox.Order, unified bool) (dump, ro
 		t.Fatal(err)
 	}
 	cfg.Auth = auth.NewMechanisms(auth.Config{Source: source, Mechs: []string{"PLAIN"}, AllowPlaintext: true})
-	cfg.Unified, cfg.Logger = unified, slog.New(slog.DiscardHandler)
-	cfg.Identities["be-a"] = Identity{Role: Backend, Servers: []mbox.Server{"a.example"}, Order: order}
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	cfg.Identities["be-a"] = Identity{Role: Backend, Servers: []mbox.Server{"a.example"}, Order: order, Unified: unified}
 	s := New(cfg)
 	defer s.Shutdown(t.Context())
 	near, far := net.Pipe()

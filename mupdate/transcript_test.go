@@ -112,7 +112,9 @@ func option(t *testing.T, cfg *Config, dir *memory, key string) {
 	case "read-only":
 		cfg.ReadOnly = true
 	case "unified":
-		cfg.Unified = true
+		id := cfg.Identities["be-a"]
+		id.Unified = true
+		cfg.Identities["be-a"] = id
 	case "noop-strict":
 		cfg.NoopStrict = true
 	case "delete-unknown=no", "delete-unknown":

@@ -69,15 +69,14 @@ func (c *conn) scope(args []string) (s scope) {
 	for _, a := range args {
 		s.only = append(s.only, mbox.Server(a))
 	}
-	switch unified := c.srv.cfg.Unified; {
-	case unified:
+	switch {
+	case c.unified && len(c.bound) > 0:
 		s.without = c.bound
-		if c.role == Backend && len(c.bound) == 0 {
-			c.log.Warn("a server follows and it is not known which: in a unified Murder it must not hear of its own mailboxes, bind its identity or address",
-				"user", c.session.Identity)
-		}
+	case c.unified:
+		c.log.Warn("a unified server follows, and it is not known which: what it hears of its own mailboxes spoils them; bind its identity or address to its name",
+			"user", c.session.Identity)
 	case len(c.bound) > 0:
-		c.log.Info("a backend follows the map; in a unified Murder it must not hear of its own mailboxes, which mupdate.unified sees to",
+		c.log.Info("a backend follows the map: if it is a unified server, its identity or address must say so",
 			"user", c.session.Identity, "backend", c.bound[0])
 	}
 	return s

@@ -87,7 +87,7 @@ func (d *daemon) openMUPDATE() error {
 		Directory: d.node, Auth: mechanisms, NodeID: d.cfg.Node.ID, ServerName: hostname(c.ServerName), Version: version,
 		Upstream: upstream, Identities: identities, Peers: peers, AllowProxy: c.AllowProxy, TLS: d.tlsFor(),
 		ReadOnly: c.ReadOnly, StrictRFC: c.StrictRFC, DenyUnknownDelete: c.DenyUnknownDelete,
-		DenyUnboundDelete: c.DenyUnboundDelete, Unified: c.Unified, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
+		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
 		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
 			"off": mupdate.ReplayOff}[c.Replay],
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
@@ -118,7 +118,7 @@ func identities(list map[string]config.Identity) (map[string]mupdate.Identity, e
 		}
 		known[name] = mupdate.Identity{
 			Role:    map[string]mupdate.Role{"": mupdate.Reader, "reader": mupdate.Reader, "backend": mupdate.Backend, "admin": mupdate.Admin}[id.Role],
-			Servers: servers(id.Servers), Takeover: id.Takeover, Permissive: id.Permissive, Order: order,
+			Servers: servers(id.Servers), Takeover: id.Takeover, Permissive: id.Permissive, Unified: id.Unified, Order: order,
 		}
 	}
 	return known, nil
@@ -136,7 +136,7 @@ func peerRules(list map[string]config.PeerSettings) ([]mupdate.PeerRule, error) 
 		if err != nil {
 			return nil, fmt.Errorf("mupdate peer %s: %w", text, err)
 		}
-		rules = append(rules, mupdate.PeerRule{Prefix: prefix, Servers: servers(p.Servers), Order: order})
+		rules = append(rules, mupdate.PeerRule{Prefix: prefix, Servers: servers(p.Servers), Unified: p.Unified, Order: order})
 	}
 	slices.SortFunc(rules, func(a, b mupdate.PeerRule) int { return b.Prefix.Bits() - a.Prefix.Bits() })
 	return rules, nil

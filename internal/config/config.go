@@ -172,7 +172,6 @@ type MUPDATE struct {
 	DenyUnknownDelete bool                    `toml:"deny_unknown_delete" doc:"Refuse DELETE of a name that does not exist."`
 	DenyUnboundDelete bool                    `toml:"deny_unbound_delete" doc:"Refuse DELETE from a session whose server is not known."`
 	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
-	Unified           bool                    `toml:"unified" doc:"The Cyrus servers of this Murder are backends and frontends at once (their mupdate_config: unified): none hears of its own mailboxes. Which are its own is what its identity or address is bound to."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
 	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`
@@ -192,12 +191,14 @@ type Identity struct {
 	Servers      []string `toml:"servers" doc:"Servernames that a backend may write for. Empty: any."`
 	Takeover     bool     `toml:"takeover" doc:"May take over records of other servers (planned failover of a backend)."`
 	Permissive   bool     `toml:"permissive" doc:"Every write wins, as with Cyrus's own master."`
+	Unified      bool     `toml:"unified" doc:"Its servers are backends and frontends at once (Cyrus: mupdate_config: unified), and do not hear of their own mailboxes when they follow the map. Their names must be in servers, here or for their address."`
 	Order        string   `toml:"order" doc:"Sort order of its mailbox list: dbname (Cyrus 3.6 and later), octet or mboxsort. Default: dbname."`
 }
 
 // PeerSettings describe clients by address.
 type PeerSettings struct {
 	Servers []string `toml:"servers" doc:"Servernames that these clients may write for."`
+	Unified bool     `toml:"unified" doc:"They are backends and frontends at once, as in mupdate.identities."`
 	Order   string   `toml:"order" doc:"Sort order of their mailbox lists: dbname, octet or mboxsort. Default: dbname."`
 }
 

@@ -1,6 +1,7 @@
 package cyrus
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -67,7 +68,7 @@ func (n *Node) imapdConf() string {
 		if at := n.mupdate(); at != "" {
 			set("mupdate_server", "%s", at)
 			set("mupdate_config", "%s", map[bool]string{false: "standard", true: "unified"}[o.Unified])
-			set("mupdate_authname", "%s", o.Proxy)
+			set("mupdate_authname", "%s", cmp.Or(o.LoginOf[n.Name], o.Proxy))
 			set("mupdate_password", "%s", o.Password)
 			set("mupdate_retry_delay", "2")
 		}

@@ -12,6 +12,7 @@ import (
 // An agent beside a backend: the backend's mupdate_server is on its own host, and the loss of any
 // coordinator, the leader too, is the agent's to survive. All of the backend's commands go on.
 func TestAgentBesideABackend(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	c := m.ours(t)
 	be1 := m.Node("be1")

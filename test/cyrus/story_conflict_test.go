@@ -13,6 +13,7 @@ import (
 
 // One name on two backends. The second to CREATE it is refused and keeps nothing.
 func TestSecondCreateIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
@@ -29,10 +30,11 @@ func TestSecondCreateIsRefused(t *testing.T) {
 	m.lives(t, "user.u2", be2)
 }
 
-// Two backends hold one name because one of them was cut off while it was made. At the first contact,
+// M2. Two backends hold one name because one of them was cut off while it was made. At the first contact,
 // the ctl_mboxlist -m of its start, nobody knows of the conflict yet: the second neither takes the
 // name over nor destroys its own copy. It says what is wrong, and an operator decides.
 func TestTwoHoldersOfOneName(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	m.ours(t)
 	be1, be2 := m.Node("be1"), m.Node("be2")
@@ -125,6 +127,7 @@ func TestTwoHoldersOfOneName(t *testing.T) {
 // The planned failover of a backend: its replica, under another name, takes its mailboxes over by
 // ctl_mboxlist -ma, because its login may.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{NoPush: true}, "--set", "mupdate.identities.murder.takeover=true")
 	m.ours(t)
 	be1, be2 := m.Node("be1"), m.Node("be2")
@@ -163,6 +166,7 @@ func TestTakeover(t *testing.T) {
 
 // An identity that is bound to one server cannot touch what another one holds.
 func TestBoundIdentity(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{}, "--mupdate-backend", "only2:labpass=be2.rig.test", "--mupdate-reader", "reader:labpass")
 	m.ours(t)
 	be1 := m.Node("be1")

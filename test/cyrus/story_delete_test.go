@@ -10,6 +10,7 @@ import (
 // Deletion in two steps, as Debian sets it: the name changes to one that awaits its expiry, and
 // cyr_expire takes that out of the map too.
 func TestDeletedMailboxesExpire(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	be1 := m.Node("be1")
 	admin := signOn(t, be1, m.Admin())
@@ -31,6 +32,7 @@ func TestDeletedMailboxesExpire(t *testing.T) {
 // Deletion at once: the backend tells nobody (TestImmediateDeleteIsNotTold), so the name stays in the
 // map and mail for it waits, until the backend's next push.
 func TestImmediateDeletion(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1, Conf: map[string][]string{"": {"delete_mode: immediate"}}})
 	be1 := m.Node("be1")
 	admin := signOn(t, be1, m.Admin())
@@ -59,6 +61,7 @@ func TestImmediateDeletion(t *testing.T) {
 // Quotas, annotations and special uses are the backend's own. Some of them make it ACTIVATE the
 // mailbox again: the record stays as it was.
 func TestQuotasAndAnnotationsLeaveTheRecord(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	be1 := m.Node("be1")
 	admin := signOn(t, be1, m.Admin())

@@ -14,6 +14,7 @@ import (
 // of change. Through a coordinator that lives on, the change succeeds; when the one that the backend
 // talks to dies, the backend may be refused, and is at peace with the map after its next push.
 func TestLeaderKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin := signOn(t, be1, m.Admin())

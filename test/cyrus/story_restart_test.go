@@ -14,6 +14,7 @@ import (
 
 // Backends and coordinators come back in every order; nothing is forgotten and nothing is wiped.
 func TestRestartsInManyOrders(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	c := m.ours(t)
 	be1, be2 := m.Node("be1"), m.Node("be2")
@@ -81,6 +82,7 @@ func TestRestartsInManyOrders(t *testing.T) {
 // A backend is started while the coordinators have no majority. It does not come up (Cyrus: what
 // START runs must succeed, and what it says is lost), the coordinator says why, and later it comes up.
 func TestBackendStartsWithoutAMajority(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	c := m.ours(t)
 	be1 := m.Node("be1")

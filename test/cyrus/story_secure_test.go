@@ -107,6 +107,7 @@ func mupdatetest(m *murder, addr, input string, args ...string) string {
 // mupdatetest with TLS after the greeting and TLS from the first octet, with every mechanism, a
 // client certificate among them.
 func TestMupdatetestOverTLS(t *testing.T) {
+	t.Parallel()
 	p := issue(t, "murder")
 	m := newMurder(t, Options{Backends: 1}, p.server()...)
 	m.ours(t)
@@ -141,6 +142,7 @@ func TestMupdatetestOverTLS(t *testing.T) {
 // Which way a real backend signs on: the best mechanism that the greeting offers, whatever the
 // connection; TLS when nothing is offered without it, or when its configuration begins with it.
 func TestHowABackendSignsOn(t *testing.T) {
+	t.Parallel()
 	p := issue(t, "murder")
 	m := newRelayed(t, Options{Backends: 1}, p.server()...)
 	be1, relay := m.Node("be1"), m.relays["be1"]
@@ -176,6 +178,7 @@ func TestHowABackendSignsOn(t *testing.T) {
 
 // TLS from the first octet, as mupdate_server: host:port/tls asks for it.
 func TestBackendWithTLSFromTheFirstOctet(t *testing.T) {
+	t.Parallel()
 	p := issue(t, "murder")
 	const port = "3906"
 	n, err := loopback.Claim()
@@ -206,6 +209,7 @@ func TestBackendWithTLSFromTheFirstOctet(t *testing.T) {
 
 // Behind a load balancer that names its clients, rules by address, and the history, are about those.
 func TestClientsBehindALoadBalancer(t *testing.T) {
+	t.Parallel()
 	const client = "192.0.2.7"
 	n, err := loopback.Claim()
 	if err != nil {

@@ -35,6 +35,7 @@ func (m *murder) reserved(t testing.TB, names []string) {
 
 // The source dies right after it has announced the move. When it comes back it takes the user back.
 func TestXferSourceDiesAfterDeactivate(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)
@@ -70,6 +71,7 @@ func TestXferSourceDiesAfterDeactivate(t *testing.T) {
 // copies exist; the source's push at its start decides for the source or leaves the names in
 // transfer, and no push of either destroys the only copy.
 func TestXferSourceDiesBeforeThePush(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)
@@ -100,6 +102,7 @@ func TestXferSourceDiesBeforeThePush(t *testing.T) {
 // The destination's announcement is lost: the source has put its copy away, so the destination has
 // the only one. Its push does not wipe it; the operator completes the move.
 func TestXferAnnouncementIsLost(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)
