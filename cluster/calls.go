@@ -18,7 +18,7 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		return nil
 	}
-	if err := n.admit(alpnRPC, peer); err != nil {
+	if err := n.admit(peer); err != nil {
 		return nil, err // removed since it connected
 	}
 	switch method {

@@ -59,8 +59,10 @@ type Config struct {
 	// AutoFinalize is when the cluster version is raised after the last node has been upgraded: a duration
 	// (default "24h"), "now" or "never". The leader's counts.
 	AutoFinalize string
-	Logger       *slog.Logger
-	Metrics      prometheus.Registerer // nil: no metrics
+	// Bootstrap lets a node that is no member yet find or make its cluster by itself.
+	Bootstrap Bootstrap
+	Logger    *slog.Logger
+	Metrics   prometheus.Registerer // nil: no metrics
 
 	// Snapshots of the copy: taken every SnapshotInterval (default 60 s) if SnapshotThreshold entries
 	// (default 8192) have been added; TrailingLogs entries (default 32768) stay in the log.

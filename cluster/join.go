@@ -49,6 +49,8 @@ type joinAnswer struct {
 	Authority   []byte   `json:"authority"`
 	Certificate []byte   `json:"certificate"`
 	Peers       []string `json:"peers"`
+	// AuthorityKey goes to coordinators only: each can take in nodes, should it be the last.
+	AuthorityKey []byte `json:"authority_key,omitempty"`
 }
 
 // Init makes a new cluster with this node as its first voter.
@@ -132,8 +134,12 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 	if err == nil {
 		err = writeFile(filepath.Join(dir, certFile), files.pair, 0o600)
 	}
-	if err == nil && bootstrap {
+	switch {
+	case err != nil:
+	case bootstrap:
 		err = n.bootstrap()
+	case id.Role == Coordinator:
+		err = n.layLog()
 	}
 	if err == nil {
 		err = id.write(dir)
@@ -142,6 +148,15 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 		err = n.start(id)
 	}
 	return err
+}
+
+// layLog makes an empty log: a coordinator that is a member and has none will not start.
+func (n *Node) layLog() error {
+	st, err := openStores(&n.cfg, true)
+	if err != nil {
+		return err
+	}
+	return st.close()
 }
 
 // bootstrap writes the first configuration to an empty log: this node votes alone.
@@ -201,7 +216,7 @@ func (n *Node) Join(ctx context.Context, tokenLine string) error {
 		return err
 	}
 	id := &identity{ClusterID: t.Cluster, NodeID: n.cfg.NodeID, Role: t.Role, Peers: answer.Peers}
-	files := membershipFiles{ca: answer.Authority, pair: joinPair(answer.Certificate, keyPEM)}
+	files := membershipFiles{ca: answer.Authority, caKey: answer.AuthorityKey, pair: joinPair(answer.Certificate, keyPEM)}
 	if err := n.become(id, files, false); err != nil {
 		return err
 	}
@@ -363,9 +378,15 @@ func (r *reign) takeIn(ctx context.Context, req joinRequest) (joinAnswer, error)
 	if err != nil {
 		return joinAnswer{}, err
 	}
+	answer := joinAnswer{Authority: encodeCert(ca.cert.Raw), Certificate: cert, Peers: append(n.peerAddresses(r.engine), n.port.advertise)}
+	if req.Role == Coordinator {
+		if answer.AuthorityKey, err = encodeKey(ca.key); err != nil {
+			return joinAnswer{}, err
+		}
+	}
 	r.kickSoon()
 	n.log.Info("node taken in", "peer", req.Node, "role", string(req.Role), "address", req.Address)
-	return joinAnswer{Authority: encodeCert(ca.cert.Raw), Certificate: cert, Peers: append(n.peerAddresses(r.engine), n.port.advertise)}, nil
+	return answer, nil
 }
 
 // checkToken says in words what UseToken will decide.

@@ -25,6 +25,7 @@ func (r *reign) keepMembers(ctx context.Context) {
 			r.node.log.Warn("raising the cluster version failed", "err", err)
 		}
 		r.watchVoters(ctx)
+		r.meetSilent(ctx)
 		if r.node.draining.Load() && len(votersOf(r.engine.raft)) > 1 {
 			if err := r.node.transferTo(ctx, ""); err != nil && ctx.Err() == nil {
 				r.node.log.Warn("leading although draining", "err", err)

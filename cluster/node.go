@@ -47,6 +47,7 @@ type Node struct {
 	joins    chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
+	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
 	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
@@ -54,6 +55,7 @@ type Node struct {
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
+	leaderSince   time.Time     // of the last change
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -111,8 +113,21 @@ func Open(cfg Config) (*Node, error) {
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
 	n.metrics = newMetrics(n)
 	n.proposer.retry = n.metrics.retries.Inc
-	p.admit, p.serve = n.admit, n.serve
+	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve
+	if err := cfg.Bootstrap.check(cfg.Role, p.advertise); err != nil {
+		p.close()
+		return nil, err
+	}
+	if cfg.Bootstrap.Expect > 0 && cfg.Role.member() == Coordinator {
+		if p.boot, err = bootServerConfig(n.now()); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
 	p.start()
+	if id == nil {
+		n.wg.Go(n.bootstrapUntilMember)
+	}
 	if id != nil {
 		if err := n.start(id); err != nil {
 			n.Shutdown(context.Background())
@@ -138,11 +153,15 @@ func (n *Node) start(id *identity) error {
 			return err
 		}
 		n.ca.Store(ca)
+		if err := n.cfg.checkLogFile(); err != nil {
+			return err
+		}
 	}
 	st, err := openStores(&n.cfg, id.Role == Coordinator)
 	if err != nil {
 		return err
 	}
+	n.port.epoch.Store(id.Epoch)
 	n.port.keys.Store(k)
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  newRaftStream(n.port, n.nodeAt),
@@ -292,11 +311,10 @@ func (n *Node) beat() beat {
 	return b
 }
 
-// admit refuses a peer that the registry does not know. Raft connections are exempt: this node's
-// registry may be behind, and the leader that would bring it up to date may be new to it.
-func (n *Node) admit(alpn string, m member) error {
+// admit refuses a peer that the registry does not know.
+func (n *Node) admit(m member) error {
 	v := n.State()
-	if alpn == alpnRaft || !n.synced.Load() {
+	if !n.synced.Load() {
 		return nil
 	}
 	rec, ok := v.Node(m.Node)
@@ -350,10 +368,12 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openLink(conn, node, n.timing.silence, func() (applied, last uint64) {
+	l, epoch, err := openLink(conn, node, n.timing.silence, func() (applied, last uint64) {
 		b := n.beat()
 		return b.applied, b.last
 	})
+	n.noteEpoch(epoch, node)
+	return l, err
 }
 
 // patientTransport is raft's transport, but that sending entries to a node that is down waits for it

@@ -240,7 +240,7 @@ func (n *Node) notifyLeaderChanged() {
 	n.leaderMu.Lock()
 	defer n.leaderMu.Unlock()
 	close(n.leaderChanged)
-	n.leaderChanged = make(chan struct{})
+	n.leaderChanged, n.leaderSince = make(chan struct{}), time.Now()
 }
 
 // watchLeader follows who leads: requests that wait for an old leader are given up, so that they are

@@ -25,6 +25,9 @@ func (n *Node) Status(ctx context.Context) admin.Status {
 	if e == nil {
 		s.Nodes = []admin.NodeStatus{n.ownStatus()}
 		s.Problem = "this node is not a member of a cluster yet: run murderctl cluster init, or murderctl cluster join TOKEN"
+		if w := n.waiting.Load(); w != nil {
+			s.Problem = "this node is not a member of a cluster yet: " + *w
+		}
 		return s
 	}
 	s.ClusterID, s.Version = e.identity.ClusterID, n.State().ClusterVersion()

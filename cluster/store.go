@@ -60,7 +60,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err := c.makeRoom(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "raft.db")
+	path := c.logFile()
 	if err := c.checkDatabase(path); err != nil {
 		return nil, err
 	}

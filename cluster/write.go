@@ -191,12 +191,17 @@ func (n *Node) notLeading() error {
 	return notProposed("node %s does not lead: node %s does", n.cfg.NodeID, id)
 }
 
-// pause waits before the next attempt: a little, and no longer once the leader changes.
+// pause waits before the next attempt: a little, and no longer once the leader changes. A new leader has
+// to begin its work first, and is asked often for a while.
 func (n *Node) pause(ctx context.Context, failures int) error {
 	n.leaderMu.Lock()
-	changed := n.leaderChanged
+	changed, since := n.leaderChanged, time.Since(n.leaderSince)
 	n.leaderMu.Unlock()
-	t := time.NewTimer(min(5*time.Millisecond<<min(failures, 6), 250*time.Millisecond))
+	longest := 250 * time.Millisecond
+	if since < time.Second {
+		longest = 10 * time.Millisecond
+	}
+	t := time.NewTimer(min(5*time.Millisecond<<min(failures, 6), longest))
 	defer t.Stop()
 	select {
 	case <-changed:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -139,6 +140,10 @@ func serve(ctx context.Context, file string) error {
 // openNode opens the cluster port.
 func (d *daemon) openNode() error {
 	c := d.cfg.Cluster
+	bootstrap, err := bootstrapOf(&c)
+	if err != nil {
+		return err
+	}
 	d.backups = newBackups(d.cfg.Backup, func(ctx context.Context, w io.Writer) error { return d.node.Backup(ctx, w) }, d.log, d.reg)
 	node, err := cluster.Open(cluster.Config{
 		NodeID:            d.cfg.Node.ID,
@@ -153,6 +158,7 @@ func (d *daemon) openNode() error {
 		PromoteAfter:      c.PromoteAfter.Duration,
 		BinaryVersion:     version,
 		AutoFinalize:      c.AutoFinalize,
+		Bootstrap:         bootstrap,
 		SnapshotInterval:  c.SnapshotInterval.Duration,
 		SnapshotThreshold: c.SnapshotThreshold,
 		TrailingLogs:      c.TrailingLogs,
@@ -166,6 +172,18 @@ func (d *daemon) openNode() error {
 	}
 	d.node = node
 	return nil
+}
+
+// bootstrapOf reads the secret of nodes that make their cluster by themselves.
+func bootstrapOf(c *config.Cluster) (cluster.Bootstrap, error) {
+	if c.BootstrapExpect == 0 {
+		return cluster.Bootstrap{}, nil
+	}
+	secret, err := os.ReadFile(c.BootstrapSecret)
+	if err != nil {
+		return cluster.Bootstrap{}, fmt.Errorf("reading the bootstrap secret: %w", err)
+	}
+	return cluster.Bootstrap{Expect: c.BootstrapExpect, Peers: c.BootstrapPeers, Secret: bytes.TrimSpace(secret)}, nil
 }
 
 // advertise is the address under which others reach a listener: what the operator says, else the

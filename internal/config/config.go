@@ -67,6 +67,9 @@ type Cluster struct {
 	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
 	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
 	AutoFinalize      string   `toml:"auto_finalize" doc:"When the cluster version is raised after the last node has been upgraded: a duration, now or never (murderctl cluster finalize). Until then nodes can go back."`
+	BootstrapExpect   int      `toml:"bootstrap_expect" doc:"For automation that carries no join tokens around: so many coordinators, started with the same settings, make the cluster by themselves, and every node joins it. 0: murderctl cluster init and join. A node that is a member ignores it."`
+	BootstrapPeers    []string `toml:"bootstrap_peers" doc:"The advertised addresses of these coordinators, host:port. The same on every node."`
+	BootstrapSecret   string   `toml:"bootstrap_secret_file" doc:"File with a secret of at least 16 octets, the same on every node. Who knows it can join."`
 	ReadyTimeout      Duration `toml:"ready_timeout" doc:"How long to wait at start for a complete map before serving anyway."`
 }
 

@@ -150,6 +150,7 @@ func (c *Config) validateCluster(k *checker) {
 	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
 		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
 	}
+	c.validateBootstrap(k)
 	if a := c.Cluster.AutoFinalize; a != "now" && a != "never" {
 		if d, err := time.ParseDuration(a); err != nil || d < 0 {
 			k.add("cluster.auto_finalize", "", "%q is not possible: want a duration such as 24h, now or never", a)
@@ -164,6 +165,25 @@ func (c *Config) validateCluster(k *checker) {
 	if c.Admin.Listen != "" {
 		k.address("admin.listen", c.Admin.Listen, false)
 	}
+}
+
+func (c *Config) validateBootstrap(k *checker) {
+	n, peers := c.Cluster.BootstrapExpect, c.Cluster.BootstrapPeers
+	switch {
+	case n == 0 && len(peers) == 0:
+		return
+	case !slices.Contains([]int{1, 3, 5}, n):
+		k.add("cluster.bootstrap_expect", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", n)
+	case n != len(peers):
+		k.add("cluster.bootstrap_peers", "name all coordinators, this one too", "names %d coordinators, and cluster.bootstrap_expect is %d", len(peers), n)
+	}
+	for _, p := range peers {
+		k.address("cluster.bootstrap_peers", p, false)
+	}
+	if c.Cluster.BootstrapSecret == "" {
+		k.add("cluster.bootstrap_secret_file", "\"openssl rand -hex 32\" makes a secret; the same on every node", "is not set")
+	}
+	k.readable("cluster.bootstrap_secret_file", c.Cluster.BootstrapSecret)
 }
 
 func (c *Config) validateTLS(k *checker) {
