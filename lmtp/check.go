@@ -138,18 +138,16 @@ func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
 	return replyRecipient, nil
 }
 
-// take returns the connections on which exactly the recipients of their group have been accepted, and
-// gives the others back.
-func (tx *transaction) take(groups map[mbox.Server][]*recipient) map[mbox.Server]*hold {
-	taken := make(map[mbox.Server]*hold)
-	for server, h := range tx.holds {
-		if slices.Equal(h.rcpts, groups[server]) {
-			taken[server] = h
-			delete(tx.holds, server)
+// take gives groups the connections on which exactly their recipients have been accepted, and gives
+// the others back.
+func (tx *transaction) take(groups []*group) {
+	for _, g := range groups {
+		if h := tx.holds[g.server]; h != nil && slices.Equal(h.rcpts, g.rcpts) {
+			g.hold = h
+			delete(tx.holds, g.server)
 		}
 	}
 	tx.release()
-	return taken
 }
 
 // release gives the connections back on which nothing will be delivered.

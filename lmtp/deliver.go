@@ -12,8 +12,8 @@ import (
 	"murder/internal/mbox"
 )
 
-// delivery carries one message to all its backends. Each backend has a goroutine; each recipient is
-// settled exactly once.
+// delivery carries one message to all its backends at once: to the first in the goroutine of the
+// session, to the others in goroutines of their own. Each recipient is settled exactly once.
 type delivery struct {
 	srv     *Server
 	cfg     *Config
@@ -24,6 +24,16 @@ type delivery struct {
 	began   time.Time
 	results chan result // has room for every recipient
 	work    sync.WaitGroup
+	// progress hands on what is known so far. It is for the goroutine of the session.
+	progress func()
+}
+
+// group is the recipients on one backend.
+type group struct {
+	server mbox.Server
+	rcpts  []*recipient
+	hold   *hold // where they have been accepted already, if not nil
+	own    bool  // it is delivered to in the goroutine of the session
 }
 
 // result is the final word on one recipient.
@@ -38,22 +48,41 @@ func (d *delivery) settle(rc *recipient, rep reply) {
 	d.results <- result{rc, rep}
 }
 
-// start looks every recipient up again, because mailboxes may have moved while the message came in,
-// and sets out for all backends at once.
-func (d *delivery) start() {
-	groups := make(map[mbox.Server][]*recipient)
+// run looks every recipient up again, because mailboxes may have moved while the message came in, and
+// delivers to all backends at once. When it returns, the first is done.
+//
+// The session has nothing else to do meanwhile, so it spares itself a goroutine; and as replies go out
+// in the order of recipients, the first backend's come first.
+func (d *delivery) run() {
+	groups := d.groups()
+	d.tx.take(groups)
+	for _, g := range groups[min(1, len(groups)):] {
+		d.work.Go(func() { d.deliver(g) })
+	}
+	if len(groups) > 0 {
+		groups[0].own = true
+		d.deliver(groups[0])
+	}
+}
+
+// groups sorts the recipients by their backends, in the order of RCPT, and settles those who have none.
+func (d *delivery) groups() (groups []*group) {
 	d.locate()
+	of := make(map[mbox.Server]*group, 1)
 	for _, rc := range d.tx.rcpts {
 		if rc.route.Status != Found {
 			d.settle(rc, d.srv.replyFor(rc.route))
 			continue
 		}
-		groups[rc.route.Server] = append(groups[rc.route.Server], rc)
+		g := of[rc.route.Server]
+		if g == nil {
+			g = &group{server: rc.route.Server}
+			of[g.server] = g
+			groups = append(groups, g)
+		}
+		g.rcpts = append(g.rcpts, rc)
 	}
-	held := d.tx.take(groups)
-	for server, rcpts := range groups {
-		d.work.Go(func() { d.group(server, rcpts, held[server]) })
-	}
+	return groups
 }
 
 // locate finds the present route of every recipient. Those that are not active wait for the map
@@ -70,23 +99,20 @@ func (d *delivery) locate() {
 	wait.Wait()
 }
 
-// group delivers to the recipients of one backend, if h is not nil in the transaction begun there. What
-// has not been delivered for certain is tried once more on a new connection; a connection that was
-// there before and proves dead does not count.
-func (d *delivery) group(server mbox.Server, rcpts []*recipient, h *hold) {
-	log := d.log.With("backend", string(server))
-	left := rcpts
-	defer d.rescue(rcpts)
-	p := d.srv.pools.of(server)
+// deliver delivers to the recipients of one backend. What has not been delivered for certain is tried
+// once more on a new connection; a connection that was there before and proves dead does not count.
+func (d *delivery) deliver(g *group) {
+	defer d.rescue(g.rcpts)
+	p := d.srv.pools.of(g.server)
 	fresh, retried := false, false
 	for {
-		f := d.attempt(p, left, fresh, h)
-		h = nil
-		left = slices.DeleteFunc(slices.Clone(left), func(rc *recipient) bool { return rc.settled })
+		f := d.attempt(p, g, fresh)
+		g.hold = nil
 		if f == nil {
 			break
 		}
-		log.Warn("backend failed", "err", f.err, "left", len(left))
+		g.rcpts = slices.DeleteFunc(slices.Clone(g.rcpts), func(rc *recipient) bool { return rc.settled })
+		d.log.Warn("backend failed", "backend", string(g.server), "err", f.err, "left", len(g.rcpts))
 		switch {
 		case d.ctx.Err() != nil:
 			f.reply = replyLost
@@ -97,10 +123,10 @@ func (d *delivery) group(server mbox.Server, rcpts []*recipient, h *hold) {
 			fresh, retried = true, true
 			continue
 		}
-		d.settleAll(left, f.reply)
+		d.settleAll(g.rcpts, f.reply)
 		break
 	}
-	d.srv.metrics.deliveries.WithLabelValues(string(server)).Observe(time.Since(d.began).Seconds())
+	p.seconds.Observe(time.Since(d.began).Seconds())
 }
 
 // rescue keeps a panic from hurting more than the recipients at hand. It must be deferred.
@@ -121,10 +147,10 @@ func (d *delivery) settleAll(rcpts []*recipient, rep reply) {
 }
 
 // attempt delivers over one connection. It returns nil if all recipients are settled, or will be.
-func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool, h *hold) *failure {
+func (d *delivery) attempt(p *pool, g *group, fresh bool) *failure {
 	var c *client
-	if h != nil {
-		c = h.c
+	if g.hold != nil {
+		c = g.hold.c
 	} else {
 		var err error
 		if c, err = p.get(d.ctx, fresh, true); err != nil {
@@ -141,8 +167,8 @@ func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool, h *hold) *fa
 	}()
 	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
 	defer stop()
-	t := &transfer{delivery: d, c: c}
-	f := t.run(rcpts, h != nil)
+	t := &transfer{delivery: d, c: c, own: g.own}
+	f := t.run(g.rcpts, g.hold != nil)
 	usable = stop() && f == nil && !t.spent
 	return f
 }
@@ -157,7 +183,7 @@ func (d *delivery) absent(rc *recipient, server mbox.Server) {
 		d.settle(rc, d.srv.replyFor(route))
 	case route.Status == Found && route.Server != server && !rc.moved:
 		rc.moved, rc.route = true, route
-		d.group(route.Server, []*recipient{rc}, nil)
+		d.deliver(&group{server: route.Server, rcpts: []*recipient{rc}})
 	default:
 		d.srv.alertAbsent(d.log, rc, server, route.Status)
 		d.settle(rc, replyNotAtBackend)
@@ -173,6 +199,7 @@ func (s *Server) alertAbsent(log *slog.Logger, rc *recipient, server mbox.Server
 type transfer struct {
 	*delivery
 	c     *client
+	own   bool // in the goroutine of the session
 	spent bool // the connection is of no more use although all went well
 }
 
@@ -349,7 +376,12 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 // replies reads one reply for each recipient. From here on nothing is tried again.
 func (t *transfer) replies(rcpts []*recipient) *failure {
 	for i, rc := range rcpts {
-		t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
+		if t.c.in.Buffered() == 0 {
+			if t.own && i > 0 {
+				t.progress()
+			}
+			t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
+		}
 		rep, err := readReply(t.c.in)
 		f := (*failure)(nil)
 		if err != nil {

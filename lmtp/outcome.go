@@ -47,15 +47,8 @@ func (ss *session) deliver(msg *message) {
 		srv: ss.srv, cfg: ss.cfg, log: ss.log, tx: ss.tx, msg: msg, ctx: ctx,
 		began: time.Now(), results: make(chan result, len(rcpts)),
 	}
-	if msg.refusal.code != 0 {
-		d.settleAll(rcpts, msg.refusal)
-	} else {
-		d.start()
-	}
-	known := make([]result, len(rcpts))
-	gone := false
-	for next := 0; next < len(rcpts); {
-		res := <-d.results
+	known, next, gone := make([]result, len(rcpts)), 0, false
+	take := func(res result) {
 		known[res.rcpt.index] = res
 		for ; next < len(rcpts) && known[next].rcpt != nil; next++ {
 			ss.say(known[next].reply)
@@ -63,6 +56,19 @@ func (ss *session) deliver(msg *message) {
 		if len(d.results) == 0 && !gone && ss.flush() != nil {
 			gone = true
 		}
+	}
+	d.progress = func() {
+		for len(d.results) > 0 {
+			take(<-d.results)
+		}
+	}
+	if msg.refusal.code != 0 {
+		d.settleAll(rcpts, msg.refusal)
+	} else {
+		d.run()
+	}
+	for next < len(rcpts) {
+		take(<-d.results)
 	}
 	d.work.Wait()
 	ss.over = ss.over || gone

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/internal/backend"
 	"murder/internal/mbox"
 )
@@ -13,15 +15,16 @@ import (
 // pools holds the connections to all backends. Every one pins a process there, so they are few and
 // short-lived.
 type pools struct {
-	cfg *Config
+	cfg     *Config
+	metrics *metrics
 
 	mu     sync.Mutex
 	closed bool
 	m      map[mbox.Server]*pool
 }
 
-func newPools(cfg *Config) *pools {
-	return &pools{cfg: cfg, m: make(map[mbox.Server]*pool)}
+func newPools(cfg *Config, m *metrics) *pools {
+	return &pools{cfg: cfg, metrics: m, m: make(map[mbox.Server]*pool)}
 }
 
 func (ps *pools) of(server mbox.Server) *pool {
@@ -29,7 +32,7 @@ func (ps *pools) of(server mbox.Server) *pool {
 	defer ps.mu.Unlock()
 	p := ps.m[server]
 	if p == nil {
-		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed}
+		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server))}
 		ps.m[server] = p
 	}
 	return p
@@ -73,8 +76,9 @@ var errBusy = errors.New("no connection to the backend became free")
 
 // pool is the connections to one backend.
 type pool struct {
-	cfg    *Config
-	server mbox.Server
+	cfg     *Config
+	server  mbox.Server
+	seconds prometheus.Observer // from the client's final dot to the last reply
 
 	mu      sync.Mutex
 	closed  bool

@@ -53,6 +53,7 @@ mydestination =
 mynetworks = 127.0.0.0/8
 alias_maps =
 multi_instance_enable = no
+queue_run_delay = 2s
 minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 `, p.dir)+example("main.cf"), 0o644)
