@@ -172,7 +172,6 @@ func (b *stub) change(how func(*stub)) {
 	how(b)
 }
 
-// forget makes saw begin anew.
 // commands returns what has come, each after the user and a colon.
 func (b *stub) commands() []string {
 	b.mu.Lock()
@@ -180,6 +179,7 @@ func (b *stub) commands() []string {
 	return slices.Clone(b.seen)
 }
 
+// forget makes saw begin anew.
 func (b *stub) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
