@@ -196,7 +196,7 @@ func (c *Config) raftConfig() *raft.Config {
 	rc.HeartbeatTimeout, rc.ElectionTimeout = t.heartbeat, t.heartbeat
 	// The lease bounds how long an old and a new leader can both think that they lead.
 	rc.LeaderLeaseTimeout = t.lease
-	// Followers learn of a commit from the next entry; the batcher's nudge is that entry.
+	// Whoever waits to hear of a commit is told by the teller.
 	rc.CommitTimeout = t.commit
 	rc.BatchApplyCh = true
 	rc.SnapshotInterval = c.SnapshotInterval
