@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"murder/fsm"
+	"murder/internal/mbox"
 )
 
 // fakeLog decides entries when told to.
@@ -296,4 +297,32 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("does not survive a round trip: %v", err)
 		}
 	})
+}
+
+// What waits on a node is bounded: whoever finds it full waits for room, and is refused after a while.
+func TestAdmission(t *testing.T) {
+	t.Parallel()
+	a := admission{freed: make(chan struct{})}
+	ctx := testContext(t)
+	if err := a.enter(ctx, maxQueue, 10); err != nil {
+		t.Fatal(err)
+	}
+	entered := make(chan error, 1)
+	go func() { entered <- a.enter(ctx, 1, 10) }()
+	select {
+	case err := <-entered:
+		t.Fatalf("let in although it is full: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	a.leave(maxQueue, 10)
+	if err := <-entered; err != nil {
+		t.Errorf("not let in although there is room: %v", err)
+	}
+	if err := a.enter(ctx, 1, maxQueueBytes); !errors.Is(err, mbox.ErrUnavailable) { // too many octets
+		t.Errorf("got %v", err)
+	}
+	a.leave(1, 10)
+	if err := a.enter(ctx, 1, maxQueueBytes); err != nil {
+		t.Errorf("not let in although nobody is there: %v", err)
+	}
 }

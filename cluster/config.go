@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -59,6 +60,8 @@ type Config struct {
 	// AutoFinalize is when the cluster version is raised after the last node has been upgraded: a duration
 	// (default "24h"), "now" or "never". The leader's counts.
 	AutoFinalize string
+	// CleanupDeadServers removes nodes that have been silent for long, under conditions (dead.go).
+	CleanupDeadServers bool
 	// Bootstrap lets a node that is no member yet find or make its cluster by itself.
 	Bootstrap Bootstrap
 	Logger    *slog.Logger
@@ -88,10 +91,14 @@ type hooks struct {
 	tick  time.Duration // lease ticks
 	space func(dir string) space
 
+	gossip func(*memberlist.Config)
+
 	spaceInterval time.Duration
 	noBallast     bool
-	first         uint32 // cluster version of a new cluster
-	clockNow      func() time.Time
+
+	deadCoordinator, deadLearner time.Duration
+	first                        uint32 // cluster version of a new cluster
+	clockNow                     func() time.Time
 }
 
 // Exit codes of a process that must not go on.
@@ -156,6 +163,8 @@ func (c *Config) complete() error {
 	setDefault(&c.hooks.tick, 5*time.Second)
 	setDefault(&c.hooks.spaceInterval, spaceInterval)
 	setDefault(&c.hooks.first, maxCluster)
+	setDefault(&c.hooks.deadCoordinator, deadCoordinator)
+	setDefault(&c.hooks.deadLearner, deadLearner)
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }
 	}

@@ -129,12 +129,12 @@ func (n *Node) record(e *engine) fsm.Node {
 	}
 }
 
-// announce brings the registry up to date with this node. Before the copy is complete it is the
-// leader that knows the registry, and a node that has moved gets no copy until the leader knows where
-// it is.
+// announce brings the registry up to date with this node. Before the copy is complete, and while the
+// leader does not reach this node, it is the leader that knows the registry: a node that is not where the
+// registry says gets no entries that could tell it so.
 func (n *Node) announce(ctx context.Context, e *engine) error {
 	have, ok := n.State().Node(n.cfg.NodeID)
-	if !n.synced.Load() {
+	if !n.synced.Load() || n.sought.Load() != nil {
 		l, err := n.leaderLink(ctx)
 		if err == nil {
 			err = l.call(ctx, "record", struct{}{}, &have)

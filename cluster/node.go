@@ -104,7 +104,7 @@ func Open(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg.Logger = cfg.Logger.With("node", cfg.NodeID)
-	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{})}
+	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{}), leaderSince: time.Now()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.joins = make(chan struct{}, maxJoins)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
@@ -114,7 +114,7 @@ func Open(cfg Config) (*Node, error) {
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
 	n.metrics = newMetrics(n)
 	n.teller = newTeller(n)
-	n.proposer.retry = n.metrics.retries.Inc
+	n.proposer.retry, n.proposer.repeated = n.metrics.retries.Inc, n.metrics.repeats.Inc
 	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve
 	if err := cfg.Bootstrap.check(cfg.Role, p.advertise); err != nil {
 		p.close()

@@ -246,10 +246,17 @@ func (n *Node) notifyLeaderChanged() {
 // tried with the new one.
 func (n *Node) watchLeader(e *engine) {
 	last := ""
+	lost := time.Now()
 	for {
 		select {
 		case o := <-e.observed:
 			id := string(o.Data.(raft.LeaderObservation).LeaderID)
+			switch {
+			case id == "" && last != "":
+				lost = time.Now()
+			case id != "" && last == "":
+				n.metrics.leaderless.Observe(time.Since(lost).Seconds())
+			}
 			if last != "" && id != last {
 				n.links.drop(last)
 			}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -94,7 +95,10 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		return nil, err
 	}
 	s.log, s.stable = cache, s.guard
+	ctx, stopMetrics := context.WithCancel(context.Background())
+	go bolt.RunMetrics(ctx, 0)
 	s.close = func() error {
+		stopMetrics()
 		s.guard.stop()
 		return bolt.Close()
 	}

@@ -20,7 +20,7 @@ import (
 func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	begun := time.Now()
+	begun, leads := time.Now(), n.reign.Load() != nil
 	verdicts := make([]mbox.Verdict, 0, len(writes))
 	var last uint64
 	for len(writes) > 0 {
@@ -38,7 +38,7 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 			if len(verdicts) > 0 {
 				err = fmt.Errorf("%w: %d of the writes were made", mbox.ErrUnknownOutcome, len(verdicts))
 			}
-			n.metrics.write(begun, err)
+			n.metrics.write(begun, leads, err)
 			return nil, err
 		}
 		for _, r := range results {
@@ -48,10 +48,10 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 		writes = writes[k:]
 	}
 	if err := n.replica.wait(ctx, last); err != nil {
-		n.metrics.write(begun, err)
+		n.metrics.write(begun, leads, err)
 		return nil, fmt.Errorf("%w: it was made, but this node has not caught up with it", mbox.ErrUnknownOutcome)
 	}
-	n.metrics.write(begun, nil)
+	n.metrics.write(begun, leads, nil)
 	return verdicts, nil
 }
 

@@ -67,6 +67,7 @@ type Cluster struct {
 	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
 	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
 	AutoFinalize      string   `toml:"auto_finalize" doc:"When the cluster version is raised after the last node has been upgraded: a duration, now or never (murderctl cluster finalize). Until then nodes can go back."`
+	CleanupDead       bool     `toml:"cleanup_dead_servers" doc:"Remove nodes by themselves: a coordinator after a day of silence, if enough others are alive and vote; anything else after an hour. The leader's setting counts."`
 	BootstrapExpect   int      `toml:"bootstrap_expect" doc:"For automation that carries no join tokens around: so many coordinators, started with the same settings, make the cluster by themselves, and every node joins it. 0: murderctl cluster init and join. A node that is a member ignores it."`
 	BootstrapPeers    []string `toml:"bootstrap_peers" doc:"The advertised addresses of these coordinators, host:port. The same on every node."`
 	BootstrapSecret   string   `toml:"bootstrap_secret_file" doc:"File with a secret of at least 16 octets, the same on every node. Who knows it can join."`
