@@ -3,6 +3,8 @@ package cyrus
 import (
 	"cmp"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -91,6 +93,9 @@ func (n *Node) cyrusConf() string {
 	}
 	b.WriteString("}\nSERVICES {\n")
 	service := func(name, program string, port, prefork int) {
+		if _, err := os.Stat(filepath.Join(binDir, strings.Fields(program)[0])); err != nil {
+			return // Cyrus has been built without it
+		}
 		fmt.Fprintf(&b, "  %s cmd=\"%s\" listen=\"%s:%d\" prefork=%d maxchild=400\n",
 			name, strings.Replace(program, " ", " -C "+c+" ", 1), n.Host, port, prefork)
 	}

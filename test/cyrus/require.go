@@ -1,6 +1,7 @@
 package cyrus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +14,9 @@ import (
 	"testing"
 )
 
-// binDir is where Debian keeps Cyrus's programs.
-const binDir = "/usr/lib/cyrus/bin"
+// binDir is where Cyrus's programs are: Debian's, or those of another release that MURDER_CYRUS names. One
+// builds them with all of --bindir, --sbindir and --libexecdir at that directory, and --enable-murder.
+var binDir = cmp.Or(os.Getenv("MURDER_CYRUS"), "/usr/lib/cyrus/bin")
 
 // installLine is what brings the programs that the stories use.
 const installLine = "apt-get install --no-install-recommends cyrus-imapd cyrus-murder cyrus-pop3d cyrus-clients cyrus-admin " +
