@@ -22,7 +22,7 @@ func BenchmarkLMTP(b *testing.B) {
 	}
 	for _, conns := range []int{1, 8} {
 		for _, c := range cases {
-			for _, t := range []target{{"direct", w.backendLMTP(0)}, {"proxy", w.cluster.Addr("f1", "lmtp")}} {
+			for _, t := range []target{{name: "direct", addr: w.backendLMTP(0)}, {name: "proxy", addr: w.cluster.Addr("f1", "lmtp")}} {
 				to := c.recipients
 				if t.name == "direct" && len(to) == 2 {
 					to = []string{"u1", "u3"}

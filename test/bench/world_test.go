@@ -37,6 +37,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(stubEnv); addr != "" {
+		beStub(addr)
+	}
 	code := m.Run()
 	if shared.world != nil {
 		for i := len(shared.close) - 1; i >= 0; i-- {
@@ -83,7 +86,8 @@ func newWorld() (w *world, err error) {
 		}
 	})
 	if real {
-		w.rig, err = cyrus.New(cyrus.Options{Net: net, Master: true, Backends: backends, Mupdate: w.cluster.Addr("c1", "mupdate")})
+		w.rig, err = cyrus.New(cyrus.Options{Net: net, Master: true, Backends: backends, Frontends: 1, Mupdate: w.cluster.Addr("c1", "mupdate"),
+			FrontendMupdate: w.cluster.Addr("f1", "mupdate"), Conf: map[string][]string{"fe1": {"force_sasl_client_mech: PLAIN"}}})
 		if err != nil {
 			return w, err
 		}
@@ -138,13 +142,17 @@ func (w *world) backendLMTP(i int) string {
 }
 
 // target is one thing that is measured.
-type target struct{ name, addr string }
+type target struct {
+	name, addr string
+	tls        string // the same with TLS, "" for none
+	pid        int    // of its first process, 0 if unknown
+}
 
 // mupdateServers are a coordinator, a frontend, and Cyrus's own master.
 func (w *world) mupdateServers() []target {
-	list := []target{{"coordinator", w.cluster.Addr("c1", "mupdate")}, {"frontend", w.cluster.Addr("f1", "mupdate")}}
+	list := []target{{name: "coordinator", addr: w.cluster.Addr("c1", "mupdate")}, {name: "frontend", addr: w.cluster.Addr("f1", "mupdate")}}
 	if w.rig != nil {
-		list = append(list, target{"cyrus", w.rig.Node("mupdate").Addr(cyrus.MupdatePort)})
+		list = append(list, target{name: "cyrus", addr: w.rig.Node("mupdate").Addr(cyrus.MupdatePort)})
 	}
 	return list
 }

@@ -126,6 +126,7 @@ func New() (_ *World, err error) {
 // StartSaslauthd starts the daemon that the first frontend asks, and waits until it answers.
 func (w *World) StartSaslauthd() error {
 	w.saslauthd = exec.Command("saslauthd", "-d", "-n", "2", "-m", w.dir, "-a", "rimap", "-O", w.Be2.Host+"/"+strconv.Itoa(cyrus.IMAPPort))
+	w.saslauthd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it ends its whole group
 	if err := w.saslauthd.Start(); err != nil {
 		return fmt.Errorf("starting saslauthd: %w", err)
 	}
