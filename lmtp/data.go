@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -27,12 +28,13 @@ type message struct {
 func (ss *session) receive() (*message, error) {
 	m := &message{spool: &spool{store: ss.srv.store}}
 	limits := &ss.cfg.Limits
+	began := time.Now()
 	n := normaliser{maxLine: limits.Line, fold: ss.cfg.Fold}
 	hash := sha256.New()
 	var out []byte
 	for done := false; !done; {
 		if ss.in.Buffered() == 0 {
-			if err := ss.more(limits.Data); err != nil {
+			if err := ss.moreOf(began); err != nil {
 				m.spool.close()
 				return nil, err
 			}
@@ -60,7 +62,21 @@ func (ss *session) receive() (*message, error) {
 	}
 	m.head = ss.fields(&n, hash.Sum(nil))
 	m.size = n.size + int64(len(m.head))
+	ss.swift = time.Since(began) < min(swiftMessage, limits.Ahead)
 	return m, nil
+}
+
+// moreOf waits for more of a message whose beginning it knows. Backends that have been told of it ahead
+// wait for a while only.
+func (ss *session) moreOf(began time.Time) error {
+	if len(ss.tx.holds) > 0 && !ss.cfg.CheckAtBackend {
+		err := ss.more(min(ss.cfg.Limits.Ahead-time.Since(began), ss.cfg.Limits.Data))
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		ss.tx.release()
+	}
+	return ss.more(ss.cfg.Limits.Data)
 }
 
 // more waits for octets of a message.
