@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"strings"
@@ -30,8 +31,10 @@ func (ss *session) receive() (*message, error) {
 	limits := &ss.cfg.Limits
 	began := time.Now()
 	n := normaliser{maxLine: limits.Line, fold: ss.cfg.Fold}
-	hash := sha256.New()
-	var out []byte
+	var hash hash.Hash
+	if ss.cfg.SyntheticMessageID {
+		hash = sha256.New()
+	}
 	for done := false; !done; {
 		if ss.in.Buffered() == 0 {
 			if err := ss.moreOf(began); err != nil {
@@ -39,31 +42,38 @@ func (ss *session) receive() (*message, error) {
 				return nil, err
 			}
 		}
-		src, _ := ss.in.Peek(ss.in.Buffered())
-		var used int
-		out, used, done = n.feed(out[:0], src)
-		ss.in.Discard(used)
-		if m.refusal.code != 0 {
-			continue
-		}
-		if m.refusal = ss.judge(&n); m.refusal.code != 0 {
-			continue
-		}
-		if ss.cfg.SyntheticMessageID {
-			hash.Write(out)
-		}
-		if _, err := m.spool.Write(out); err != nil {
-			ss.log.Error("cannot spool a message", "err", err)
-			m.refusal = replySpoolError
-			if errors.Is(err, errNoSpace) {
-				m.refusal = replySpoolFull
-			}
-		}
+		done = ss.piece(m, &n, hash)
 	}
-	m.head = ss.fields(&n, hash.Sum(nil))
+	m.head = ss.fields(&n, hash)
 	m.size = n.size + int64(len(m.head))
 	ss.swift = time.Since(began) < min(swiftMessage, limits.Ahead)
 	return m, nil
+}
+
+// piece adds what has been read to the message, and reports whether it is complete. hash may be nil.
+func (ss *session) piece(m *message, n *normaliser, hash hash.Hash) (done bool) {
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	src, _ := ss.in.Peek(ss.in.Buffered())
+	out, used, done := n.feed(buf[:0], src)
+	ss.in.Discard(used)
+	if m.refusal.code == 0 {
+		m.refusal = ss.judge(n)
+	}
+	if m.refusal.code != 0 {
+		return done
+	}
+	if hash != nil {
+		hash.Write(out)
+	}
+	if _, err := m.spool.Write(out); err != nil {
+		ss.log.Error("cannot spool a message", "err", err)
+		m.refusal = replySpoolError
+		if errors.Is(err, errNoSpace) {
+			m.refusal = replySpoolFull
+		}
+	}
+	return done
 }
 
 // moreOf waits for more of a message whose beginning it knows. Backends that have been told of it ahead
@@ -108,7 +118,7 @@ func (ss *session) judge(n *normaliser) reply {
 
 // fields are the trace (RFC 5321 section 4.4, RFC 3848) and whatever else is added. Return-Path is
 // the backend's to add.
-func (ss *session) fields(n *normaliser, hash []byte) []byte {
+func (ss *session) fields(n *normaliser, hash hash.Hash) []byte {
 	var b strings.Builder
 	if !ss.cfg.NoTrace {
 		with := "LMTP"
@@ -128,8 +138,8 @@ func (ss *session) fields(n *normaliser, hash []byte) []byte {
 		fmt.Fprintf(&b, "Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n",
 			ss.lhlo, from, ss.cfg.Hostname, with, ss.id, time.Now().Format(time.RFC1123Z))
 	}
-	if ss.cfg.SyntheticMessageID && !n.messageID {
-		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", hex.EncodeToString(hash[:16]), ss.cfg.Hostname)
+	if hash != nil && !n.messageID {
+		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", hex.EncodeToString(hash.Sum(nil)[:16]), ss.cfg.Hostname)
 	}
 	return []byte(b.String())
 }
