@@ -8,12 +8,32 @@ import (
 	"murder/internal/mbox"
 )
 
-// hold is a connection to a backend on which recipients have been accepted while the client still
-// talks. What happens to it until the message is there costs nothing: the envelope is then sent anew.
+// hold is a connection to a backend that knows of recipients while the client still talks. What happens
+// to it until the message is there costs nothing: the envelope is then sent anew.
 type hold struct {
 	pool  *pool
 	c     *client
-	rcpts []*recipient // accepted
+	rcpts []*recipient
+	paths []string // the addresses under which it knows them
+	ahead bool     // MAIL, RCPT and DATA have been sent, and no reply has been read
+}
+
+func (h *hold) add(rc *recipient) {
+	h.rcpts = append(h.rcpts, rc)
+	h.paths = append(h.paths, rc.route.Path)
+}
+
+// fits reports whether the backend knows of exactly these recipients.
+func (h *hold) fits(rcpts []*recipient) bool {
+	if !slices.Equal(h.rcpts, rcpts) {
+		return false
+	}
+	for i, rc := range rcpts {
+		if h.paths[i] != rc.route.Path {
+			return false
+		}
+	}
+	return true
 }
 
 // ask puts a recipient to his backend and returns its answer. One whom it does not know although the
@@ -74,10 +94,7 @@ func (ss *session) offer(rc *recipient) reply {
 			p.put(c)
 			return rep
 		case f == nil:
-			if ss.tx.holds == nil {
-				ss.tx.holds = make(map[mbox.Server]*hold)
-			}
-			ss.tx.holds[server] = h
+			ss.tx.hold(server, h)
 			return rep
 		}
 		p.drop(c)
@@ -90,15 +107,11 @@ func (ss *session) offer(rc *recipient) reply {
 
 // rcptAt asks on a connection, with all that has to come first.
 func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
-	var commands []string
 	begin, reused := len(h.rcpts) == 0, h.c.uses > 0
-	if begin && reused {
-		commands = append(commands, "RSET")
-	}
+	commands := []string{h.c.rcpt(rc)}
 	if begin {
-		commands = append(commands, h.c.mail(&ss.tx.envelope, ss.tx.size))
+		commands = h.c.envelope(&ss.tx.envelope, h.c.announced(ss.tx.size), []*recipient{rc})
 	}
-	commands = append(commands, h.c.rcpt(rc))
 	last, refused := len(commands)-1, false
 	stop := context.AfterFunc(ss.srv.ctx, func() { h.c.conn.Close() })
 	defer stop()
@@ -109,7 +122,7 @@ func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
 			return nil
 		case i == last:
 			doing = "RCPT"
-		case i == 0 && reused:
+		case begin && reused && i == 0:
 			if rep.code != 250 {
 				f = unexpected("RSET", rep, replyBackendState)
 				f.stale = rep.code == 421
@@ -134,15 +147,22 @@ func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
 	case refused:
 		return answer, nil
 	}
-	h.rcpts = append(h.rcpts, rc)
+	h.add(rc)
 	return replyRecipient, nil
 }
 
-// take gives groups the connections on which exactly their recipients have been accepted, and gives
-// the others back.
+func (tx *transaction) hold(server mbox.Server, h *hold) {
+	if tx.holds == nil {
+		tx.holds = make(map[mbox.Server]*hold)
+	}
+	tx.holds[server] = h
+}
+
+// take gives groups the connections to backends that know of exactly their recipients, and gives the
+// others back.
 func (tx *transaction) take(groups []*group) {
 	for _, g := range groups {
-		if h := tx.holds[g.server]; h != nil && slices.Equal(h.rcpts, g.rcpts) {
+		if h := tx.holds[g.server]; h != nil && h.fits(g.rcpts) {
 			g.hold = h
 			delete(tx.holds, g.server)
 		}
@@ -150,10 +170,15 @@ func (tx *transaction) take(groups []*group) {
 	tx.release()
 }
 
-// release gives the connections back on which nothing will be delivered.
+// release gives the connections back on which nothing will be delivered. One that waits for a message
+// can only be closed: the backend stores nothing then.
 func (tx *transaction) release() {
 	for _, h := range tx.holds {
-		h.pool.put(h.c)
+		if h.ahead {
+			h.pool.drop(h.c)
+		} else {
+			h.pool.put(h.c)
+		}
 	}
 	tx.holds = nil
 }

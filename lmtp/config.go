@@ -68,6 +68,10 @@ type Limits struct {
 	Reply    time.Duration // replies after the final dot [300s]
 	Straggle time.Duration // waiting for more after one "too big" for several recipients [2s]
 
+	// Ahead is how long backends wait for a message that they have been told of while the client sends
+	// it [1s]; negative tells them only once it is complete.
+	Ahead time.Duration
+
 	AuthPause time.Duration // before an account that may not deliver is refused [3s]
 }
 
@@ -169,6 +173,7 @@ func (l *Limits) fill() {
 	or(&l.Stall, 60*time.Second)
 	or(&l.Reply, 300*time.Second)
 	or(&l.Straggle, 2*time.Second)
+	or(&l.Ahead, time.Second)
 	or(&l.AuthPause, 3*time.Second)
 }
 

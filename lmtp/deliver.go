@@ -168,7 +168,7 @@ func (d *delivery) attempt(p *pool, g *group, fresh bool) *failure {
 	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
 	defer stop()
 	t := &transfer{delivery: d, c: c, own: g.own}
-	f := t.run(g.rcpts, g.hold != nil)
+	f := t.run(g)
 	usable = stop() && f == nil && !t.spent
 	return f
 }
@@ -205,22 +205,22 @@ type transfer struct {
 
 // run sends the envelope, unless the backend has it already, and the message. The recipients that it
 // settles stay settled whatever it returns.
-func (t *transfer) run(rcpts []*recipient, begun bool) *failure {
+func (t *transfer) run(g *group) *failure {
 	// Room for the fields that the backend adds itself. One that finds a message too big at the end
 	// gives one answer for all recipients.
 	const added = 1024
 	if t.c.size > 0 && t.msg.size+added > t.c.size {
-		t.settleAll(rcpts, replyTooBig)
+		t.settleAll(g.rcpts, replyTooBig)
+		t.spent = g.hold != nil && g.hold.ahead // it waits for the message
 		return nil
 	}
-	var accepted []*recipient
+	accepted := g.rcpts
 	var data reply
 	var f *failure
-	if begun {
-		accepted = rcpts
+	if g.hold != nil && !g.hold.ahead {
 		data, f = t.data()
 	} else {
-		accepted, data, f = t.envelope(rcpts)
+		accepted, data, f = t.envelope(g)
 	}
 	switch {
 	case f != nil:
@@ -238,26 +238,18 @@ func (t *transfer) run(rcpts []*recipient, begun bool) *failure {
 	return t.replies(accepted)
 }
 
-// envelope sends MAIL, RCPT and DATA in one flight, and returns the recipients accepted and the answer
-// to DATA. Without PIPELINING there is no DATA when nobody has been accepted.
+// envelope sends MAIL, RCPT and DATA in one flight, unless they have been sent ahead, and returns the
+// recipients accepted and the answer to DATA. Without PIPELINING there is no DATA when nobody has been
+// accepted.
 //
 // Cyrus: after a refused MAIL it accepts RCPT and DATA.
-func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data reply, f *failure) {
-	var commands []string
-	reused := t.c.uses > 0
+func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *failure) {
+	rcpts := g.rcpts
+	mail, reused, refused := 0, t.c.uses > 0, false
 	if reused {
-		commands = append(commands, "RSET") // also finds out whether the backend is still there
+		mail = 1 // behind RSET
 	}
-	mail := len(commands) // where MAIL stands
-	last := mail + len(rcpts) + 1
-	refused := false
-	commands = append(commands, t.c.mail(&t.tx.envelope, t.msg.size))
-	for _, rc := range rcpts {
-		commands = append(commands, t.c.rcpt(rc))
-	}
-	if t.c.pipelining {
-		commands = append(commands, "DATA")
-	}
+	last := mail + len(rcpts) + 1 // where DATA stands
 	take := func(i int, rep reply) error {
 		switch {
 		case i == last:
@@ -279,7 +271,17 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data rep
 		}
 		return nil
 	}
-	n, err := t.c.exchange(commands, t.cfg.Limits.Envelope, take)
+	var n int
+	var err error
+	if g.hold != nil {
+		n, err = t.c.replies(0, last+1, t.cfg.Limits.Envelope, take)
+	} else {
+		commands := t.c.envelope(&t.tx.envelope, t.msg.size, rcpts)
+		if t.c.pipelining {
+			commands = append(commands, "DATA")
+		}
+		n, err = t.c.exchange(commands, t.cfg.Limits.Envelope, take)
+	}
 	if err == nil && len(accepted) > 0 && !t.c.pipelining {
 		_, err = t.c.exchange([]string{"DATA"}, t.cfg.Limits.Envelope, func(_ int, rep reply) error { return take(last, rep) })
 	}

@@ -113,6 +113,20 @@ func (p *pool) get(ctx context.Context, fresh, wait bool) (*client, error) {
 	return c, nil
 }
 
+// spare returns an unused connection if nobody waits for one, or nil.
+func (p *pool) spare() *client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if p.closed || n == 0 || p.idle[n-1].expired(p.cfg) {
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle = p.idle[:n-1]
+	c.expiry.Stop()
+	return c
+}
+
 // slot returns an unused connection, or nil for the permission to open one.
 func (p *pool) slot(ctx context.Context, wait bool) (*client, error) {
 	p.mu.Lock()

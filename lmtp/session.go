@@ -37,7 +37,8 @@ type session struct {
 	authc   string // who has authenticated
 	lhlo    string // what the client calls itself; "" before LHLO
 	tx      *transaction
-	bad     int // wrong commands in a row
+	swift   bool // the last message came at once
+	bad     int  // wrong commands in a row
 	over    bool
 
 	mu       sync.Mutex
