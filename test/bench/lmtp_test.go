@@ -74,7 +74,7 @@ func BenchmarkLMTPLarge(b *testing.B) {
 		to = append(to, fmt.Sprintf("u%d+%d", 1+i%2, i)) // the folder is not there: it goes to INBOX
 	}
 	text := messageOf(size)
-	for _, t := range []target{{"direct", w.backendLMTP(0)}, {"proxy", w.cluster.Addr("f1", "lmtp")}} {
+	for _, t := range []target{{name: "direct", addr: w.backendLMTP(0)}, {name: "proxy", addr: w.cluster.Addr("f1", "lmtp")}} {
 		to := slices.Clone(to)
 		if t.name == "direct" {
 			for i := range to {
