@@ -59,9 +59,10 @@ lint: ## gofmt, vet, go.mod tidy, and the tagged files too
 	go vet -tags 'hashicorpmetrics cyrus' ./test/...
 	go mod tidy -diff
 
-docs: build ## docs/config.md, docs/metrics.md; man pages and shell completion in docs/generated
+docs: build ## docs/config.md, docs/metrics.md, docs/imap-verbs.md; man pages and shell completion in docs/generated
 	bin/murderd config reference >docs/config.md
 	bin/murderd metrics-reference >docs/metrics.md
+	bin/murderd imap-verbs >docs/imap-verbs.md
 	bin/murderd docs docs/generated
 	bin/murderctl docs docs/generated
 

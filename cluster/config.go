@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -85,7 +86,7 @@ type Config struct {
 // hooks are for tests of this package.
 type hooks struct {
 	exit  func(code int, reason string)
-	dial  func(addr string) error // refuses outgoing connections
+	dial  func(ctx context.Context, addr string) (net.Conn, error) // instead of a plain TCP connection
 	wrap  func(logAndStable) logAndStable
 	tick  time.Duration // lease ticks
 	space func(dir string) space
@@ -204,7 +205,7 @@ func (c *Config) raftConfig() *raft.Config {
 	rc.HeartbeatTimeout, rc.ElectionTimeout = t.heartbeat, t.heartbeat
 	// The lease bounds how long an old and a new leader can both think that they lead.
 	rc.LeaderLeaseTimeout = t.lease
-	// Followers learn of a commit from the next entry; the batcher's nudge is that entry.
+	// Whoever waits to hear of a commit is told by the teller.
 	rc.CommitTimeout = t.commit
 	rc.BatchApplyCh = true
 	rc.SnapshotInterval = c.SnapshotInterval

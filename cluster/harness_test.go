@@ -43,6 +43,45 @@ func (c *cuts) closed(from, to string) bool {
 	return c.cut[from] || c.cut[to] || c.way[[2]string{from, to}]
 }
 
+func (c *cuts) dial(ctx context.Context, from, addr string) (net.Conn, error) {
+	to := c.nodeAt(addr)
+	switch {
+	case c.closed(from, to):
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", from, to)}
+	case c.refused(from, to):
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &wire{conn, func() bool { return c.closed(from, to) }}, nil
+}
+
+// wire is a connection that ends when it is used after a cut: sever may come while it is being made.
+type wire struct {
+	net.Conn
+	cut func() bool
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if w.cut() {
+		w.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	if w.cut() {
+		w.Close()
+		return 0, net.ErrClosed
+	}
+	return w.Conn.Write(p)
+}
+
 // refused reports whether something between two nodes refuses connections.
 func (c *cuts) refused(from, to string) bool {
 	c.mu.Lock()
@@ -90,15 +129,7 @@ func (r *rig) open(cfg Config) *Node {
 		r.configure(&cfg)
 	}
 	cfg.hooks.noBallast = true
-	cfg.hooks.dial = func(addr string) error {
-		switch to := r.net.nodeAt(addr); {
-		case r.net.closed(id, to):
-			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
-		case r.net.refused(id, to):
-			return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-		}
-		return nil
-	}
+	cfg.hooks.dial = func(ctx context.Context, addr string) (net.Conn, error) { return r.net.dial(ctx, id, addr) }
 	if cfg.hooks.exit == nil {
 		cfg.hooks.exit = func(code int, reason string) { r.t.Errorf("node %s would exit with %d: %s", id, code, reason) }
 	}

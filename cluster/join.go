@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -235,15 +234,17 @@ func (n *Node) waitSynced(ctx context.Context) error {
 
 // askToJoin tries the addresses of a token until one gives a definite answer.
 func (n *Node) askToJoin(ctx context.Context, t token, req joinRequest) (joinAnswer, error) {
+	var last error
 	for failures := 0; ; failures++ {
-		var last error
 		for _, addr := range t.Addresses {
 			answer, err := n.askOne(ctx, addr, t, req)
 			var f *failure
 			if err == nil || errors.As(err, &f) && f.class == classRefused {
 				return answer, err
 			}
-			last = err
+			if last == nil || ctx.Err() == nil {
+				last = err // what was broken off at the end tells less than what came before
+			}
 		}
 		if n.pause(ctx, max(failures, 6)) != nil {
 			return joinAnswer{}, fmt.Errorf("joining: no coordinator of %s took this node in: %w", strings.Join(t.Addresses, ", "), last)
@@ -436,13 +437,9 @@ func (n *Node) answers(ctx context.Context, id, addr string) bool {
 }
 
 func (n *Node) dialsBack(ctx context.Context, addr string) error {
-	if n.cfg.hooks.dial != nil {
-		if err := n.cfg.hooks.dial(addr); err != nil {
-			return err
-		}
-	}
-	d := net.Dialer{Timeout: dialBack}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	ctx, cancel := context.WithTimeout(ctx, dialBack)
+	defer cancel()
+	conn, err := n.port.dialTCP(ctx, addr)
 	if err != nil {
 		return err
 	}

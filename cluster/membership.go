@@ -50,7 +50,6 @@ func (r *reign) reconcile(ctx context.Context) error {
 		return err
 	}
 	servers := f.Configuration().Servers
-	r.followers.Store(len(servers) > 1)
 	var err error
 	done := false
 	r.node.State().Nodes(func(rec fsm.Node) bool {

@@ -20,7 +20,7 @@ type metrics struct {
 	writes, barriers *prometheus.HistogramVec
 	batchSize        prometheus.Histogram
 	batchTime        prometheus.Histogram
-	nudges           prometheus.Counter
+	told             prometheus.Counter
 	retries          prometheus.Counter
 	unconfirmed      prometheus.Counter
 	leaderChanges    prometheus.Counter
@@ -47,7 +47,7 @@ func newMetrics(n *Node) *metrics {
 		batchTime: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "murder_batch_seconds", Help: "From forming an entry to its result, on the leader.", Buckets: latencies,
 		}),
-		nudges:        prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_nudges_total", Help: "Empty entries that carry the commit index to followers."}),
+		told:          prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_commits_told_total", Help: "Messages that told a node what has been committed, because it waited or no entries followed."}),
 		retries:       prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_write_retries_total", Help: "Writes sent again under the same number."}),
 		unconfirmed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_read_rounds_unconfirmed_total", Help: "Rounds of linearizable reads that no majority confirmed in time; the reads rode the log instead."}),
 		leaderChanges: prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_leader_changes_total", Help: "Changes of the leader that this node saw."}),
@@ -72,7 +72,7 @@ func newMetrics(n *Node) *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.nudges, m.retries, m.unconfirmed, m.leaderChanges, m.leaderless, m.transfers,
+	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.told, m.retries, m.unconfirmed, m.leaderChanges, m.leaderless, m.transfers,
 		m.repeats, m.standIns, (*gauges)(m.node)}
 }
 
@@ -117,10 +117,6 @@ func outcomeLabel(err error) string {
 
 func (m *metrics) batch(b *batch, err error) {
 	if err != nil {
-		return
-	}
-	if b.nudge {
-		m.nudges.Inc()
 		return
 	}
 	m.batchSize.Observe(float64(b.cmds))

@@ -33,6 +33,7 @@ type Node struct {
 	links    *linkSet
 	proposer *proposer
 	metrics  *metrics
+	teller   *teller
 
 	mu      sync.Mutex // becoming a member, and stopping
 	stopped bool
@@ -112,6 +113,7 @@ func Open(cfg Config) (*Node, error) {
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
 	n.metrics = newMetrics(n)
+	n.teller = newTeller(n)
 	n.proposer.retry, n.proposer.repeated = n.metrics.retries.Inc, n.metrics.repeats.Inc
 	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve
 	if err := cfg.Bootstrap.check(cfg.Role, p.advertise); err != nil {
@@ -388,10 +390,19 @@ type patientTransport struct {
 const patience = 100 * time.Millisecond
 
 func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	heartbeat := len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0
+	if len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0 { // a heartbeat
+		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
+	}
+	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
+	err := t.appendEntries(id, addr, req, resp)
+	t.node.teller.sent(id, req, resp.Success, err)
+	return err
+}
+
+func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
 		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-		if err == nil || heartbeat || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
+		if err == nil || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
 			return err
 		}
 		select {

@@ -226,19 +226,26 @@ func (p *port) dial(ctx context.Context, addr, alpn, node string) (*tls.Conn, er
 }
 
 func (p *port) dialTLS(ctx context.Context, addr string, c *tls.Config) (*tls.Conn, error) {
-	if p.hooks.dial != nil {
-		if err := p.hooks.dial(addr); err != nil {
-			return nil, err
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	d := tls.Dialer{Config: c}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := p.dialTCP(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", addr, err)
 	}
-	return conn.(*tls.Conn), nil
+	conn := tls.Client(raw, c)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connecting to %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+func (p *port) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	if p.hooks.dial != nil {
+		return p.hooks.dial(ctx, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 // raftStream is the part of the port that raft uses.

@@ -140,7 +140,7 @@ func (s *server) readIndex(f frame) {
 		s.failed(f.id, s.node.notLeading())
 		return
 	}
-	err := r.reader.read(pendingRead{remote: true, done: func(index uint64, err error) {
+	err := r.reader.read(pendingRead{from: s.peer.Node, done: func(index uint64, err error) {
 		if err != nil {
 			s.failed(f.id, err)
 			return
@@ -188,7 +188,7 @@ func appendUnit(dst []byte, u *unit) []byte {
 // does not decode would stop every node, so nothing unchecked enters the log.
 func decodeUnit(payload []byte, peer member) (*unit, error) {
 	d := decoder{buf: payload}
-	u := &unit{flow: peer.Node + "/" + string(d.bytes()), remote: true}
+	u := &unit{flow: peer.Node + "/" + string(d.bytes()), from: peer.Node}
 	if d.err != nil {
 		return nil, refuse("%v", d.err)
 	}

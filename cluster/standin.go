@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -219,13 +218,9 @@ func (n *Node) becomeCandidate(e *engine, leader string) {
 
 // refuses reports whether a machine answers and nobody listens at the port.
 func (p *port) refuses(ctx context.Context, addr string) bool {
-	if p.hooks.dial != nil {
-		if err := p.hooks.dial(addr); err != nil {
-			return errors.Is(err, syscall.ECONNREFUSED)
-		}
-	}
-	d := net.Dialer{Timeout: refusalLimit}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	ctx, cancel := context.WithTimeout(ctx, refusalLimit)
+	defer cancel()
+	conn, err := p.dialTCP(ctx, addr)
 	if err == nil {
 		conn.Close()
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"murder/fsm"
+	"murder/internal/mbox"
 )
 
 // A learner whose copy is found to differ throws it away and ends; started again it has the right one.
@@ -161,6 +162,7 @@ func TestLeaderDiskHangs(t *testing.T) {
 	mu.Unlock()
 	begun := time.Now()
 	s.hang()
+	go l.Write(testContext(t), []mbox.Write{activate("user.stuck")})
 	if id := <-exits; id != l.cfg.NodeID {
 		t.Fatalf("%s ended", id)
 	}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,7 +17,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/xdg-go/scram"
 	"go.uber.org/goleak"
 
 	"murder/internal/mbox"
@@ -237,9 +235,9 @@ func TestBreaker(t *testing.T) {
 		}
 		for range breakAfter {
 			admitted(true, false)
-			b.failed(time.Now(), false, fail)
+			b.failed(time.Now(), false, false, fail)
 		}
-		b.failed(time.Now(), false, fail) // somebody who had left before
+		b.failed(time.Now(), false, false, fail) // somebody who had left before
 		for _, delay := range []time.Duration{5, 10, 20, 40, 60, 60} {
 			admitted(false, false)
 			time.Sleep(delay * time.Second * 79 / 100)
@@ -247,7 +245,7 @@ func TestBreaker(t *testing.T) {
 			time.Sleep(delay * time.Second * 42 / 100)
 			admitted(true, true)
 			admitted(false, false)
-			b.failed(time.Now(), true, fail)
+			b.failed(time.Now(), true, false, fail)
 		}
 		time.Sleep(2 * time.Minute)
 		admitted(true, true)
@@ -257,6 +255,25 @@ func TestBreaker(t *testing.T) {
 		admitted(true, false)
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A host that drops packets costs one caller his time, and nobody else.
+func TestDarkServerBreaksAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		for _, c := range []struct {
+			takes time.Duration
+			err   error
+		}{{dialEach, ErrUnreachable}, {0, ErrBreakerOpen}} {
+			began := time.Now()
+			if _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); !errors.Is(err, c.err) || time.Since(began) != c.takes {
+				t.Errorf("after %v: %v, want %v", time.Since(began), err, c.err)
+			}
 		}
 	})
 }
@@ -403,49 +420,6 @@ func TestSASLChoice(t *testing.T) {
 				t.Errorf("%s: %s %q %v", c.name, started, ir, err)
 			}
 		}
-	}
-}
-
-func TestScramClient(t *testing.T) {
-	for _, mech := range []string{scramSHA256, scramSHA1} {
-		generator := map[string]scram.HashGeneratorFcn{scramSHA256: scram.SHA256, scramSHA1: scram.SHA1}[mech]
-		stored, err := generator.NewClient("murder", "labpass", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		server, err := generator.NewServer(func(string) (scram.StoredCredentials, error) {
-			return stored.GetStoredCredentialsWithError(scram.KeyFactors{Salt: "0123456789", Iters: 4096})
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, err := newScramClient(mech, "murder", "labpass", "alice")
-		if err != nil {
-			t.Fatal(err)
-		}
-		conv := server.NewConversation()
-		_, response, err := client.Start()
-		for range 2 {
-			if err != nil {
-				t.Fatal(err)
-			}
-			challenge, err := conv.Step(string(response))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if response, err = client.Next([]byte(challenge)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if !conv.Valid() || conv.AuthzID() != "alice" || response == nil || len(response) != 0 {
-			t.Errorf("%s: valid %v, authzid %q, last response %q", mech, conv.Valid(), conv.AuthzID(), response)
-		}
-	}
-	client, _ := newScramClient(scramSHA256, "murder", "labpass", "")
-	_, first, _ := client.Start()
-	nonce := strings.TrimPrefix(string(first[strings.Index(string(first), "r="):]), "r=")
-	if _, err := client.Next([]byte("r=" + nonce + "x,s=AAAA,i=" + strconv.Itoa(maxIterations+1))); err == nil {
-		t.Error("a server may keep us busy for ever")
 	}
 }
 
