@@ -1,11 +1,11 @@
 package cluster
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -172,10 +172,14 @@ func (c *Config) checkSnapshots(store raft.SnapshotStore) (index uint64, err err
 // by itself: it may be the one that is right.
 func (n *Node) beginAnew(e *engine) {
 	n.log.Error("copy differs from the leader's: this learner throws it away and stops, to begin anew when it is started again")
-	ctx, cancel := context.WithTimeout(n.ctx, raftCallLimit)
-	defer cancel()
-	if err := await(ctx, e.raft.Shutdown()); err != nil { // it must not write another snapshot of it
-		n.log.Warn("stopping raft failed", "err", err)
+	ended := make(chan error, 1)
+	go func() { ended <- e.feed.stop() }() // it must not write another snapshot of it
+	select {
+	case err := <-ended:
+		if err != nil {
+			n.log.Warn("stopping the feed failed", "err", err)
+		}
+	case <-time.After(raftCallLimit):
 	}
 	if err := n.cfg.dropSnapshots(); err != nil {
 		n.log.Error("copy not removed", "err", err)

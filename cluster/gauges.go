@@ -133,17 +133,21 @@ func (r *reign) samplePeers(s sample) {
 }
 
 func (n *Node) sampleEngine(s sample, e *engine) {
-	s.gauge(descTerm, float64(e.raft.CurrentTerm()))
-	s.gauge(descLast, float64(e.raft.LastIndex()))
-	s.gauge(descCommit, float64(e.raft.CommitIndex()))
+	p := e.feed.place()
+	s.gauge(descTerm, float64(p.term))
+	s.gauge(descLast, float64(p.last))
+	s.gauge(descCommit, float64(p.commit))
 	s.gauge(descExpiry, float64(e.keys.cert.Load().Leaf.NotAfter.Unix()))
 	s.gauge(descDisk, float64(n.cfg.space().free))
-	if g := e.stores.guard; g != nil {
+	if g := e.guard(); g != nil {
 		_, age := g.oldest(time.Now())
 		s.gauge(descStoreAge, age.Seconds())
 		if info, err := os.Stat(n.cfg.logFile()); err == nil {
 			s.gauge(descLogFile, float64(info.Size()))
 		}
+	}
+	if e.raftFeed == nil {
+		return
 	}
 	if list, err := e.stores.snapshots.List(); err == nil && len(list) > 0 {
 		s.gauge(descSnapSize, float64(list[0].Size))

@@ -18,8 +18,8 @@ const (
 // Live reports whether the process works at all: nothing here waits for another node.
 func (n *Node) Live() admin.Health {
 	var h admin.Health
-	if e := n.engine.Load(); e != nil && e.stores.guard != nil {
-		what, age := e.stores.guard.oldest(time.Now())
+	if e := n.engine.Load(); e != nil && e.guard() != nil {
+		what, age := e.guard().oldest(time.Now())
 		h.Add("log store", age <= storeAlarm, fmt.Sprintf("oldest call %s %s", age.Round(time.Millisecond), what))
 		return h
 	}

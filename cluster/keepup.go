@@ -43,7 +43,7 @@ func (n *Node) keepUp(e *engine) {
 		}
 		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() {
 			// The library counts entries, and ours differ a thousandfold in size.
-			if err := e.raft.Snapshot().Error(); err != nil && n.ctx.Err() == nil {
+			if err := e.feed.keep(); err != nil && n.ctx.Err() == nil {
 				n.log.Warn("snapshot failed", "err", err)
 			}
 		}

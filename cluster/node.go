@@ -3,14 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/raft"
 
 	"murder/fsm"
 	"murder/internal/mbox"
@@ -65,14 +61,18 @@ type Node struct {
 
 // engine is what exists once the node is a member.
 type engine struct {
-	identity *identity
-	keys     *keys
-	raft     *raft.Raft
-	trans    *raft.NetworkTransport
-	stores   *stores
-	observer *raft.Observer
-	observed chan raft.Observation
-	dead     chan struct{} // closed when raft has stopped
+	identity  *identity
+	keys      *keys
+	feed      feed
+	*raftFeed // the same, for what only voters do; nil if the copy comes from another feed
+}
+
+// guard watches over the log on disk; nil for a node without one.
+func (e *engine) guard() *storeGuard {
+	if e.raftFeed == nil {
+		return nil
+	}
+	return e.stores.guard
 }
 
 type leaderHint struct {
@@ -159,49 +159,21 @@ func (n *Node) start(id *identity) error {
 			return err
 		}
 	}
-	st, err := openStores(&n.cfg, id.Role == Coordinator)
+	n.port.epoch.Store(id.Epoch)
+	n.port.keys.Store(k)
+	f, err := n.openRaft(id.Role)
 	if err != nil {
 		return err
 	}
-	n.port.epoch.Store(id.Epoch)
-	n.port.keys.Store(k)
-	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  newRaftStream(n.port, n.nodeAt),
-		MaxPool: 3,
-		// Overlapped requests have left followers stuck for ever after a short store error, while
-		// heartbeats went on (hashicorp/raft issue 612). One at a time costs nothing with batches.
-		MaxRPCsInFlight: 1,
-		Timeout:         5 * time.Second,
-		Logger:          newHCLog(n.log, "transport"),
-	})
-	// The deadline of a snapshot covers sending it and the receiver's work: 5 s for each 4 MiB.
-	trans.TimeoutScale = 4 << 20
-	rc := n.cfg.raftConfig()
-	if id.Role != Coordinator {
-		// A learner's log is in memory only: what it would have to fetch again after a restart is
-		// bounded by its last snapshot.
-		rc.SnapshotThreshold = min(rc.SnapshotThreshold, 1024)
-	}
-	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{trans, n})
-	if err != nil {
-		trans.Close()
-		st.close()
-		return fmt.Errorf("starting raft: %w", err)
-	}
-	e := &engine{identity: id, keys: k, raft: r, trans: trans, stores: st, observed: make(chan raft.Observation, 64), dead: make(chan struct{})}
-	e.observer = raft.NewObserver(e.observed, false, func(o *raft.Observation) bool {
-		_, ok := o.Data.(raft.LeaderObservation)
-		return ok
-	})
-	r.RegisterObserver(e.observer)
+	e := &engine{identity: id, keys: k, feed: f, raftFeed: f}
 	if index, _ := n.replica.applied(); index > 0 {
 		n.synced.Store(true) // a snapshot of an earlier run: old, perhaps, but whole
 	}
 	n.engine.Store(e)
-	n.wg.Go(func() { n.watchLeadership(e) })
 	n.wg.Go(func() { n.watchLeader(e) })
 	n.wg.Go(func() { n.keepUp(e) })
 	if id.Role == Coordinator {
+		n.wg.Go(func() { n.watchLeadership(e) })
 		n.wg.Go(func() { n.watchSpace(e) })
 		n.wg.Go(func() { n.watchLeaderLink(e) })
 	}
@@ -227,7 +199,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		}
 		if e.identity.Role != Coordinator && n.synced.Load() {
 			// So that the next start has something to begin with.
-			if err := e.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			if err := e.feed.keep(); err != nil {
 				n.log.Warn("last snapshot failed", "err", err)
 			}
 		}
@@ -241,16 +213,12 @@ func (n *Node) halt() error {
 	n.links.close()
 	var err error
 	if e := n.engine.Load(); e != nil {
-		e.raft.DeregisterObserver(e.observer)
-		err = e.raft.Shutdown().Error()
-		close(e.dead)
-		e.trans.CloseStreams()
-		e.trans.Close()
+		err = e.feed.stop()
 	}
 	n.port.close()
 	n.wg.Wait()
 	if e := n.engine.Load(); e != nil {
-		err = errors.Join(err, e.stores.close())
+		err = errors.Join(err, e.feed.close())
 	}
 	n.metrics.close()
 	return err
@@ -278,8 +246,8 @@ func (n *Node) Leader() (string, bool) {
 	if e == nil {
 		return "", false
 	}
-	_, id := e.raft.LeaderWithID()
-	return string(id), id != ""
+	id, _ := e.feed.leader()
+	return id, id != ""
 }
 
 // lag is how many entries the leader's copy is ahead of this one, by the leader's last sign of life.
@@ -308,7 +276,8 @@ func (n *Node) beat() beat {
 	b := beat{leading: n.reign.Load() != nil}
 	b.applied, _ = n.replica.applied()
 	if e := n.engine.Load(); e != nil {
-		b.term, b.last = e.raft.CurrentTerm(), e.raft.LastIndex()
+		p := e.feed.place()
+		b.term, b.last = p.term, p.last
 	}
 	return b
 }
@@ -335,30 +304,12 @@ func (n *Node) nodeAt(addr string) string {
 	if e == nil {
 		return ""
 	}
-	for _, s := range serversOf(e.raft) {
+	for _, s := range e.feed.servers() {
 		if string(s.Address) == addr {
 			return string(s.ID)
 		}
 	}
 	return ""
-}
-
-func serversOf(r *raft.Raft) []raft.Server {
-	f := r.GetConfiguration()
-	if f.Error() != nil {
-		return nil
-	}
-	return f.Configuration().Servers
-}
-
-func votersOf(r *raft.Raft) []raft.Server {
-	var voters []raft.Server
-	for _, s := range serversOf(r) {
-		if s.Suffrage == raft.Voter {
-			voters = append(voters, s)
-		}
-	}
-	return voters
 }
 
 func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
@@ -376,57 +327,4 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 	})
 	n.noteEpoch(epoch, node)
 	return l, err
-}
-
-// patientTransport is raft's transport, but that sending entries to a node that is down waits for it
-// to come back. The library would count each failure and pause for up to ten seconds in between,
-// so a node that returns would have to wait for its entries although it hears heartbeats. While the lead is
-// handed over it must not wait: the library's transfer waits for it.
-type patientTransport struct {
-	*raft.NetworkTransport
-	node *Node
-}
-
-const patience = 100 * time.Millisecond
-
-func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0 { // a heartbeat
-		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
-	}
-	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
-	err := t.appendEntries(id, addr, req, resp)
-	t.node.teller.sent(id, req, resp.Success, err)
-	return err
-}
-
-func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	for {
-		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-		if err == nil || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
-			return err
-		}
-		select {
-		case <-time.After(patience):
-		case <-t.node.ctx.Done():
-			return err
-		}
-	}
-}
-
-func isDialError(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
-}
-
-func (n *Node) stillReplicates(term uint64, id raft.ServerID, addr raft.ServerAddress) bool {
-	e := n.engine.Load()
-	if e == nil || e.raft.State() != raft.Leader || e.raft.CurrentTerm() != term {
-		return false
-	}
-	for _, s := range serversOf(e.raft) {
-		if s.ID == id && s.Address == addr {
-			return true
-		}
-	}
-	return false
 }

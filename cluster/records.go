@@ -2,12 +2,9 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
-
-	"github.com/hashicorp/raft"
 
 	"murder/cluster/admin"
 	"murder/fsm"
@@ -76,7 +73,7 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	if _, err := n.Barrier(ctx); err != nil {
 		return fmt.Errorf("making a backup: %w", err)
 	}
-	r, err := snapshotReader(e)
+	r, err := e.feed.kept()
 	if err != nil {
 		return fmt.Errorf("making a backup: %w", err)
 	}
@@ -85,25 +82,4 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("writing the backup: %w", err)
 	}
 	return nil
-}
-
-func snapshotReader(e *engine) (io.ReadCloser, error) {
-	f := e.raft.Snapshot()
-	err := f.Error()
-	if err == nil {
-		_, r, err := f.Open()
-		return r, err
-	}
-	if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-		return nil, err
-	}
-	list, err := e.stores.snapshots.List()
-	if err != nil {
-		return nil, err
-	}
-	if len(list) == 0 {
-		return nil, errors.New("there is nothing to save yet")
-	}
-	_, r, err := e.stores.snapshots.Open(list[0].ID)
-	return r, err
 }

@@ -100,7 +100,7 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	}
 	r.clock0, r.begun = n.replica.clock.Load(), time.Now()
 	r.batcher = newBatcher(func(entry []byte) raft.ApplyFuture { return e.raft.Apply(entry, 0) }, r.leaseClock)
-	r.batcher.committed, r.batcher.observe, r.batcher.dead = n.tellOf, n.metrics.batch, e.dead
+	r.batcher.committed, r.batcher.observe, r.batcher.dead = n.tellOf, n.metrics.batch, e.done
 	r.reader = newReader(r)
 	n.teller.begin(r.term)
 	defer n.teller.end()
@@ -249,8 +249,7 @@ func (n *Node) watchLeader(e *engine) {
 	lost := time.Now()
 	for {
 		select {
-		case o := <-e.observed:
-			id := string(o.Data.(raft.LeaderObservation).LeaderID)
+		case id := <-e.feed.changes():
 			switch {
 			case id == "" && last != "":
 				lost = time.Now()

@@ -48,18 +48,18 @@ func (n *Node) watchLeaderLink(e *engine) {
 		n.leaderMu.Lock()
 		changed := n.leaderChanged
 		n.leaderMu.Unlock()
-		addr, id := e.raft.LeaderWithID()
+		leader, addr := e.feed.leader()
 		var lost <-chan struct{}
-		if leader := string(id); leader != "" && leader != n.cfg.NodeID {
+		if leader != "" && leader != n.cfg.NodeID {
 			ctx, cancel := context.WithTimeout(n.ctx, dialBack)
-			if l, err := n.links.get(ctx, leader, string(addr)); err == nil {
+			if l, err := n.links.get(ctx, leader, addr); err == nil {
 				lost = l.done
 			}
 			cancel()
 		}
 		select {
 		case <-lost:
-			n.standIn(n.ctx, e, string(id))
+			n.standIn(n.ctx, e, leader)
 		case <-changed:
 			continue
 		case <-n.ctx.Done():

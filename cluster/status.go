@@ -91,7 +91,7 @@ func (n *Node) askEverybody(ctx context.Context, e *engine) []admin.NodeStatus {
 		}
 		return true
 	})
-	for _, s := range serversOf(e.raft) {
+	for _, s := range e.feed.servers() {
 		m := members[string(s.ID)]
 		m.ID = string(s.ID)
 		if m.Address == "" {
@@ -164,11 +164,11 @@ func (n *Node) ownStatus() admin.NodeStatus {
 	if e == nil {
 		return s
 	}
-	s.Raft = strings.ToLower(e.raft.State().String())
+	p := e.feed.place()
+	s.Raft, s.Term, s.LastIndex, s.CommitIndex = p.state, p.term, p.last, p.commit
 	s.Leader, _ = n.Leader()
-	s.Term, s.LastIndex, s.CommitIndex = e.raft.CurrentTerm(), e.raft.LastIndex(), e.raft.CommitIndex()
 	s.CertExpires = e.keys.cert.Load().Leaf.NotAfter
-	if g := e.stores.guard; g != nil {
+	if g := e.guard(); g != nil {
 		_, age := g.oldest(time.Now())
 		s.StoreAgeMS = age.Milliseconds()
 	}

@@ -170,12 +170,12 @@ func (n *Node) leaderLink(ctx context.Context) (*link, error) {
 	if e == nil {
 		return nil, errNotMember
 	}
-	addr, id := e.raft.LeaderWithID()
+	id, addr := e.feed.leader()
 	switch {
-	case string(id) == n.cfg.NodeID:
+	case id == n.cfg.NodeID:
 		return nil, notProposed("this node is about to lead")
 	case id != "":
-		return n.links.get(ctx, string(id), string(addr))
+		return n.links.get(ctx, id, addr)
 	}
 	if h := n.sought.Load(); h != nil {
 		return n.links.get(ctx, h.node, h.addr)

@@ -1,14 +1,17 @@
 package harness
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,3 +203,25 @@ func (c *Cluster) AwaitWhole(ctx context.Context) error {
 
 // closeBehind is how many entries a node that follows may lack while writes go on.
 const closeBehind = 256
+
+// Metrics reads the metrics of a node that have no labels.
+func (c *Cluster) Metrics(ctx context.Context, id string) (map[string]float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Addr(id, "http")+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("metrics of %s: %w", id, err)
+	}
+	defer resp.Body.Close()
+	all := map[string]float64{}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		name, value, ok := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			all[name] = v
+		}
+	}
+	return all, lines.Err()
+}

@@ -34,6 +34,9 @@ type Ledger struct {
 	names   map[mbox.Name]*promise
 	acked   int
 	unknown int
+	refused int
+	refusal string        // the first
+	slowest time.Duration // of the writes that were answered
 	last    time.Time     // of the last acknowledged write
 	gap     time.Duration // the longest time between two of them
 	changed chan struct{} // closed and replaced at every acknowledged write
@@ -72,6 +75,14 @@ func (l *Ledger) Summary() (acked, unknown int, gap time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked, l.unknown, l.gap
+}
+
+// Refused says how many writes were answered with a refusal, with the first, and how long the slowest answer
+// took. No two writers write the same name, so a refusal means that a write could not be made in time.
+func (l *Ledger) Refused() (count int, first string, slowest time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused, l.refusal, l.slowest
 }
 
 // Await waits until count more writes have been acknowledged.
@@ -123,8 +134,9 @@ func (l *Ledger) write(ctx context.Context, writer int, addrs []string) {
 			if ctx.Err() != nil {
 				return
 			}
+			sent := time.Now()
 			err := l.send(c, s.kind, name, s.at)
-			if !l.note(name, s.kind, s.at, err) {
+			if !l.note(name, s.kind, s.at, time.Since(sent), err) {
 				c.Close()
 				c = nil
 				break
@@ -162,7 +174,7 @@ func (l *Ledger) send(c *mupdate.Client, kind mbox.Kind, name mbox.Name, at mbox
 }
 
 // note records an answer; false means that the connection is of no more use.
-func (l *Ledger) note(name mbox.Name, kind mbox.Kind, at mbox.Location, err error) bool {
+func (l *Ledger) note(name mbox.Name, kind mbox.Kind, at mbox.Location, took time.Duration, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.names[name]
@@ -172,6 +184,10 @@ func (l *Ledger) note(name mbox.Name, kind mbox.Kind, at mbox.Location, err erro
 	}
 	var refusal *mupdate.ResponseError
 	if errors.As(err, &refusal) && refusal.Status != "BYE" {
+		if l.refused++; l.refused == 1 {
+			l.refusal = fmt.Sprintf("%s: %v", name, err)
+		}
+		l.slowest = max(l.slowest, took)
 		return true
 	}
 	if err != nil {
@@ -182,6 +198,7 @@ func (l *Ledger) note(name mbox.Name, kind mbox.Kind, at mbox.Location, err erro
 		p.open, p.maybe = true, at
 		return false
 	}
+	l.slowest = max(l.slowest, took)
 	if kind == mbox.Reserve {
 		return true
 	}

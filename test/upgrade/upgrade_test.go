@@ -32,6 +32,7 @@ const (
 	// retryBudget is how long a node tries to get a write through before it refuses it.
 	retryBudget = 10 * time.Second
 	tooOld      = 78 // exit code
+	trailing    = 16 // entries that stay in the log behind a snapshot
 )
 
 // programs are the directories of both versions.
@@ -46,53 +47,118 @@ func build(t *testing.T) programs {
 func (p programs) start(t *testing.T) *harness.Cluster {
 	return harness.Start(t, harness.Options{Bin: p.older, Args: []string{"--demo-backends", "0",
 		"--set", "cluster.auto_finalize=never", "--set", "log.level=debug", "--set", "cluster.snapshot_interval=200ms",
-		"--set", "cluster.snapshot_threshold=32", "--set", "cluster.trailing_logs=16"}})
+		"--set", "cluster.snapshot_threshold=32", "--set", fmt.Sprint("cluster.trailing_logs=", trailing)}})
 }
 
-// The voters are upgraded in every order of three, and taken back in the others, the learner in between.
-// In every round one node is killed while both versions run.
+// orders are all of the three voters, with the learner in between.
+var orders = []string{"c1 f1 c2 c3", "c1 c3 f1 c2", "f1 c2 c1 c3", "c2 c3 c1 f1", "c3 c1 f1 c2", "c3 f1 c2 c1"}
+
+// The nodes are upgraded in one order and taken back in the next, under writes. In every state on the way,
+// from one node of the new version to all, one of them is killed: in turn each, and the leader. A short run
+// goes through every order once, three times up and three times down; a long one both ways.
 func TestEveryOrder(t *testing.T) {
 	p := build(t)
 	c := p.start(t)
 	l := ledger.Start(writers, mupdate(c), user, pass)
 	defer l.Stop()
 	goOn(t, l, 50)
-	for round, order := range []string{"c1 f1 c2 c3", "c1 c3 f1 c2", "f1 c2 c1 c3", "c2 c3 c1 f1", "c3 c1 f1 c2", "c3 f1 c2 c1"} {
+	rounds := orders
+	if os.Getenv("MURDER_CHAOS") != "" { // each that went up goes down, and the other way round
+		rounds = append(append(append([]string{}, orders...), orders[1:]...), orders[0])
+	}
+	var crossed [2]int // snapshots that a first node of the new version got from the old ones, and the reverse
+	for round, order := range rounds {
 		ids, bin, version := strings.Fields(order), p.newer, newer
 		if round%2 == 1 {
 			bin, version = p.older, older
 		}
-		for i, id := range ids {
+		for state, id := range ids {
 			if err := c.Stop(id); err != nil {
 				t.Fatal(err)
 			}
-			goOn(t, l, 40) // more than the log keeps
+			goOn(t, l, 40)
+			if state == 0 {
+				forget(t, c, l)
+			}
+			installed := installs(c, id)
 			c.Use(id, bin)
 			if err := c.Start(id); err != nil {
 				t.Fatal(err)
 			}
-			if i == 1 { // two of each version
-				victim := ids[(round+2)%len(ids)]
-				if err := c.Kill(victim); err != nil {
-					t.Fatal(err)
-				}
-				goOn(t, l, 20)
-				if err := c.Start(victim); err != nil {
-					t.Fatal(err)
-				}
+			await(t, c, id, version)
+			if state == 0 { // all others are of the other version
+				crossed[round%2] += installs(c, id) - installed
+			}
+			victim := ids[(round+state)%len(ids)]
+			if state == 1 {
+				victim = leaderOf(t, c)
+			}
+			if err := c.Kill(victim); err != nil {
+				t.Fatal(err)
+			}
+			goOn(t, l, 20)
+			if err := c.Start(victim); err != nil {
+				t.Fatal(err)
+			}
+			whole(t, c)
+			if state == 1 { // two of each version
 				mustRefuse(t, c)
 			}
-			await(t, c, id, version)
 		}
+		c.AwaitEqual(t)
 	}
 	if s := status(t, c); s.Version != fsm.MaxVersion-1 {
 		t.Errorf("cluster version %d although nobody has raised it", s.Version)
 	}
 	settle(t, c, l)
-	if n := strings.Count(c.Logs(1<<20), "Installed remote snapshot"); n == 0 {
-		t.Error("no snapshot has gone from one version to the other")
-	} else {
-		t.Logf("%d snapshots were sent", n)
+	t.Logf("%d snapshots went from the old version to the new, %d from the new to the old", crossed[0], crossed[1])
+	if crossed[0] == 0 || crossed[1] == 0 {
+		t.Error("in one direction no snapshot was tried")
+	}
+}
+
+// forget writes until the leader has dropped from its log what a node lacks that has just stopped.
+func forget(t *testing.T, c *harness.Cluster, l *ledger.Ledger) {
+	t.Helper()
+	at := func() (last, snapshot uint64) {
+		leader := leaderOf(t, c)
+		m, err := c.Metrics(t.Context(), leader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uint64(m["murder_last_index"]), uint64(m["murder_snapshot_index"])
+	}
+	last, _ := at()
+	for end := time.Now().Add(patience); time.Now().Before(end); goOn(t, l, 10) {
+		if _, snapshot := at(); snapshot > last+2*trailing {
+			return
+		}
+	}
+	t.Fatal("no snapshot was taken")
+}
+
+// installs counts the snapshots that a node has got from a leader.
+func installs(c *harness.Cluster, id string) int {
+	data, _ := os.ReadFile(filepath.Join(c.Dir, id+".out"))
+	return strings.Count(string(data), "Installed remote snapshot")
+}
+
+func leaderOf(t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	id, err := c.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// whole waits until every node follows closely again: the next loss must not be one too many.
+func whole(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := c.AwaitWhole(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -112,10 +178,7 @@ func TestCommand(t *testing.T) {
 			Nodes []string
 		}
 	}
-	leader, err := c.Leader(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	leader := leaderOf(t, c)
 	if err := json.Unmarshal(murderctl(t, p, c, "cluster", "upgrade", "--plan", "-o", "json"), &shown); err != nil {
 		t.Fatal(err)
 	}
@@ -341,6 +404,13 @@ func settle(t *testing.T, c *harness.Cluster, l *ledger.Ledger) {
 	t.Logf("%d writes acknowledged, %d without an answer, longest pause %s", acked, unknown, gap.Round(time.Millisecond))
 	if gap > retryBudget {
 		t.Errorf("no write for %s", gap)
+	}
+	refused, first, slowest := l.Refused()
+	if refused > 0 {
+		t.Errorf("%d writes were refused, the first: %s", refused, first)
+	}
+	if slowest > retryBudget {
+		t.Errorf("one write took %s", slowest)
 	}
 	for _, addr := range mupdate(c) {
 		if err := l.Check(t.Context(), addr); err != nil {

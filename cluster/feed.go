@@ -1,0 +1,235 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// feed brings what is committed to this node's copy, and knows where it comes from. What every member does
+// needs no more than this; only what a voter does besides (reign.go and what it calls) knows raft itself.
+//
+// There is one feed, raft's own: the leader sends to a learner as to a voter. That is the simplest, and
+// BenchmarkLearners says up to how many learners a leader can afford it. For more, a stream from any
+// coordinator, or from another learner, would be a second.
+type feed interface {
+	// leader is who leads as far as this feed knows; both are empty while it knows nobody.
+	leader() (id, addr string)
+	// changes says who leads whenever that changes, "" for nobody. It must be read always.
+	changes() <-chan string
+	// place is where this node stands.
+	place() place
+	// servers are the nodes that take part.
+	servers() []raft.Server
+	// keep writes the copy to the disk if it has changed, for the next start.
+	keep() error
+	// kept opens a copy on disk that holds at least what was committed before the call.
+	kept() (io.ReadCloser, error)
+	// stop ends the feed: nothing is applied any more. close, after everybody who uses it has ended, gives
+	// back what it holds open. Both may be repeated.
+	stop() error
+	close() error
+}
+
+// place is where a node stands in the log.
+type place struct {
+	state              string // leader, follower, candidate, shutdown
+	term, last, commit uint64
+}
+
+// raftFeed is a node's part in raft, as a voter or as a learner.
+type raftFeed struct {
+	raft     *raft.Raft
+	trans    *raft.NetworkTransport
+	stores   *stores
+	observer *raft.Observer
+	observed chan raft.Observation
+	leaders  chan string
+	done     chan struct{} // closed when raft has stopped
+	ending   sync.Once
+}
+
+// openRaft takes up a node's part in raft.
+func (n *Node) openRaft(role Role) (*raftFeed, error) {
+	st, err := openStores(&n.cfg, role == Coordinator)
+	if err != nil {
+		return nil, err
+	}
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  newRaftStream(n.port, n.nodeAt),
+		MaxPool: 3,
+		// Overlapped requests have left followers stuck for ever after a short store error, while
+		// heartbeats went on (hashicorp/raft issue 612). One at a time costs nothing with batches.
+		MaxRPCsInFlight: 1,
+		Timeout:         5 * time.Second,
+		Logger:          newHCLog(n.log, "transport"),
+	})
+	// The deadline of a snapshot covers sending it and the receiver's work: 5 s for each 4 MiB.
+	trans.TimeoutScale = 4 << 20
+	rc := n.cfg.raftConfig()
+	if role != Coordinator {
+		// A learner's log is in memory only: what it would have to fetch again after a restart is
+		// bounded by its last snapshot.
+		rc.SnapshotThreshold = min(rc.SnapshotThreshold, 1024)
+	}
+	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{trans, n})
+	if err != nil {
+		trans.Close()
+		st.close()
+		return nil, fmt.Errorf("starting raft: %w", err)
+	}
+	f := &raftFeed{raft: r, trans: trans, stores: st, observed: make(chan raft.Observation, 64), leaders: make(chan string), done: make(chan struct{})}
+	f.observer = raft.NewObserver(f.observed, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	r.RegisterObserver(f.observer)
+	n.wg.Go(f.observe)
+	return f, nil
+}
+
+func (f *raftFeed) observe() {
+	for {
+		select {
+		case o := <-f.observed:
+			select {
+			case f.leaders <- string(o.Data.(raft.LeaderObservation).LeaderID):
+			case <-f.done:
+				return
+			}
+		case <-f.done:
+			return
+		}
+	}
+}
+
+func (f *raftFeed) leader() (id, addr string) {
+	at, who := f.raft.LeaderWithID()
+	return string(who), string(at)
+}
+
+func (f *raftFeed) changes() <-chan string { return f.leaders }
+
+func (f *raftFeed) place() place {
+	return place{state: strings.ToLower(f.raft.State().String()), term: f.raft.CurrentTerm(), last: f.raft.LastIndex(), commit: f.raft.CommitIndex()}
+}
+
+func (f *raftFeed) servers() []raft.Server { return serversOf(f.raft) }
+
+func (f *raftFeed) keep() error {
+	if err := f.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return err
+	}
+	return nil
+}
+
+func (f *raftFeed) kept() (io.ReadCloser, error) {
+	s := f.raft.Snapshot()
+	err := s.Error()
+	if err == nil {
+		_, r, err := s.Open()
+		return r, err
+	}
+	if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil, err
+	}
+	list, err := f.stores.snapshots.List()
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, errors.New("there is nothing to save yet")
+	}
+	_, r, err := f.stores.snapshots.Open(list[0].ID)
+	return r, err
+}
+
+func (f *raftFeed) stop() error {
+	err := f.raft.Shutdown().Error()
+	f.ending.Do(func() {
+		f.raft.DeregisterObserver(f.observer)
+		close(f.done)
+		f.trans.CloseStreams()
+		f.trans.Close()
+	})
+	return err
+}
+
+func (f *raftFeed) close() error { return f.stores.close() }
+
+func serversOf(r *raft.Raft) []raft.Server {
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+func votersOf(r *raft.Raft) []raft.Server {
+	var voters []raft.Server
+	for _, s := range serversOf(r) {
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, s)
+		}
+	}
+	return voters
+}
+
+// patientTransport is raft's transport, but that sending entries to a node that is down waits for it
+// to come back. The library would count each failure and pause for up to ten seconds in between,
+// so a node that returns would have to wait for its entries although it hears heartbeats. While the lead is
+// handed over it must not wait: the library's transfer waits for it.
+type patientTransport struct {
+	*raft.NetworkTransport
+	node *Node
+}
+
+const patience = 100 * time.Millisecond
+
+func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0 { // a heartbeat
+		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
+	}
+	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
+	err := t.appendEntries(id, addr, req, resp)
+	t.node.teller.sent(id, req, resp.Success, err)
+	return err
+}
+
+func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	for {
+		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
+		if err == nil || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
+			return err
+		}
+		select {
+		case <-time.After(patience):
+		case <-t.node.ctx.Done():
+			return err
+		}
+	}
+}
+
+func isDialError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func (n *Node) stillReplicates(term uint64, id raft.ServerID, addr raft.ServerAddress) bool {
+	e := n.engine.Load()
+	if e == nil || e.raft.State() != raft.Leader || e.raft.CurrentTerm() != term {
+		return false
+	}
+	for _, s := range serversOf(e.raft) {
+		if s.ID == id && s.Address == addr {
+			return true
+		}
+	}
+	return false
+}
