@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"murder/cluster/admin"
 	"murder/internal/mbox"
@@ -128,7 +129,7 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 
 // callLeader asks the leader, whoever that is, until a definite answer comes or ctx ends: by method over
 // the link, or here while this node leads, which it may come to do meanwhile. The request must be harmless
-// when repeated.
+// when repeated. Who then looks at this node sees what was done.
 func (n *Node) callLeader(ctx context.Context, method string, in, out any, here func(*reign) error) error {
 	for failures := 0; ; failures++ {
 		var err error
@@ -140,6 +141,10 @@ func (n *Node) callLeader(ctx context.Context, method string, in, out any, here 
 				err = l.call(ctx, method, in, out)
 			}
 		}
+		if err == nil {
+			n.catchUp(ctx)
+			return nil
+		}
 		var f *failure
 		if !errors.As(err, &f) || f.class == classRefused {
 			return err
@@ -148,6 +153,13 @@ func (n *Node) callLeader(ctx context.Context, method string, in, out any, here 
 			return fmt.Errorf("%w (%v)", mbox.ErrUnavailable, err)
 		}
 	}
+}
+
+// catchUp lets this node's copy follow, if that is possible soon.
+func (n *Node) catchUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	n.Barrier(ctx)
 }
 
 func decode[T any](body []byte) (v T, err error) {

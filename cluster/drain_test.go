@@ -191,9 +191,9 @@ func TestStuckVoter(t *testing.T) {
 				reign.pretendStuck(id)
 			}
 		}
-		n.unstuck.Store(lastHelp.UnixNano())
+		n.unstuck.set(lastHelp)
 		reign.watchVoters(testContext(t))
-		return n, n.unstuck.Load() != lastHelp.UnixNano()
+		return n, !n.unstuck.get().Equal(lastHelp)
 	}
 	if n, helped := look(time.Now().Add(-stuckInterval / 2)); helped {
 		t.Errorf("%s gave the lead away again so soon", n.cfg.NodeID)
@@ -230,7 +230,7 @@ func TestTransferToTheDead(t *testing.T) {
 	}
 	write(t, l, activate("user.missed"))
 	for range 3 {
-		l.impatient.Store(time.Now().Add(5 * time.Second).UnixNano())
+		l.impatient.set(time.Now().Add(5 * time.Second))
 		if err := l.engine.Load().raft.LeadershipTransferToServer(s.ID, s.Address).Error(); err == nil {
 			t.Error("a dead node leads")
 		}

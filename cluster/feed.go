@@ -205,7 +205,7 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddre
 func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
 		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-		if err == nil || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
+		if err == nil || time.Now().Before(t.node.impatient.get()) || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
 			return err
 		}
 		select {

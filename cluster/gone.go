@@ -21,7 +21,7 @@ func (r *reign) endGone(ctx context.Context) {
 	v := r.node.State()
 	for _, session := range r.goneSessions(v) {
 		w := mbox.Write{Kind: mbox.EndSession, By: mbox.Session{ID: session}}
-		if _, err := r.do(ctx, fsm.MailboxWrite{Write: w, At: time.Now().Unix()}); err != nil {
+		if _, err := r.do(ctx, fsm.MailboxWrite{Write: w, At: r.node.now().Unix()}); err != nil {
 			r.node.log.Warn("ending a session of a lost node failed", "session", session, "err", err)
 			return
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"murder/cluster/admin"
 	"murder/internal/mbox"
 )
@@ -34,6 +36,9 @@ type cuts struct {
 	cut  map[string]bool    // nodes that are alone
 	way  map[[2]string]bool // from one node to another
 	no   map[[2]string]bool // the same, where a firewall says no
+
+	ahead map[string]time.Duration // of a node's wall clock
+	slow  map[string]time.Duration // each write of a node's log takes longer by so much
 }
 
 // closed reports whether one node cannot reach another.
@@ -82,6 +87,24 @@ func (w *wire) Write(p []byte) (int, error) {
 	return w.Conn.Write(p)
 }
 
+// of is what a node has in one of the maps.
+func (c *cuts) of(m map[string]time.Duration, node string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m[node]
+}
+
+// slowStore takes its time for each write.
+type slowStore struct {
+	logAndStable
+	by func() time.Duration
+}
+
+func (s *slowStore) StoreLogs(l []*raft.Log) error {
+	time.Sleep(s.by())
+	return s.logAndStable.StoreLogs(l)
+}
+
 // refused reports whether something between two nodes refuses connections.
 func (c *cuts) refused(from, to string) bool {
 	c.mu.Lock()
@@ -111,7 +134,8 @@ func testLogger(t testing.TB) *slog.Logger {
 func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
 		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool),
-			way: make(map[[2]string]bool), no: make(map[[2]string]bool)}}
+			way: make(map[[2]string]bool), no: make(map[[2]string]bool),
+			ahead: make(map[string]time.Duration), slow: make(map[string]time.Duration)}}
 }
 
 func (r *rig) config(id string, role Role) Config {
@@ -129,6 +153,14 @@ func (r *rig) open(cfg Config) *Node {
 		r.configure(&cfg)
 	}
 	cfg.hooks.noBallast = true
+	if cfg.hooks.clockNow == nil {
+		cfg.hooks.clockNow = func() time.Time { return time.Now().Add(r.net.of(r.net.ahead, id)) }
+	}
+	if cfg.hooks.wrap == nil {
+		cfg.hooks.wrap = func(s logAndStable) logAndStable {
+			return &slowStore{s, func() time.Duration { return r.net.of(r.net.slow, id) }}
+		}
+	}
 	cfg.hooks.dial = func(ctx context.Context, addr string) (net.Conn, error) { return r.net.dial(ctx, id, addr) }
 	if cfg.hooks.exit == nil {
 		cfg.hooks.exit = func(code int, reason string) { r.t.Errorf("node %s would exit with %d: %s", id, code, reason) }
@@ -191,6 +223,20 @@ func (r *rig) forbid(from, to string) {
 	r.sever()
 }
 
+// jump moves a node's wall clock.
+func (r *rig) jump(id string, by time.Duration) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	r.net.ahead[id] += by
+}
+
+// slowDown lets a node's disk take so long for each write.
+func (r *rig) slowDown(id string, by time.Duration) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	r.net.slow[id] = by
+}
+
 // sever breaks all connections; those that are not cut come back.
 func (r *rig) sever() {
 	for _, n := range r.nodes {
@@ -206,6 +252,7 @@ func (r *rig) heal() {
 	clear(r.net.cut)
 	clear(r.net.way)
 	clear(r.net.no)
+	clear(r.net.slow)
 }
 
 func (s *linkSet) dropAll() {

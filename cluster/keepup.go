@@ -362,10 +362,3 @@ func (n *Node) issueRenewal(m member, req renewRequest) (renewAnswer, error) {
 	cert, err := ca.issue(pub, m, n.now())
 	return renewAnswer{cert}, err
 }
-
-func (n *Node) now() time.Time {
-	if n.cfg.hooks.clockNow != nil {
-		return n.cfg.hooks.clockNow()
-	}
-	return time.Now()
-}

@@ -36,7 +36,7 @@ func newKeys(self member, caPEM, pair []byte) (*keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the cluster's authority: %w", err)
 	}
-	k := &keys{self: self, ca: ca, pool: x509.NewCertPool(), now: time.Now}
+	k := &keys{self: self, ca: ca, pool: x509.NewCertPool(), now: wallClock}
 	k.pool.AddCert(ca)
 	return k, k.setCertificate(pair)
 }
@@ -162,7 +162,7 @@ func joinConfig(clusterID, caHash string) *tls.Config {
 				if fingerprint(ca) != caHash {
 					continue
 				}
-				k := &keys{self: member{Cluster: clusterID}, ca: ca, pool: x509.NewCertPool(), now: time.Now}
+				k := &keys{self: member{Cluster: clusterID}, ca: ca, pool: x509.NewCertPool(), now: wallClock}
 				k.pool.AddCert(ca)
 				m, err := k.verify(s.PeerCertificates)
 				if err == nil && m.Role != Coordinator {

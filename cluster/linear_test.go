@@ -12,6 +12,7 @@ import (
 
 	"murder/internal/mbox"
 	"murder/test/history"
+	"murder/test/seed"
 )
 
 // chaosNames is few, so that clients meet.
@@ -23,6 +24,8 @@ type crowd struct {
 	hist *history.History
 	// read is how a client reads: a barrier and then the copy, unless a test says otherwise.
 	read func(ctx context.Context, n *Node, name mbox.Name) (string, error)
+
+	seed uint64
 
 	mu   sync.RWMutex // nodes come and go
 	stop chan struct{}
@@ -74,7 +77,7 @@ func (c *crowd) begin() {
 			client++
 			client := client
 			c.wg.Go(func() {
-				rnd := rand.New(rand.NewPCG(uint64(client), 1))
+				rnd := rand.New(rand.NewPCG(uint64(client), c.seed))
 				for {
 					select {
 					case <-c.stop:
@@ -168,37 +171,52 @@ func (c *crowd) others(id string) []string {
 // leader meanwhile.
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
+	rnd := seed.Rand(t)
 	r := startRig(t, 3, 2)
 	c := newCrowd(r)
+	c.seed = rnd.Uint64()
 	c.begin()
 	const pause = 700 * time.Millisecond // longer than an election takes
-	for name, fault := range map[string]func(leader *Node){
-		"leader alone": func(l *Node) { r.isolate(l.cfg.NodeID) },
-		"leader with learners only": func(l *Node) {
-			r.separate(l.cfg.NodeID, false, c.others(l.cfg.NodeID)...)
-		},
-		"leader heard by nobody":  func(l *Node) { r.separate(l.cfg.NodeID, true, c.others(l.cfg.NodeID)...) },
-		"leader and one follower": func(l *Node) { r.separate(l.cfg.NodeID, false, c.others(l.cfg.NodeID)[0]) },
-		"learner alone":           func(*Node) { r.isolate("f1") },
-		"transfer": func(l *Node) {
+	faults := []struct {
+		name string
+		do   func(leader *Node)
+	}{
+		{"leader alone", func(l *Node) { r.isolate(l.cfg.NodeID) }},
+		{"leader with learners only", func(l *Node) { r.separate(l.cfg.NodeID, false, c.others(l.cfg.NodeID)...) }},
+		{"leader heard by nobody", func(l *Node) { r.separate(l.cfg.NodeID, true, c.others(l.cfg.NodeID)...) }},
+		{"leader and one follower", func(l *Node) { r.separate(l.cfg.NodeID, false, c.others(l.cfg.NodeID)[0]) }},
+		{"learner alone", func(*Node) { r.isolate("f1") }},
+		{"transfer", func(l *Node) {
 			if err := l.Transfer(testContext(t), ""); err != nil {
 				t.Logf("transfer: %v", err)
 			}
-		},
-		"leader restarts":   func(l *Node) { c.restart(l.cfg.NodeID, pause) },
-		"follower restarts": func(l *Node) { c.restart(c.others(l.cfg.NodeID)[1], 0) },
-		"learner restarts":  func(*Node) { c.restart("f2", 0) },
-		"connections break": func(*Node) { r.sever() },
-		"a voter becomes a learner and votes again": func(l *Node) {
+		}},
+		{"leader restarts", func(l *Node) { c.restart(l.cfg.NodeID, pause) }},
+		{"follower restarts", func(l *Node) { c.restart(c.others(l.cfg.NodeID)[1], 0) }},
+		{"learner restarts", func(*Node) { c.restart("f2", 0) }},
+		{"connections break", func(*Node) { r.sever() }},
+		{"a voter becomes a learner and votes again", func(l *Node) {
 			e, id := l.engine.Load(), c.others(l.cfg.NodeID)[0]
 			if err := e.raft.DemoteVoter(raft.ServerID(id), 0, time.Second).Error(); err != nil {
 				t.Logf("demoting %s: %v", id, err)
 			}
-		},
-	} {
+		}},
+		{"leader's clock jumps ahead", func(l *Node) { r.jump(l.cfg.NodeID, 26*time.Hour); r.sever() }},
+		{"a follower's clock jumps ahead, and back", func(l *Node) {
+			id := c.others(l.cfg.NodeID)[0]
+			r.jump(id, 20*24*time.Hour)
+			r.sever()
+			time.Sleep(pause / 2)
+			r.jump(id, -20*24*time.Hour)
+		}},
+		{"leader's disk is slow", func(l *Node) { r.slowDown(l.cfg.NodeID, 100*time.Millisecond) }},
+		{"a follower's disk is slow", func(l *Node) { r.slowDown(c.others(l.cfg.NodeID)[0], 300*time.Millisecond) }},
+	}
+	rnd.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	for _, f := range faults {
 		l := r.waitLeader()
-		t.Logf("%6.2f s: %s (%s leads)", c.hist.Now().Seconds(), name, l.cfg.NodeID)
-		fault(l)
+		t.Logf("%6.2f s: %s (%s leads)", c.hist.Now().Seconds(), f.name, l.cfg.NodeID)
+		f.do(l)
 		time.Sleep(pause)
 		r.heal()
 		time.Sleep(pause / 2)

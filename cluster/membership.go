@@ -188,7 +188,7 @@ func (n *Node) transferTo(ctx context.Context, to string) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, transferLimit)
 	defer cancel()
-	n.impatient.Store(time.Now().Add(transferLimit + 2*n.timing.heartbeat).UnixNano())
+	n.impatient.set(time.Now().Add(transferLimit + 2*n.timing.heartbeat))
 	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
 		if r := n.reign.Load(); r != nil {
 			n.wg.Go(r.checkWrites)
@@ -222,8 +222,7 @@ func (r *reign) watchVoters(ctx context.Context) {
 			continue
 		}
 		r.node.log.Error("voter is alive but gets no entries", "peer", id, "at", p.last, "last", last, "dur", now.Sub(p.moved))
-		if now.UnixNano()-r.node.unstuck.Load() > int64(stuckInterval) {
-			r.node.unstuck.Store(now.UnixNano())
+		if r.node.unstuck.pass(stuckInterval) {
 			if err := r.node.transferTo(ctx, ""); err != nil {
 				r.node.log.Warn("leadership transfer failed", "err", err)
 			}

@@ -46,9 +46,9 @@ type Node struct {
 	sought   atomic.Pointer[leaderHint]
 	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
-	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
-	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
-	stoodIn   atomic.Int64 // when this node last stood in for a leader, Unix nanoseconds
+	impatient moment // until when sending entries gives up at once
+	unstuck   moment // last transfer because of a stuck voter
+	stoodIn   moment // when this node last stood in for a leader
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -159,6 +159,7 @@ func (n *Node) start(id *identity) error {
 			return err
 		}
 	}
+	k.now = n.now
 	n.port.epoch.Store(id.Epoch)
 	n.port.keys.Store(k)
 	f, err := n.openRaft(id.Role)

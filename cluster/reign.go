@@ -171,7 +171,7 @@ func (r *reign) keepTime(ctx context.Context) {
 			if r.node.State().Leases() == 0 {
 				continue
 			}
-			if _, err := r.do(ctx, fsm.Tick{At: time.Now().Unix()}); err != nil {
+			if _, err := r.do(ctx, fsm.Tick{At: r.node.now().Unix()}); err != nil {
 				r.node.log.Warn("lease tick failed", "err", err)
 			}
 		case <-checkpoints.C:
@@ -181,7 +181,7 @@ func (r *reign) keepTime(ctx context.Context) {
 			}
 			_, err := r.do(ctx, fsm.Checkpoint{Index: v.Index(), Digest: v.Digest()})
 			if err == nil {
-				_, err = r.do(ctx, fsm.Tick{At: time.Now().Unix()})
+				_, err = r.do(ctx, fsm.Tick{At: r.node.now().Unix()})
 			}
 			if err != nil {
 				r.node.log.Warn("checkpoint failed", "err", err)

@@ -249,7 +249,7 @@ func (n *Node) carryOut(ctx context.Context, r *repair) error {
 	if r.resolve == nil {
 		return nil
 	}
-	r.resolve.Name, r.resolve.Identity, r.resolve.At = r.name, by, time.Now().Unix()
+	r.resolve.Name, r.resolve.Identity, r.resolve.At = r.name, by, n.now().Unix()
 	return n.propose(ctx, *r.resolve)
 }
 

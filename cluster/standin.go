@@ -202,8 +202,7 @@ func firstToStandIn(logs map[string]voterLog) string {
 // becomeCandidate asks this node's own raft to begin an election now.
 func (n *Node) becomeCandidate(e *engine, leader string) {
 	votes := slices.ContainsFunc(votersOf(e.raft), func(s raft.Server) bool { return string(s.ID) == n.cfg.NodeID })
-	now, last := time.Now().UnixNano(), n.stoodIn.Load()
-	if !votes || now-last < int64(standInPause) || !n.stoodIn.CompareAndSwap(last, now) {
+	if !votes || !n.stoodIn.pass(standInPause) {
 		return
 	}
 	n.log.Info("the leader's process has ended, standing in", "leader", leader)

@@ -34,7 +34,7 @@ func (r *rig) linkUp() {
 func (r *rig) stoodIn() []string {
 	var ids []string
 	for id, n := range r.nodes {
-		if n.stoodIn.Load() != 0 {
+		if !n.stoodIn.get().IsZero() {
 			ids = append(ids, id)
 		}
 	}
@@ -130,7 +130,7 @@ func TestStandInNotWithPortTaken(t *testing.T) {
 	old := r.waitLeader()
 	id, addr := old.cfg.NodeID, old.Address()
 	for _, n := range r.followers(id) { // nobody looks before the port is taken
-		n.stoodIn.Store(time.Now().UnixNano())
+		n.stoodIn.set(time.Now())
 	}
 	r.kill(id)
 	ln, err := net.Listen("tcp", addr)
@@ -139,7 +139,7 @@ func TestStandInNotWithPortTaken(t *testing.T) {
 	}
 	defer ln.Close()
 	for _, n := range r.followers(id) {
-		n.stoodIn.Store(0)
+		n.stoodIn.set(time.Time{})
 	}
 	r.standInNow(id)
 	if ids := r.stoodIn(); len(ids) > 0 {
@@ -177,7 +177,7 @@ func TestStandInNotAlone(t *testing.T) {
 	last := r.followers("")[0]
 	term := last.engine.Load().raft.CurrentTerm()
 	r.standInNow(id)
-	if now := last.engine.Load().raft.CurrentTerm(); now != term || last.stoodIn.Load() != 0 {
+	if now := last.engine.Load().raft.CurrentTerm(); now != term || !last.stoodIn.get().IsZero() {
 		t.Errorf("the last voter went from term %d to %d", term, now)
 	}
 }

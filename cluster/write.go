@@ -26,7 +26,7 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 	for len(writes) > 0 {
 		k := unitLen(writes)
 		cmds := make([]fsm.Command, k)
-		now := time.Now().Unix()
+		now := n.now().Unix()
 		for i := range cmds {
 			cmds[i] = fsm.MailboxWrite{Write: writes[i], At: now}
 		}
@@ -80,6 +80,9 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 // The leader asks the other voters whether it still leads (confirm.go). When that does not succeed at
 // once, the read rides the next entry of the log: that the entry is committed proves the same.
 func (n *Node) Barrier(ctx context.Context) (uint64, error) {
+	if unsound {
+		return n.View().Index(), nil
+	}
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
 	begun := time.Now()

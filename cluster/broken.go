@@ -1,0 +1,5 @@
+//go:build broken
+
+package cluster
+
+const unsound = true
