@@ -40,11 +40,14 @@ test-cyrus: build ## the same stories against real Cyrus; needs root, which inst
 	go test -count=1 -p 1 -timeout 15m -tags 'hashicorpmetrics cyrus' ./test/cyrus/... ./test/imapcyrus/... \
 		./test/delivery/... ./test/clients/...
 
-test-chaos: ## faults under recorded histories, checked for linearizability; root for networks and full disks
+test-chaos: ## faults under recorded histories, checked for linearizability; root for networks and full disks; SOAK=60m: one storm for so long
 	@[ "$$(id -u)" = 0 ] || echo "Not root: networks are cut only inside one process, and no disk is filled."
-	MURDER_CHAOS=1 go test -count=1 -timeout 25m -v ./test/chaos/...
-	go test -count=3 -timeout 25m -run 'Kill|Paused' ./test/process/...
-	go test -count=3 -timeout 25m -run 'Lineariz|Confirm|Partition|Quorum|Lost|Killed|Restart|Disk|Store|Damage|Changed' ./cluster/...
+ifeq ($(SOAK),)
+	go test -count=1 -timeout 5m -run 'Lineariz|Confirm|Partition|Quorum|Lost|Killed|Restart|StandIn|Recover|Disk|Store|Damage|Changed|Gossip' ./cluster/
+	MURDER_CHAOS=1 go test -count=1 -timeout 5m ./test/upgrade/
+	MURDER_CHAOS=1 go test -count=1 -timeout 10m -v -skip Storm ./test/chaos/
+endif
+	MURDER_CHAOS=1 MURDER_SOAK=$(SOAK) go test -count=1 -timeout 0 -v -run Storm ./test/chaos/
 
 bench: ## benchmarks, each answering a question; beside Cyrus where it is installed
 	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./cluster/ ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/...

@@ -40,8 +40,7 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		if err != nil || e == nil {
 			return nil, err
 		}
-		own, gone := n.leaderGone(ctx, e, req.Leader, req.Term)
-		return goneAnswer{gone, own}, nil
+		return n.mayStandIn(ctx, e, req), nil
 	case "digest":
 		return n.ownDigest(ctx, body)
 	case "authority":

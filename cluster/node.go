@@ -49,6 +49,7 @@ type Node struct {
 	impatient moment // until when sending entries gives up at once
 	unstuck   moment // last transfer because of a stuck voter
 	stoodIn   moment // when this node last stood in for a leader
+	yield     yielding
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced

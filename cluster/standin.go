@@ -28,12 +28,13 @@ import (
 //   - A process that was stopped, hangs, or is too busy still has its port open: the kernel takes the
 //     connection. So has one that was started again, or another program at the same port. A machine or a
 //     network that is gone refuses nothing. All these take raft's own time.
-//   - One voter stands in, not all: of those that agree, the one with the longest log, without which it
-//     could not win, and of several the first by id. Another does so only when that one did not get there.
+//   - One voter stands in, not all: the others that agree yield to it, and do not stand in for a while. A voter
+//     yields only to one whose log is as long as its own, for no other could win, and of two with equal logs to
+//     the one that comes first by its id.
 //   - A node stands in once in standInPause at most, so that terms cannot run away whatever else is wrong.
 //   - Learners and nodes that drain never do.
 const (
-	standInPause = 5 * time.Second
+	standInPause = 2 * time.Second
 	standInStep  = 150 * time.Millisecond // for the one before to win its election
 	standInTurns = 3
 	askGoneLimit = 300 * time.Millisecond
@@ -42,30 +43,28 @@ const (
 	refusalTries = 4
 )
 
-// watchLeaderLink stands in when the link to the leader breaks because the leader's process has ended.
+// watchLeaderLink stands in when the link to the leader breaks, or cannot be made, because the leader's process
+// has ended.
 func (n *Node) watchLeaderLink(e *engine) {
 	for n.ctx.Err() == nil {
 		n.leaderMu.Lock()
 		changed := n.leaderChanged
 		n.leaderMu.Unlock()
 		leader, addr := e.feed.leader()
-		var lost <-chan struct{}
 		if leader != "" && leader != n.cfg.NodeID {
 			ctx, cancel := context.WithTimeout(n.ctx, dialBack)
-			if l, err := n.links.get(ctx, leader, addr); err == nil {
-				lost = l.done
-			}
+			l, err := n.links.get(ctx, leader, addr)
 			cancel()
-		}
-		select {
-		case <-lost:
+			if err == nil {
+				select {
+				case <-l.done:
+				case <-changed:
+					continue
+				case <-n.ctx.Done():
+					return
+				}
+			}
 			n.standIn(n.ctx, e, leader)
-		case <-changed:
-			continue
-		case <-n.ctx.Done():
-			return
-		case <-time.After(keepUpInterval):
-			continue
 		}
 		select { // who leads next comes to be known, or the link comes back
 		case <-changed:
@@ -79,19 +78,15 @@ func (n *Node) watchLeaderLink(e *engine) {
 func (n *Node) standIn(ctx context.Context, e *engine, leader string) {
 	for range standInTurns {
 		term := e.raft.CurrentTerm()
-		own, gone := n.leaderGone(ctx, e, leader, term)
-		if !gone || own.Draining || e.raft.State() != raft.Follower {
+		own, gone := n.leaderGone(ctx, e, leader)
+		if !gone || own.Unfit || e.raft.State() != raft.Follower {
 			return
 		}
-		first, agreed := n.whoStandsIn(ctx, e, leader, term, own)
-		switch {
-		case !agreed:
-			return
-		case first == n.cfg.NodeID:
+		if e.raft.CurrentTerm() == term && n.othersYield(ctx, e, goneRequest{leader, term, own}) && n.yield.stand(time.Now()) {
 			n.becomeCandidate(e, leader)
 			return
 		}
-		select {
+		select { // for the one that comes before to win its election
 		case <-time.After(standInStep):
 		case <-ctx.Done():
 			return
@@ -99,26 +94,64 @@ func (n *Node) standIn(ctx context.Context, e *engine, leader string) {
 	}
 }
 
-// goneRequest asks a voter whether it has lost the leader of a term, too.
+// goneRequest asks a voter whether it has lost the leader of a term too, and lets another stand in.
 type goneRequest struct {
-	Leader string `json:"leader"`
-	Term   uint64 `json:"term"`
+	Leader string   `json:"leader"`
+	Term   uint64   `json:"term"`
+	Log    voterLog `json:"log"`
 }
 
 type goneAnswer struct {
-	Gone bool `json:"gone"`
-	voterLog
+	Yields bool `json:"yields"`
 }
 
-// voterLog is how far a voter's log goes, and whether it may stand in at all.
+// voterLog is how far a voter's log goes, and whether it shall not stand in: it drains, or has done so lately.
 type voterLog struct {
+	Node      string `json:"node"`
 	LastTerm  uint64 `json:"last_term"`
 	LastIndex uint64 `json:"last_index"`
-	Draining  bool   `json:"draining"`
+	Unfit     bool   `json:"unfit"`
 }
 
-// leaderGone reports whether the process of a leader has ended as far as this node can tell.
-func (n *Node) leaderGone(ctx context.Context, e *engine, leader string, term uint64) (voterLog, bool) {
+// before reports whether a voter shall rather stand in than another. Of two, one comes before the other.
+func (l voterLog) before(o voterLog) bool {
+	if l.Unfit != o.Unfit {
+		return o.Unfit
+	}
+	return cmp.Or(cmp.Compare(o.LastTerm, l.LastTerm), cmp.Compare(o.LastIndex, l.LastIndex), cmp.Compare(l.Node, o.Node)) < 0
+}
+
+// yielding keeps a voter from standing in and letting another do so at the same time.
+type yielding struct {
+	mu                sync.Mutex
+	yielded, standing time.Time
+}
+
+// to lets another stand in, unless this node does so itself.
+func (y *yielding) to(now time.Time) bool {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if now.Sub(y.standing) < standInStep {
+		return false
+	}
+	y.yielded = now
+	return true
+}
+
+// stand lets this node stand in, unless it has just let another.
+func (y *yielding) stand(now time.Time) bool {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if now.Sub(y.yielded) < standInStep {
+		return false
+	}
+	y.standing = now
+	return true
+}
+
+// leaderGone reports whether the process of a leader has ended as far as this node can tell, and how far this
+// node's own log goes.
+func (n *Node) leaderGone(ctx context.Context, e *engine, leader string) (voterLog, bool) {
 	var addr string
 	for _, s := range serversOf(e.raft) {
 		if string(s.ID) == leader {
@@ -126,7 +159,7 @@ func (n *Node) leaderGone(ctx context.Context, e *engine, leader string, term ui
 		}
 	}
 	for range refusalTries {
-		if id, known := n.Leader(); known && id != leader || addr == "" || e.raft.CurrentTerm() != term {
+		if id, known := n.Leader(); known && id != leader || addr == "" {
 			return voterLog{}, false
 		}
 		if l := n.links.peek(leader); (l == nil || !l.alive()) && n.port.refuses(ctx, addr) {
@@ -142,61 +175,59 @@ func (n *Node) leaderGone(ctx context.Context, e *engine, leader string, term ui
 }
 
 func (n *Node) voterLog(e *engine) voterLog {
+	// What the leader sent last may be on its way to the disk. The library answers this question, of which only
+	// the time of the answer is of interest, when it has done with that.
+	for range 2 {
+		e.raft.VerifyLeader().Error()
+	}
 	stats := e.raft.Stats() // the only place where the library tells the term
 	term, _ := strconv.ParseUint(stats["last_log_term"], 10, 64)
 	index, _ := strconv.ParseUint(stats["last_log_index"], 10, 64)
-	return voterLog{LastTerm: term, LastIndex: index, Draining: n.draining.Load()}
+	return voterLog{Node: n.cfg.NodeID, LastTerm: term, LastIndex: index, Unfit: n.draining.Load() || time.Since(n.stoodIn.get()) < standInPause}
 }
 
-// whoStandsIn asks the other voters, and says which of those that agree shall stand in.
-func (n *Node) whoStandsIn(ctx context.Context, e *engine, leader string, term uint64, own voterLog) (first string, agreed bool) {
+// mayStandIn answers another voter's request.
+func (n *Node) mayStandIn(ctx context.Context, e *engine, req goneRequest) goneAnswer {
+	own, gone := n.leaderGone(ctx, e, req.Leader)
+	return goneAnswer{gone && e.raft.CurrentTerm() == req.Term && req.Log.before(own) && n.yield.to(time.Now())}
+}
+
+// othersYield reports whether a majority of the voters, this node among them, lets it stand in.
+func (n *Node) othersYield(ctx context.Context, e *engine, req goneRequest) bool {
 	ctx, cancel := context.WithTimeout(ctx, askGoneLimit)
 	defer cancel()
 	voters := votersOf(e.raft)
-	logs := map[string]voterLog{}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
+	answers := make(chan bool, len(voters))
+	votes := false
 	for _, s := range voters {
 		id := string(s.ID)
 		switch id {
-		case leader:
+		case req.Leader:
+			answers <- false
 			continue
 		case n.cfg.NodeID:
-			mu.Lock()
-			logs[id] = own
-			mu.Unlock()
+			votes = true
+			answers <- true
 			continue
 		}
-		wg.Go(func() {
+		n.wg.Go(func() {
 			var a goneAnswer
 			l, err := n.links.get(ctx, id, string(s.Address))
 			if err == nil {
-				err = l.call(ctx, "leader-gone", goneRequest{leader, term}, &a)
+				err = l.call(ctx, "leader-gone", req, &a)
 			}
-			if err == nil && a.Gone {
-				mu.Lock()
-				defer mu.Unlock()
-				logs[id] = a.voterLog
-			}
+			answers <- err == nil && a.Yields
 		})
 	}
-	wg.Wait()
-	if _, votes := logs[n.cfg.NodeID]; !votes || len(logs) < len(voters)/2+1 {
-		return "", false
-	}
-	return firstToStandIn(logs), true
-}
-
-// firstToStandIn is the same for everybody who asks with the same answers.
-func firstToStandIn(logs map[string]voterLog) string {
-	var best string
-	for id, a := range logs {
-		b, some := logs[best]
-		if !a.Draining && (!some || cmp.Or(cmp.Compare(b.LastTerm, a.LastTerm), cmp.Compare(b.LastIndex, a.LastIndex), cmp.Compare(id, best)) < 0) {
-			best = id
+	need := len(voters)/2 + 1
+	for range voters {
+		if <-answers {
+			if need--; need == 0 {
+				return votes
+			}
 		}
 	}
-	return best
+	return false
 }
 
 // becomeCandidate asks this node's own raft to begin an election now.

@@ -182,21 +182,29 @@ func TestStandInNotAlone(t *testing.T) {
 	}
 }
 
-// Whoever asks comes to the same voter: the one with the longest log that may stand in.
-func TestFirstToStandIn(t *testing.T) {
+// Of two voters one comes before the other, whoever looks: the one with the longer log that may stand in.
+func TestWhoStandsIn(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		want string
-		logs map[string]voterLog
-	}{
-		{"c1", map[string]voterLog{"c1": {4, 9, false}, "c2": {4, 9, false}, "c3": {4, 9, false}}},
-		{"c2", map[string]voterLog{"c1": {4, 9, false}, "c2": {4, 10, false}}},
-		{"c3", map[string]voterLog{"c1": {3, 99, false}, "c2": {4, 9, true}, "c3": {4, 9, false}}},
-		{"", map[string]voterLog{"c1": {4, 9, true}}},
-	} {
-		if got := firstToStandIn(c.logs); got != c.want {
-			t.Errorf("%v: %q", c.logs, got)
+	inOrder := []voterLog{{"c3", 4, 10, false}, {"c1", 4, 9, false}, {"c2", 4, 9, false}, {"c4", 3, 99, false}, {"c5", 5, 100, true}, {"c0", 4, 100, true}}
+	for i, a := range inOrder {
+		for j, b := range inOrder {
+			if a.before(b) != (i < j) {
+				t.Errorf("%+v before %+v: %v", a, b, a.before(b))
+			}
 		}
+	}
+}
+
+// Who has let another stand in does not do so itself, and the other way round.
+func TestYield(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var a, b yielding
+	if !a.to(now) || a.stand(now) || !a.stand(now.Add(standInStep)) {
+		t.Error("one that has yielded stands in")
+	}
+	if !b.stand(now) || b.to(now) || !b.to(now.Add(standInStep)) {
+		t.Error("one that stands in yields")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,18 +40,23 @@ type crowd struct {
 	hist *history.History
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	// names are a crowd's own, so that it begins with an empty map.
+	prefix string
 }
 
-func begin(t *testing.T, c *harness.Cluster) *crowd {
+// crowds counts those of this process.
+var crowds atomic.Int64
+
+func begin(t *testing.T, c *harness.Cluster, seed uint64) *crowd {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &crowd{t: t, hist: history.New(), stop: stop}
+	k := &crowd{t: t, hist: history.New(), stop: stop, prefix: fmt.Sprint("chaos", crowds.Add(1))}
 	client := 0
 	for _, id := range c.Nodes() {
 		for _, work := range []func(context.Context, int, string, *mupdate.Client, *rand.Rand) error{k.write, k.read, k.read} {
 			client++
 			number, addr := client, c.Addr(id, "mupdate")
 			k.wg.Go(func() {
-				rnd := rand.New(rand.NewPCG(uint64(number), 1))
+				rnd := rand.New(rand.NewPCG(uint64(number), seed))
 				for ctx.Err() == nil {
 					m, err := mupdate.Dial(ctx, mupdate.ClientConfig{Addresses: []string{addr}, DialTimeout: time.Second, Timeout: 5 * time.Second,
 						SASL: mupdate.Password(admin, password)})
@@ -71,14 +77,14 @@ func begin(t *testing.T, c *harness.Cluster) *crowd {
 }
 
 // place is where a name lives: a server of its own, so that LIST can ask for it alone.
-func place(i int) (mbox.Name, mbox.Location) {
-	return mbox.Name(fmt.Sprint("user.chaos", i)), mbox.At(mbox.Server(fmt.Sprintf("chaos%d.test", i)), "p")
+func (k *crowd) place(i int) (mbox.Name, mbox.Location) {
+	return mbox.Name(fmt.Sprintf("user.%s-%d", k.prefix, i)), mbox.At(mbox.Server(fmt.Sprintf("%s-%d.test", k.prefix, i)), "p")
 }
 
 func (k *crowd) write(_ context.Context, client int, id string, m *mupdate.Client, rnd *rand.Rand) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(100+rnd.IntN(3000))*time.Millisecond)
 	defer cancel()
-	name, at := place(rnd.IntN(names))
+	name, at := k.place(rnd.IntN(names))
 	op := history.Op{Name: name, Kind: history.Set, By: id}
 	sent := k.hist.Now()
 	op.Value = fmt.Sprintf("c%d-%d\tl\t", client, sent.Nanoseconds())
@@ -101,7 +107,7 @@ func (k *crowd) write(_ context.Context, client int, id string, m *mupdate.Clien
 func (k *crowd) read(_ context.Context, client int, id string, m *mupdate.Client, rnd *rand.Rand) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	name, at := place(rnd.IntN(names))
+	name, at := k.place(rnd.IntN(names))
 	op := history.Op{Name: name, Kind: history.Read, By: id}
 	sent := k.hist.Now()
 	err := m.List(ctx, string(at.Server()), func(e mbox.Entry) error {
@@ -127,16 +133,22 @@ func (k *crowd) during(what string, d time.Duration) {
 // end stops the crowd and judges what it saw.
 func (k *crowd) end() {
 	k.t.Helper()
-	k.stop()
-	k.wg.Wait()
+	err := k.judge()
 	reads, writes, open := k.hist.Count()
 	k.t.Logf("%d reads, %d writes, %d writes without an answer", reads, writes, open)
 	if reads < 100 || writes < 50 {
 		k.t.Error("that is too little to prove anything")
 	}
-	if err := k.hist.Check(); err != nil {
+	if err != nil {
 		k.t.Error(err)
 	}
+}
+
+// judge stops the crowd and says whether one map could have shown it all that it saw.
+func (k *crowd) judge() error {
+	k.stop()
+	k.wg.Wait()
+	return k.hist.Check()
 }
 
 func leaderOf(t *testing.T, c *harness.Cluster) string {

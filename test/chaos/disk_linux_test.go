@@ -17,17 +17,17 @@ import (
 // The leader's disk is full: it ends with code 74, and another leads in less than two seconds.
 func TestLeaderDiskFull(t *testing.T) {
 	long(t)
-	if !alone(t, "mount", "ip") {
+	if !alone(t) {
 		return
 	}
-	sh(t, 0, "mount --make-rprivate /\nip link set lo up")
+	sh(t, "mount --make-rprivate /\nip link set lo up")
 	c := harness.Start(t, harness.Options{})
 	must(t, c.Kill("c1"))
 	data := filepath.Join(filepath.Dir(c.Env("C1_CONFIG")), "data")
 	if _, err := os.Stat(data); err != nil {
 		data = filepath.Join(c.Dir, "c1", "data")
 	}
-	sh(t, 0, "rm -f "+data+"/ballast\nmkdir "+data+".small\nmount -t tmpfs -o size=16m small "+data+".small\ncp -a "+data+"/. "+data+".small/\nmount --move "+data+".small "+data)
+	sh(t, "rm -f "+data+"/ballast\nmkdir "+data+".small\nmount -t tmpfs -o size=16m small "+data+".small\ncp -a "+data+"/. "+data+".small/\nmount --move "+data+".small "+data)
 	bin, err := harness.Binaries()
 	must(t, err)
 	cmd := exec.Command(filepath.Join(bin, "murderd"), "--config", c.Env("C1_CONFIG"))

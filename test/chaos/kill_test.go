@@ -7,12 +7,13 @@ import (
 
 	"murder/test/harness"
 	"murder/test/ledger"
+	"murder/test/seed"
 )
 
 // The leader is stopped like a machine that swaps, wakes, and is killed: everybody saw one map.
 func TestHistory(t *testing.T) {
 	c := harness.Start(t, harness.Options{})
-	k := begin(t, c)
+	k := begin(t, c, seed.Rand(t).Uint64())
 	k.during("all is well", time.Second)
 	l := leaderOf(t, c)
 	must(t, c.Pause(l))
@@ -32,7 +33,7 @@ func TestHistory(t *testing.T) {
 func TestLongHistory(t *testing.T) {
 	long(t)
 	c := harness.Start(t, harness.Options{Frontends: 2})
-	k := begin(t, c)
+	k := begin(t, c, seed.Rand(t).Uint64())
 	for _, d := range []time.Duration{200 * time.Millisecond, 450 * time.Millisecond, 700 * time.Millisecond, 5 * time.Second} {
 		l := leaderOf(t, c)
 		must(t, c.Pause(l))

@@ -37,6 +37,8 @@ type Options struct {
 // Cluster is a running `murderd dev`.
 type Cluster struct {
 	Dir string
+	// Spawn starts a node's process from now on, if it is set: in a network of its own, say.
+	Spawn func(id string, cmd *exec.Cmd) error
 
 	bin     string
 	bins    map[string]string // of nodes that run another program than bin
@@ -142,7 +144,11 @@ func (c *Cluster) run(name string, args ...string) (*process, error) {
 	cmd := exec.Command(filepath.Join(bin, "murderd"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = ChildAttr()
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if spawn := c.Spawn; spawn != nil {
+		start = func() error { return spawn(name, cmd) }
+	}
+	if err := start(); err != nil {
 		out.Close()
 		return nil, err
 	}

@@ -92,12 +92,18 @@ func (c *Cluster) AwaitReady(ctx context.Context, id string) error {
 // they do not come to that.
 func (c *Cluster) AwaitEqual(t testing.TB) {
 	t.Helper()
+	if err := c.Equal(); err != nil {
+		t.Errorf("comparing the copies: %v", err)
+	}
+}
+
+// Equal is AwaitEqual without a test.
+func (c *Cluster) Equal() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	client, err := c.Admin(c.anyone())
 	if err != nil {
-		t.Error(err)
-		return
+		return err
 	}
 	defer client.Close()
 	report, err := poll(ctx, func() (admin.DigestReport, error) {
@@ -110,15 +116,12 @@ func (c *Cluster) AwaitEqual(t testing.TB) {
 		}
 		return r, nil
 	})
-	if err != nil {
-		t.Errorf("comparing the copies: %v", err)
-		return
-	}
 	for _, n := range report.Nodes {
-		if n.Digest != report.Nodes[0].Digest {
-			t.Errorf("the report says equal and is not: %+v", report)
+		if err == nil && n.Digest != report.Nodes[0].Digest {
+			err = fmt.Errorf("the report says equal and is not: %+v", report)
 		}
 	}
+	return err
 }
 
 // anyone is a coordinator that runs.

@@ -22,6 +22,9 @@ import (
 // checkLimit bounds the check of a history, which is exponential in what is open at one time.
 const checkLimit = 60 * time.Second
 
+// ErrUndecided says that a history is neither good nor bad as far as could be found out.
+var ErrUndecided = errors.New("history was not decided")
+
 // Kind is what a client did.
 type Kind uint8
 
@@ -118,7 +121,7 @@ func (h *History) Check() error {
 		case porcupine.Illegal:
 			return fmt.Errorf("history of %s is not linearizable, and was to here:\n%s", name, tell(ops))
 		case porcupine.Unknown:
-			return fmt.Errorf("history of %s, %d operations, was not decided within %s", name, len(ops), checkLimit)
+			return fmt.Errorf("%w within %s: that of %s, %d operations", ErrUndecided, checkLimit, name, len(ops))
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"murder/internal/mbox"
@@ -29,6 +30,7 @@ type Ledger struct {
 	user, password string
 	stop           context.CancelFunc
 	wg             sync.WaitGroup
+	pace           atomic.Int64
 
 	mu      sync.Mutex
 	names   map[mbox.Name]*promise
@@ -39,6 +41,7 @@ type Ledger struct {
 	slowest time.Duration // of the writes that were answered
 	last    time.Time     // of the last acknowledged write
 	gap     time.Duration // the longest time between two of them
+	taken   time.Duration // the same since TakeGap
 	changed chan struct{} // closed and replaced at every acknowledged write
 }
 
@@ -75,6 +78,19 @@ func (l *Ledger) Summary() (acked, unknown int, gap time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked, l.unknown, l.gap
+}
+
+// Pace makes every writer wait so long between two writes: for a run of hours.
+func (l *Ledger) Pace(d time.Duration) { l.pace.Store(int64(d)) }
+
+// TakeGap returns the longest time without an acknowledged write since it was last asked, also if that has not
+// ended.
+func (l *Ledger) TakeGap() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	gap := max(l.taken, time.Since(l.last))
+	l.taken = 0
+	return gap
 }
 
 // Refused says how many writes were answered with a refusal, with the first, and how long the slowest answer
@@ -133,6 +149,9 @@ func (l *Ledger) write(ctx context.Context, writer int, addrs []string) {
 			}
 			if ctx.Err() != nil {
 				return
+			}
+			if d := l.pace.Load(); d > 0 {
+				time.Sleep(time.Duration(d))
 			}
 			sent := time.Now()
 			err := l.send(c, s.kind, name, s.at)
@@ -204,7 +223,7 @@ func (l *Ledger) note(name mbox.Name, kind mbox.Kind, at mbox.Location, took tim
 	}
 	p.settled = at
 	now := time.Now()
-	l.gap = max(l.gap, now.Sub(l.last))
+	l.gap, l.taken = max(l.gap, now.Sub(l.last)), max(l.taken, now.Sub(l.last))
 	l.last = now
 	l.acked++
 	close(l.changed)
