@@ -47,7 +47,7 @@ test-chaos: ## faults under recorded histories, checked for linearizability; roo
 	go test -count=3 -timeout 25m -run 'Lineariz|Confirm|Partition|Quorum|Lost|Killed|Restart|Disk|Store|Damage|Changed' ./cluster/...
 
 bench: ## benchmarks, each answering a question; beside Cyrus where it is installed
-	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/...
+	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./cluster/ ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/...
 
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$(go list ./...); do for t in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
@@ -59,9 +59,10 @@ lint: ## gofmt, vet, go.mod tidy, and the tagged files too
 	go vet -tags 'hashicorpmetrics cyrus' ./test/...
 	go mod tidy -diff
 
-docs: build ## docs/config.md, docs/metrics.md; man pages and shell completion in docs/generated
+docs: build ## docs/config.md, docs/metrics.md, docs/imap-verbs.md; man pages and shell completion in docs/generated
 	bin/murderd config reference >docs/config.md
 	bin/murderd metrics-reference >docs/metrics.md
+	bin/murderd imap-verbs >docs/imap-verbs.md
 	bin/murderd docs docs/generated
 	bin/murderctl docs docs/generated
 

@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 		}
 		return serve.RunE(cmd, args)
 	}
-	root.AddCommand(serve, newConfig(), newRecover(), newDev(), newDemoBackend(), newVersion(), newMetricsReference(), clidoc.Command(root, "8"))
+	root.AddCommand(serve, newConfig(), newRecover(), newDev(), newDemoBackend(), newVersion(), newMetricsReference(), newVerbsReference(), clidoc.Command(root, "8"))
 	return root
 }
 

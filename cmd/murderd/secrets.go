@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,12 +19,14 @@ import (
 	"murder/internal/limit"
 	"murder/internal/mbox"
 	"murder/internal/tlsconf"
+	"murder/proxy/imap"
 )
 
 // users is where passwords are checked.
 type users struct {
 	file     *auth.File // nil without a file
 	source   auth.Source
+	groups   *auth.GroupFile // nil without a file
 	failures *limit.Failures
 }
 
@@ -59,6 +62,13 @@ func (d *daemon) openSecrets() error {
 	if c.Users.Saslauthd != "" {
 		sources = append(sources, &auth.Saslauthd{Path: c.Users.Saslauthd})
 	}
+	if c.Users.GroupsFile != "" {
+		groups, err := auth.OpenGroups(c.Users.GroupsFile, d.log)
+		if err != nil {
+			return err
+		}
+		d.users.groups = groups
+	}
 	if len(sources) > 0 {
 		d.users.source = auth.Chain(sources...)
 	}
@@ -66,10 +76,14 @@ func (d *daemon) openSecrets() error {
 }
 
 func (u *users) reload() error {
-	if u.file == nil {
-		return nil
+	var errs []error
+	if u.file != nil {
+		errs = append(errs, u.file.Reload())
 	}
-	return u.file.Reload()
+	if u.groups != nil {
+		errs = append(errs, u.groups.Reload())
+	}
+	return errors.Join(errs...)
 }
 
 // tlsFor returns the TLS configuration of a protocol, nil without a certificate.
@@ -84,9 +98,19 @@ func (d *daemon) tlsFor(alpn ...string) *tls.Config {
 func (d *daemon) mechanisms() *auth.Mechanisms {
 	c := &d.cfg.Users
 	ns := namespace(&d.cfg.Namespace)
+	source := d.users.source
+	if c.PassThrough {
+		last := &imap.PassThrough{Directory: d.node, Backends: d.backends, Namespace: ns}
+		if source == nil {
+			source = last
+		} else {
+			source = auth.Chain(source, last)
+		}
+	}
 	return auth.NewMechanisms(auth.Config{
-		Source: d.users.source, Mechs: orNil(c.Mechs), AllowPlaintext: c.AllowPlaintext,
+		Source: source, Mechs: orNil(c.Mechs), AllowPlaintext: c.AllowPlaintext,
 		Admins: c.Admins, Proxies: c.Proxies, Pause: pause(c.Pause), Failures: d.users.failures,
+		Groups: d.users.groups,
 		Canonical: func(name string) (string, error) {
 			id, err := ns.Canonical(name)
 			return string(id), err

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -146,9 +148,13 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 		return nil
 	}
 	cert := d.tlsFor("imap")
+	proxies, err := prefixes(c.Proxies)
+	if err != nil {
+		return err
+	}
 	srv, err := imap.New(imap.Config{
 		Hostname: hostname(c.Hostname), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
-		Namespace: namespace(&d.cfg.Namespace), TLS: cert,
+		Namespace: namespace(&d.cfg.Namespace), TLS: cert, Proxies: proxies,
 		Limits: imap.Limits{Connections: c.MaxConnections, PreAuth: c.LoginTimeout.Duration, Idle: c.IdleTimeout.Duration,
 			PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Append: c.MaxMessage},
 		Placement: d.placement(), Autocreate: c.Autocreate,
@@ -165,7 +171,14 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 // placement says where new users go.
 func (d *daemon) placement() imap.Placement {
 	c := &d.cfg.IMAP
-	p := imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn), Weights: map[mbox.Server]int{}}
+	p := imap.Placement{Policy: imap.Policy(c.Placement), Servers: servers(c.PlaceOn), Weights: map[mbox.Server]int{}, FullAt: c.FullAt}
+	for _, name := range slices.Sorted(maps.Keys(c.Place)) {
+		rule := imap.Rule{Domain: c.Place[name].Domain, Servers: servers(c.Place[name].On)}
+		if match := c.Place[name].Match; match != "" {
+			rule.Match = regexp.MustCompile(match) // it has been tried when the file was read
+		}
+		p.Rules = append(p.Rules, rule)
+	}
 	for name, b := range d.cfg.Backends.Servers {
 		if b.Weight != 0 {
 			p.Weights[mbox.Server(name)] = b.Weight
@@ -176,11 +189,13 @@ func (d *daemon) placement() imap.Placement {
 }
 
 // loginConfig is what POP3 and ManageSieve share.
-func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *tls.Config) login.Config {
+func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *tls.Config, proxies []string) (login.Config, error) {
+	trusted, err := prefixes(proxies)
 	return login.Config{
 		Hostname: hostname(""), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
-		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Limits: limits, Logger: d.log, Metrics: d.reg,
-	}
+		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Proxies: trusted, Limits: limits,
+		Logger: d.log, Metrics: d.reg,
+	}, err
 }
 
 func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
@@ -190,7 +205,11 @@ func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
 	}
 	cert := d.tlsFor("pop3")
 	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
-	srv, err := pop3.New(pop3.Config{Config: d.loginConfig(auth, limits, cert), Subfolders: c.Subfolders})
+	base, err := d.loginConfig(auth, limits, cert, c.Proxies)
+	if err != nil {
+		return err
+	}
+	srv, err := pop3.New(pop3.Config{Config: base, Subfolders: c.Subfolders})
 	if err != nil {
 		return err
 	}
@@ -205,7 +224,11 @@ func (d *daemon) openSieve(auth *auth.Mechanisms) error {
 	}
 	cert := d.tlsFor("managesieve")
 	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
-	srv, err := sieve.New(sieve.Config{Config: d.loginConfig(auth, limits, cert), Referrals: c.Referrals})
+	base, err := d.loginConfig(auth, limits, cert, c.Proxies)
+	if err != nil {
+		return err
+	}
+	srv, err := sieve.New(sieve.Config{Config: base, Referrals: c.Referrals})
 	if err != nil {
 		return err
 	}

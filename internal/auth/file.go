@@ -1,33 +1,23 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"time"
 )
 
-const recheck = time.Second
-
-// File is a users file that is read again when it changes. It looks at the file at most once a
-// second, when it is asked something; a file that cannot be read or parsed leaves the accounts as
-// they were and is logged once.
+// File is a users file that is read again when it changes.
 type File struct {
-	path string
-	log  *slog.Logger
-
-	users   atomic.Pointer[Users]
-	checked atomic.Int64 // unix nanoseconds of the last look
-
-	mu   sync.Mutex // held while reading
-	seen os.FileInfo
+	watched
+	users atomic.Pointer[Users]
 }
 
 var (
@@ -37,71 +27,28 @@ var (
 
 // OpenFile reads a users file. Errors name the file and the line. A nil logger discards.
 func OpenFile(path string, logger *slog.Logger) (*File, error) {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
+	f := &File{watched: watched{path: path, what: "users", log: cmp.Or(logger, slog.New(slog.DiscardHandler))}}
+	f.load = func(r io.Reader, info os.FileInfo) error {
+		users, err := ReadUsers(r, path)
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode().Perm(); mode&0o004 != 0 {
+			f.log.Warn("users file can be read by everybody", "file", path, "mode", mode.String())
+		}
+		f.users.Store(users)
+		return nil
 	}
-	f := &File{path: path, log: logger}
 	if err := f.Reload(); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-// Reload reads the file now. On error the accounts stay as they were.
-func (f *File) Reload() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.read()
-}
-
-func (f *File) read() error {
-	r, err := os.Open(f.path)
-	if err != nil {
-		f.seen = nil
-		return fmt.Errorf("reading users: %w", err)
-	}
-	defer r.Close()
-	info, err := r.Stat()
-	if err != nil {
-		return fmt.Errorf("reading users: %w", err)
-	}
-	f.seen = info
-	users, err := ReadUsers(r, f.path)
-	if err != nil {
-		return fmt.Errorf("reading users: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o004 != 0 {
-		f.log.Warn("users file can be read by everybody", "file", f.path, "mode", mode.String())
-	}
-	f.users.Store(users)
-	return nil
-}
-
 // current returns the accounts, after a look at the file if the last was a while ago.
 func (f *File) current() *Users {
-	now, last := time.Now().UnixNano(), f.checked.Load()
-	if now-last >= int64(recheck) && f.checked.CompareAndSwap(last, now) {
-		f.refresh()
-	}
+	f.look()
 	return f.users.Load()
-}
-
-// refresh reads the file if it is not the one seen last.
-func (f *File) refresh() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	info, err := os.Stat(f.path)
-	switch {
-	case err != nil && f.seen == nil:
-		return // known to be gone
-	case err == nil && f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size():
-		return
-	}
-	if err := f.read(); err != nil {
-		f.log.Error("users file not taken over", "file", f.path, "err", err)
-		return
-	}
-	f.log.Info("users file read again", "file", f.path, "users", f.users.Load().Len())
 }
 
 // Verify implements Source.

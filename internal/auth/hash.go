@@ -81,8 +81,11 @@ func HashPassword(form, password string) (string, error) {
 	return "", fmt.Errorf("hashing a password: unknown form %q", form)
 }
 
-// parseCredential reads what HashPassword writes.
+// parseCredential reads what HashPassword writes, and what crypt(3) does.
 func parseCredential(s string) (credential, error) {
+	if c, ok, err := parseCrypt(s); ok {
+		return c, err
+	}
 	switch {
 	case strings.HasPrefix(s, "{PLAIN}"):
 		return newPlain(strings.TrimPrefix(s, "{PLAIN}"))
@@ -98,7 +101,7 @@ func parseCredential(s string) (credential, error) {
 		}
 		return bcryptHash(s), nil
 	}
-	return nil, errors.New("unknown form of password: want $argon2id$, $2b$, {SCRAM-SHA-256}, {SCRAM-SHA-1} or {PLAIN}")
+	return nil, errors.New("unknown form of password: want $argon2id$, $2b$, $y$, $6$, $5$, {SCRAM-SHA-256}, {SCRAM-SHA-1} or {PLAIN}")
 }
 
 // slow runs f when there is room for another slow hash.

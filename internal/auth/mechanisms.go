@@ -53,6 +53,8 @@ type Config struct {
 	AllowPlaintext bool
 	// Admins and Proxies name accounts that get the flag whatever the source says.
 	Admins, Proxies []string
+	// Groups adds the groups of a file to those that the source knows; nil adds none.
+	Groups *GroupFile
 	// Canonical rewrites a name before any source sees it (case folding, default domain); nil
 	// leaves names alone. An error refuses the login.
 	Canonical func(string) (string, error)
@@ -252,12 +254,6 @@ func (m *Mechanisms) canonical(user string) (string, error) {
 		return "", ErrRejected
 	}
 	return name, nil
-}
-
-func (m *Mechanisms) flagged(a Account) Account {
-	a.Admin = a.Admin || slices.Contains(m.cfg.Admins, a.Name)
-	a.Proxy = a.Proxy || slices.Contains(m.cfg.Proxies, a.Name)
-	return a
 }
 
 // authorize decides whether an account may act as authz, "" for itself.

@@ -46,12 +46,18 @@ func TestHashPassword(t *testing.T) {
 	}
 }
 
-// Hashes made by others; the second is the example of RFC 7677.
+// Hashes made by others: the second is the example of RFC 7677, the rest is from crypt(3) of glibc's
+// successor, libxcrypt 4.4.
 func TestForeignHashes(t *testing.T) {
 	u := users(t,
+		"six:$6$QAu0Vrrw9ftUYgkT$W8AmcYUHaOyevvdsD5N5Lh5TLI7foh8IGvDV.l2Qsdg2VKYvRt2vertlbdfo8xyQ/f/3y/EnLfYAZcC6fQ6hW/",
+		"rounds:$5$rounds=2000$saltsalt$VugJAabtS0u89Oj5iGtvFY4sYH1Z6n3SZo.caxiODzA", "ldap:{CRYPT}$6$rounds=1500$pepper$njb0ziyK9qyST4flD7CSBkNDIpFrObtace5Kd2PGB6b6wZjGBYZWdm2oGB.yiw/owZ2CFTXCemHSxMCm7tQbL0", "why:$y$j9T$abcdefghijkl$H0st8d57pwR7fIYLpdYp.aME/9.PJAvdzcHbKvRHk86", "one:$1$nacl$p.e25RaIowrxIqxpDH8SI/",
 		"b:$2a$10$XajjQvNhvvRt5GSeFk1xFeyqRrsxkhBkUiQeg0dt.wU1qD4aFDcga",
 		"user:{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=")
-	for user, password := range map[string]string{"b": "allmine", "user": "pencil"} {
+	for user, password := range map[string]string{"b": "allmine", "user": "pencil", "six": "pw", "rounds": "pw", "ldap": "pw", "why": "pw", "one": "pw"} {
+		if _, err := u.Verify(t.Context(), user, password+"x", local); !errors.Is(err, ErrRejected) {
+			t.Errorf("%s with another password: %v", user, err)
+		}
 		if _, err := u.Verify(t.Context(), user, password, local); err != nil {
 			t.Errorf("%s: %v", user, err)
 		}
@@ -68,6 +74,8 @@ func TestUsersFileErrors(t *testing.T) {
 		{"a:{PLAIN}x:g:h", "users:1: want name:password"},
 		{"a:$argon2id$v=16$m=1,t=1,p=1$AAAA$AAAA", "users:1: user a: argon2id: unknown version"},
 		{"a:$argon2id$v=19$m=9999999,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA", "out of range"},
+		{"a:$6$rounds=x$s$k", "users:1: user a: crypt"},
+		{"a:$y$!$s$k", "users:1: user a: crypt"},
 		{"a:$2b$xx", "users:1: user a: crypto/bcrypt"},
 		{"a:{SCRAM-SHA-256}4096,AAAA,AAAA,AAAA", "odd length"},
 		{"a:{SCRAM-SHA-256}x,AAAA,AAAA,AAAA", "bad number of iterations"},

@@ -6,6 +6,7 @@
 package backend
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -102,6 +103,8 @@ type Config struct {
 	// Default holds for servers not in Servers. Settings in Servers are complete, not merged.
 	Default Settings
 	Servers map[mbox.Server]Settings
+	// Dial opens a connection to host:port; nil means TCP.
+	Dial    func(ctx context.Context, address string) (net.Conn, error)
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil for none
 }

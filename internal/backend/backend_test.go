@@ -235,9 +235,9 @@ func TestBreaker(t *testing.T) {
 		}
 		for range breakAfter {
 			admitted(true, false)
-			b.failed(time.Now(), false, fail)
+			b.failed(time.Now(), false, false, fail)
 		}
-		b.failed(time.Now(), false, fail) // somebody who had left before
+		b.failed(time.Now(), false, false, fail) // somebody who had left before
 		for _, delay := range []time.Duration{5, 10, 20, 40, 60, 60} {
 			admitted(false, false)
 			time.Sleep(delay * time.Second * 79 / 100)
@@ -245,7 +245,7 @@ func TestBreaker(t *testing.T) {
 			time.Sleep(delay * time.Second * 42 / 100)
 			admitted(true, true)
 			admitted(false, false)
-			b.failed(time.Now(), true, fail)
+			b.failed(time.Now(), true, false, fail)
 		}
 		time.Sleep(2 * time.Minute)
 		admitted(true, true)
@@ -255,6 +255,25 @@ func TestBreaker(t *testing.T) {
 		admitted(true, false)
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A host that drops packets costs one caller his time, and nobody else.
+func TestDarkServerBreaksAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		for _, c := range []struct {
+			takes time.Duration
+			err   error
+		}{{dialEach, ErrUnreachable}, {0, ErrBreakerOpen}} {
+			began := time.Now()
+			if _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); !errors.Is(err, c.err) || time.Since(began) != c.takes {
+				t.Errorf("after %v: %v, want %v", time.Since(began), err, c.err)
+			}
 		}
 	})
 }

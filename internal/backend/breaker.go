@@ -56,11 +56,15 @@ func (b *breaker) ok() {
 	b.failures, b.delay, b.retryAt, b.probing = 0, 0, time.Time{}, false
 }
 
-// failed counts a failure. Those of callers who had left before the breaker opened change nothing.
-func (b *breaker) failed(now time.Time, probe bool, err error) {
+// failed counts a failure. One for which somebody had to wait opens the breaker at once: nobody else
+// need wait as long. Those of callers who had left before the breaker opened change nothing.
+func (b *breaker) failed(now time.Time, probe, waited bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failures++
+	if waited {
+		b.failures = max(b.failures, breakAfter)
+	}
 	b.lastErr, b.lastAt = withoutSentinel(err), now
 	if !probe && (b.failures < breakAfter || !b.retryAt.IsZero()) {
 		return

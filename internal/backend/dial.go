@@ -20,8 +20,8 @@ const (
 )
 
 // Dial connects to a service of a server, over TLS if the policy is Implicit. It tries every address
-// for at most 2 s, for 5 s in all. A server that failed three times in a row is left alone for 5 s,
-// doubling to 60 s, then tried by one caller at a time.
+// for at most 2 s, for 5 s in all. A server that failed three times in a row, or once after 2 s, is left
+// alone for 5 s, doubling to 60 s, then tried by one caller at a time.
 //
 // A connection counts as good once the first octet has been read from it, and as failed if reading
 // ends or times out before that: set a read deadline for the greeting.
@@ -57,8 +57,8 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 		return nil, err
 	}
 	b.count(1)
-	c := &Conn{set: s, settings: set, srv: srv, svc: svc, sessions: sessions, probe: probe}
 	began := time.Now()
+	c := &Conn{set: s, settings: set, srv: srv, svc: svc, sessions: sessions, probe: probe, began: began}
 	if err := c.open(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			c.judge(nil, false)
@@ -83,19 +83,26 @@ func (c *Conn) open(ctx context.Context) error {
 	}
 	port := strconv.Itoa(c.settings.port(c.svc))
 	dialer := net.Dialer{
-		Timeout:         dialEach,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
 		Control:         boundRetransmission,
 	}
 	if c.settings.Bind.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.settings.Bind, 0))
 	}
+	dial := c.set.cfg.Dial
+	if dial == nil {
+		dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		}
+	}
 	var errs []error
 	for _, addr := range addrs {
 		if bind := c.settings.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
 			continue
 		}
-		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(addr.Unmap().String(), port))
+		each, stop := context.WithTimeout(ctx, dialEach)
+		conn, err := dial(each, net.JoinHostPort(addr.Unmap().String(), port))
+		stop()
 		if err == nil {
 			c.raw, c.Conn = conn, conn
 			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Inc()
@@ -126,6 +133,7 @@ type Conn struct {
 	svc      Service
 	sessions tls.ClientSessionCache
 	probe    bool
+	began    time.Time
 
 	judged sync.Once
 	closed sync.Once
@@ -141,7 +149,7 @@ func (c *Conn) judge(err error, decided bool) {
 		case decided && err == nil:
 			b.ok()
 		case decided:
-			b.failed(time.Now(), c.probe, err)
+			b.failed(time.Now(), c.probe, time.Since(c.began) >= dialEach, err)
 		case c.probe:
 			b.undecided()
 		}

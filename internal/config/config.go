@@ -67,6 +67,10 @@ type Cluster struct {
 	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
 	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
 	AutoFinalize      string   `toml:"auto_finalize" doc:"When the cluster version is raised after the last node has been upgraded: a duration, now or never (murderctl cluster finalize). Until then nodes can go back."`
+	CleanupDead       bool     `toml:"cleanup_dead_servers" doc:"Remove nodes by themselves: a coordinator after a day of silence, if enough others are alive and vote; anything else after an hour. The leader's setting counts."`
+	BootstrapExpect   int      `toml:"bootstrap_expect" doc:"For automation that carries no join tokens around: so many coordinators, started with the same settings, make the cluster by themselves, and every node joins it. 0: murderctl cluster init and join. A node that is a member ignores it."`
+	BootstrapPeers    []string `toml:"bootstrap_peers" doc:"The advertised addresses of these coordinators, host:port. The same on every node."`
+	BootstrapSecret   string   `toml:"bootstrap_secret_file" doc:"File with a secret of at least 16 octets, the same on every node. Who knows it can join."`
 	ReadyTimeout      Duration `toml:"ready_timeout" doc:"How long to wait at start for a complete map before serving anyway."`
 }
 
@@ -101,6 +105,8 @@ type TLS struct {
 type Users struct {
 	File           string   `toml:"file" doc:"Users file; murderctl user add writes it. Read again when it changes."`
 	Saslauthd      string   `toml:"saslauthd" doc:"Socket of saslauthd, asked after the file. Example: /run/saslauthd/mux."`
+	PassThrough    bool     `toml:"passthrough" doc:"Check passwords that the file does not know by logging in at the backend of the user's INBOX. Not with saslauthd, which has the last word as well."`
+	GroupsFile     string   `toml:"groups_file" doc:"Groups beside those of the users file, by which ACLs may name users (group:NAME), in the form of /etc/group. Read again when it changes. Cyrus: auth_mech: unix."`
 	Admins         []string `toml:"admins" doc:"Users who see all mailboxes and may act as anybody."`
 	Proxies        []string `toml:"proxies" doc:"Users who may act as anybody but an administrator, such as a web mail program."`
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`
@@ -203,28 +209,39 @@ type PeerSettings struct {
 
 // IMAP is the IMAP frontend.
 type IMAP struct {
-	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
-	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
-	Hostname       string   `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
-	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
-	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit. Cyrus: maxlogins_per_host."`
-	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit. Cyrus: maxlogins_per_user."`
-	LoginTimeout   Duration `toml:"login_timeout" doc:"Time from connect to login."`
-	IdleTimeout    Duration `toml:"idle_timeout" doc:"Time without a command; at least 30m (RFC 9051)."`
-	MaxMessage     int64    `toml:"max_message" doc:"Octets of one appended message; 0 leaves it to the backends."`
-	Suppress       []string `toml:"suppress_capabilities" doc:"Capabilities never shown. Cyrus: suppress_capabilities."`
-	HideOrigin     bool     `toml:"hide_origin" doc:"Keep the client's address from the backends' logs."`
-	SpecialUse     bool     `toml:"specialusealways" doc:"Show special-use flags in plain LIST answers too. Cyrus: specialusealways."`
-	ProbeInterval  Duration `toml:"probe_interval" doc:"Time between two looks at each backend's capabilities."`
-	Placement      string   `toml:"placement" doc:"Backend of a new user: least-mailboxes, round-robin, random, weighted, or by the room on the backends freespace-most, freespace-percent-most, freespace-percent-weighted. Cyrus: serverlist_select_mode."`
-	Autocreate     bool     `toml:"autocreate" doc:"Give users without an INBOX one at their first login. Our identity must be an admin of the backends. Cyrus: autocreate_quota."`
-	PlaceOn        []string `toml:"place_on" doc:"Servernames that take new users. Empty: all. Cyrus: serverlist."`
+	Listen         []string             `toml:"listen" doc:"Addresses with STARTTLS."`
+	ListenTLS      []string             `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string             `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
+	Hostname       string               `toml:"hostname" doc:"Name in the greeting. Default: the host name."`
+	MaxConnections int                  `toml:"max_connections" doc:"Sessions at a time."`
+	MaxPerAddress  int                  `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit. Cyrus: maxlogins_per_host."`
+	MaxPerUser     int                  `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit. Cyrus: maxlogins_per_user."`
+	LoginTimeout   Duration             `toml:"login_timeout" doc:"Time from connect to login."`
+	IdleTimeout    Duration             `toml:"idle_timeout" doc:"Time without a command; at least 30m (RFC 9051)."`
+	MaxMessage     int64                `toml:"max_message" doc:"Octets of one appended message; 0 leaves it to the backends."`
+	Suppress       []string             `toml:"suppress_capabilities" doc:"Capabilities never shown. Cyrus: suppress_capabilities."`
+	HideOrigin     bool                 `toml:"hide_origin" doc:"Keep the client's address from the backends' logs."`
+	SpecialUse     bool                 `toml:"specialusealways" doc:"Show special-use flags in plain LIST answers too. Cyrus: specialusealways."`
+	ProbeInterval  Duration             `toml:"probe_interval" doc:"Time between two looks at each backend's capabilities."`
+	Placement      string               `toml:"placement" doc:"Backend of a new user: least-mailboxes, round-robin, random, weighted, explicit (only where the administrator says), or by the room on the backends freespace-most, freespace-percent-most, freespace-percent-weighted, freespace-percent-weighted-delta. Cyrus: serverlist_select_mode."`
+	FullAt         int                  `toml:"placement_full_at" doc:"Percentage of use from which on a backend gets no new users, unless all have reached it; 0 for never. Cyrus: serverlist_select_soft_usage_limit."`
+	Autocreate     bool                 `toml:"autocreate" doc:"Give users without an INBOX one at their first login. Our identity must be an admin of the backends. Cyrus: autocreate_quota."`
+	PlaceOn        []string             `toml:"place_on" doc:"Servernames that take new users. Empty: all. Cyrus: serverlist."`
+	Place          map[string]PlaceRule `toml:"place" doc:"Where some new users or top-level folders go, instead of place_on. Of several tables that fit, the first by name counts."`
+}
+
+// PlaceRule chooses the backends of some new mailboxes.
+type PlaceRule struct {
+	Domain string   `toml:"domain" doc:"Domain of the mailbox, with virtdomains. Empty: any."`
+	Match  string   `toml:"match" doc:"Regular expression for the mailbox's internal name without its domain. Example: ^user\\\\.s[0-9]+"`
+	On     []string `toml:"on" doc:"Servernames."`
 }
 
 // POP3 is the POP3 frontend.
 type POP3 struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -235,6 +252,7 @@ type POP3 struct {
 // Sieve is the ManageSieve frontend.
 type Sieve struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -244,7 +262,9 @@ type Sieve struct {
 
 // LMTP is delivery.
 type LMTP struct {
-	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets. Whoever reaches a socket may deliver."`
+	Listen          []string `toml:"listen" doc:"Addresses with STARTTLS, and paths of unix sockets. Whoever reaches a socket may deliver."`
+	ListenTLS       []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies         []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
 	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
 	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
@@ -253,6 +273,7 @@ type LMTP struct {
 	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
 	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
 	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
+	RcptCheck       string   `toml:"rcpt_check" doc:"Who answers RCPT: map, or backend, so that the MTA hears of a full mailbox before it sends the message, at the price of a process on the backend for as long as that takes."`
 	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, for the time of a migration."`
 	UnknownBackend  string   `toml:"unknown_user_backend" doc:"Servername of the backend that makes mailboxes when mail arrives. Cyrus: autocreate_post there."`
 	Catchall        string   `toml:"catchall" doc:"User who gets mail for unknown recipients. Cyrus: lmtp_catchall_mailbox."`
@@ -300,7 +321,7 @@ func Default(role string) *Config {
 			Placement: "least-mailboxes"},
 		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
 		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
+		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, RcptCheck: "map", Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}
 	switch role {

@@ -24,12 +24,14 @@ func (t *translation) option(o Option) {
 		"proxy_authname":  &c.Backends.Default.Authname,
 		"tls_server_cert": &c.TLS.CertFile, "tls_cert_file": &c.TLS.CertFile, "tls_server_key": &c.TLS.KeyFile, "tls_key_file": &c.TLS.KeyFile,
 		"tls_client_ca_file": &c.TLS.ClientCAFile, "tls_ca_file": &c.TLS.ClientCAFile, "servername": &c.IMAP.Hostname,
+		"serverlist_select_mode": &c.IMAP.Placement,
 	}
 	list := map[string]*[]string{
 		"admins": &c.Users.Admins, "lmtp_admins": &c.LMTP.Admins, "serverlist": &c.IMAP.PlaceOn, "suppress_capabilities": &c.IMAP.Suppress,
 		"proxyservers": &c.Users.Proxies,
 	}
-	number := map[string]*int{"maxlogins_per_user": &c.IMAP.MaxPerUser, "maxlogins_per_host": &c.IMAP.MaxPerAddress}
+	number := map[string]*int{"maxlogins_per_user": &c.IMAP.MaxPerUser, "maxlogins_per_host": &c.IMAP.MaxPerAddress,
+		"serverlist_select_soft_usage_limit": &c.IMAP.FullAt}
 	span := map[string]struct {
 		to   *Duration
 		unit time.Duration // of a number without one
@@ -86,6 +88,8 @@ func (t *translation) option(o Option) {
 		t.left(o, "passwords come from users.file or saslauthd: make the file with murderctl user add")
 	case o.Key == "sasl_saslauthd_path":
 		c.Users.Saslauthd = v
+	case o.Key == "auth_mech" && v == "unix":
+		c.Users.GroupsFile = "/etc/group"
 	case o.Key == "tls_server_ca_file":
 	case o.Key == "mupdate_config" && v != "standard":
 		t.left(o, "only standard is supported: the machines of a "+v+" murder must become backends and frontends first")
@@ -119,7 +123,6 @@ var cyrusLost = map[string]string{
 	"loginrealms":                  "realms are not supported: virtdomains is",
 	"autocreate_quota":             "see imap.autocreate",
 	"autocreate_post":              "see lmtp.unknown_user_backend",
-	"serverlist_select_mode":       "see imap.placement",
 	"proxy_realm":                  "write it into backends.default.authname as name@realm",
 	"force_sasl_client_mech":       "see backends.default.mechs",
 	"allowusermoves":               "moves are made on the backends",
@@ -172,7 +175,7 @@ func (t *translation) check() {
 		t.note("mupdate.identities: Cyrus let every admin and mupdate login in; name each backend here, with its password")
 	}
 	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
-		t.note("users.file: make one with murderctl user add, or set users.saslauthd")
+		t.note("users.file: make one with murderctl user add, or set users.saslauthd or users.passthrough")
 	}
 	if c.Serves() && c.Backends.Default.Authname == "" {
 		t.note("backends.default.authname: name an identity that stands in proxyservers of the backends")

@@ -178,6 +178,7 @@ func withSamples(c *Config) *Config {
 	c.MUPDATE.Identities = map[string]Identity{sample: {}}
 	c.MUPDATE.Peers = map[string]PeerSettings{sample: {}}
 	c.Socketmap.Tables = map[string]Table{sample: {}}
+	c.IMAP.Place = map[string]PlaceRule{sample: {}}
 	return c
 }
 

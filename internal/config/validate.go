@@ -54,6 +54,14 @@ func (k *checker) addresses(key string, values []string, unix bool) {
 	}
 }
 
+func (k *checker) prefixes(key string, values []string) {
+	for _, v := range values {
+		if _, err := ParsePrefix(v); err != nil {
+			k.add(key, "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", v)
+		}
+	}
+}
+
 // readable checks that a file named by a key can be read.
 func (k *checker) readable(key, file string) {
 	if file == "" {
@@ -142,6 +150,7 @@ func (c *Config) validateCluster(k *checker) {
 	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
 		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
 	}
+	c.validateBootstrap(k)
 	if a := c.Cluster.AutoFinalize; a != "now" && a != "never" {
 		if d, err := time.ParseDuration(a); err != nil || d < 0 {
 			k.add("cluster.auto_finalize", "", "%q is not possible: want a duration such as 24h, now or never", a)
@@ -158,6 +167,25 @@ func (c *Config) validateCluster(k *checker) {
 	}
 }
 
+func (c *Config) validateBootstrap(k *checker) {
+	n, peers := c.Cluster.BootstrapExpect, c.Cluster.BootstrapPeers
+	switch {
+	case n == 0 && len(peers) == 0:
+		return
+	case !slices.Contains([]int{1, 3, 5}, n):
+		k.add("cluster.bootstrap_expect", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", n)
+	case n != len(peers):
+		k.add("cluster.bootstrap_peers", "name all coordinators, this one too", "names %d coordinators, and cluster.bootstrap_expect is %d", len(peers), n)
+	}
+	for _, p := range peers {
+		k.address("cluster.bootstrap_peers", p, false)
+	}
+	if c.Cluster.BootstrapSecret == "" {
+		k.add("cluster.bootstrap_secret_file", "\"openssl rand -hex 32\" makes a secret; the same on every node", "is not set")
+	}
+	k.readable("cluster.bootstrap_secret_file", c.Cluster.BootstrapSecret)
+}
+
 func (c *Config) validateTLS(k *checker) {
 	k.oneOf("tls.min_version", c.TLS.MinVersion, "1.2", "1.3")
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
@@ -169,10 +197,14 @@ func (c *Config) validateTLS(k *checker) {
 }
 
 func (c *Config) validateUsers(k *checker) {
-	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" {
-		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd is set")
+	if c.Serves() && c.Users.File == "" && c.Users.Saslauthd == "" && !c.Users.PassThrough {
+		k.add("users.file", `"murderctl user add --file F NAME" makes one`, "nobody could log in: neither users.file nor users.saslauthd nor users.passthrough is set")
+	}
+	if c.Users.Saslauthd != "" && c.Users.PassThrough {
+		k.add("users.passthrough", "unset one of them", "would never be asked: users.saslauthd has the last word")
 	}
 	k.readable("users.file", c.Users.File)
+	k.readable("users.groups_file", c.Users.GroupsFile)
 	k.atLeast("users.failures", c.Users.Failures, 1)
 }
 
@@ -222,11 +254,7 @@ func (c *Config) validateMUPDATE(k *checker) {
 	if len(m.ListenTLS) > 0 && c.TLS.CertFile == "" {
 		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
 	}
-	for _, proxy := range m.Proxies {
-		if _, err := ParsePrefix(proxy); err != nil {
-			k.add("mupdate.proxies", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", proxy)
-		}
-	}
+	k.prefixes("mupdate.proxies", m.Proxies)
 	for _, mech := range m.Mechs {
 		k.oneOf("mupdate.mechs", strings.ToUpper(mech), "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "EXTERNAL", "PLAIN", "LOGIN")
 	}
@@ -278,19 +306,30 @@ func (c *Config) validateFrontends(k *checker) {
 		addrs []string
 		tls   bool
 	}
+	k.prefixes("imap.proxies", c.IMAP.Proxies)
 	k.oneOf("imap.placement", c.IMAP.Placement, "least-mailboxes", "round-robin", "random", "weighted",
-		"freespace-most", "freespace-percent-most", "freespace-percent-weighted")
+		"explicit",
+		"freespace-most", "freespace-percent-most", "freespace-percent-weighted", "freespace-percent-weighted-delta")
+	for _, name := range slices.Sorted(maps.Keys(c.IMAP.Place)) {
+		rule, key := c.IMAP.Place[name], keyPath([]string{"imap", "place", name})
+		if len(rule.On) == 0 {
+			k.add(key+".on", "name the backends", "is empty")
+		}
+		if _, err := regexp.Compile(rule.Match); err != nil {
+			k.add(key+".match", "", "%v", err)
+		}
+	}
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
-	for _, addr := range c.LMTP.Listen {
+	for _, addr := range slices.Concat(c.LMTP.Listen, c.LMTP.ListenTLS) {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {
 			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
 		}
 	}
-	for _, network := range c.LMTP.TrustedNetworks {
-		if _, err := ParsePrefix(network); err != nil {
-			k.add("lmtp.trusted_networks", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", network)
-		}
-	}
+	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
+	k.prefixes("lmtp.trusted_networks", c.LMTP.TrustedNetworks)
+	k.prefixes("lmtp.proxies", c.LMTP.Proxies)
+	k.prefixes("pop3.proxies", c.POP3.Proxies)
+	k.prefixes("sieve.proxies", c.Sieve.Proxies)
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
 	for _, name := range slices.Sorted(maps.Keys(c.Socketmap.Tables)) {
 		key := keyPath([]string{"socketmap", "tables", name})
@@ -300,7 +339,7 @@ func (c *Config) validateFrontends(k *checker) {
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
 		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},
-		{"sieve.listen", c.Sieve.Listen, false},
+		{"sieve.listen", c.Sieve.Listen, false}, {"lmtp.listen_tls", c.LMTP.ListenTLS, true},
 	} {
 		k.addresses(l.key, l.addrs, false)
 		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
@@ -319,7 +358,7 @@ func (c *Config) validateFrontends(k *checker) {
 			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
 			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
 			{key: "sieve.listen", addrs: c.Sieve.Listen},
-			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
+			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "lmtp.listen_tls", addrs: c.LMTP.ListenTLS}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
 		} {
 			if len(l.addrs) > 0 {
 				k.add(l.key, "set node.role to \"frontend\" or \"both\"", "a node of role %s has no mail frontends", c.Node.Role)

@@ -24,11 +24,8 @@ func Proxied(ln net.Listener, trusted []netip.Prefix) net.Listener {
 	}
 	return &proxyproto.Listener{Listener: ln, ReadHeaderTimeout: headerTimeout,
 		ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-			from := AddrPort(o.Upstream).Addr()
-			for _, p := range trusted {
-				if p.Contains(from) {
-					return proxyproto.REQUIRE, nil
-				}
+			if Trusts(trusted, AddrPort(o.Upstream).Addr()) {
+				return proxyproto.REQUIRE, nil
 			}
 			return proxyproto.SKIP, nil
 		}}

@@ -37,11 +37,11 @@ func (s *session) effective(e mbox.Entry) mbox.Rights {
 // aclTarget reads the arguments of a command about an ACL and finds the mailbox; need is a right of
 // which the caller must have one, none for no demand.
 func (s *session) aclTarget(c *command, n int) ([]string, mbox.Entry, error) {
-	if err := s.readWhole(c); err != nil {
-		return nil, mbox.Entry{}, err
-	}
 	args, err := c.exactly(n)
 	if err != nil {
+		return nil, mbox.Entry{}, err
+	}
+	if err := s.upToDate(); err != nil {
 		return nil, mbox.Entry{}, err
 	}
 	e, err := s.resolve(args[0])

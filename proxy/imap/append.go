@@ -65,7 +65,7 @@ func (s *session) tryCreate(err error) error {
 // streamTo sends a command to server as it arrives and waits for the answer. A reused connection
 // that fails before anything was taken from the client is replaced first.
 func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchange, error) {
-	b, _, err := s.to(server)
+	b, err := s.to(server)
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}

@@ -53,7 +53,7 @@ func catenateAt(head []byte, pos int) (int, bool) {
 
 // catenateTo streams the command to server; head is what has been read of it, with the parts from at on.
 func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int) (*exchange, error) {
-	b, _, err := s.to(server)
+	b, err := s.to(server)
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}

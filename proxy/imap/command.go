@@ -242,6 +242,16 @@ func (p *parser) arg() (string, error) {
 	return p.astring(false)
 }
 
+// mailbox takes the arguments up to the one that names the mailbox, by the table.
+func (c *command) mailbox() (ext string, err error) {
+	for range c.verb.mailbox {
+		if ext, err = c.arg(); err != nil {
+			return "", err
+		}
+	}
+	return ext, nil
+}
+
 // exactly takes n strings, each after a space, and nothing more.
 func (p *parser) exactly(n int) ([]string, error) {
 	list := make([]string, n)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -60,6 +61,7 @@ type Limits struct {
 	BackendReply time.Duration // first octet of a short command's answer [30s]
 	BackendStall time.Duration // silence during a long command [10m]
 	BackendIdle  time.Duration // unused, not selected connections are closed [5m]
+	HomeIdle     time.Duration // the same at the backend of the user's INBOX [three times BackendIdle]
 
 	Barrier  time.Duration // waiting for the map [2s]
 	MoveWait time.Duration // waiting for a mailbox that is being moved [5s]
@@ -75,6 +77,8 @@ type Config struct {
 	Auth      *auth.Mechanisms // required
 	Namespace mbox.Namespace
 	TLS       *tls.Config // nil: neither STARTTLS nor TLS listeners
+	// Proxies are load balancers: connections from there begin with a PROXY header.
+	Proxies   []netip.Prefix
 	Limits    Limits
 	Placement Placement
 	// Autocreate gives users without an INBOX one when they log in. Our identity must be an
@@ -139,6 +143,7 @@ func (l *Limits) fill() {
 	or(&l.BackendReply, 30*time.Second)
 	or(&l.BackendStall, 10*time.Minute)
 	or(&l.BackendIdle, 5*time.Minute)
+	or(&l.HomeIdle, 3*l.BackendIdle)
 	or(&l.Barrier, 2*time.Second)
 	or(&l.MoveWait, 5*time.Second)
 	or(&l.BadLines, 10)

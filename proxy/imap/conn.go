@@ -38,6 +38,7 @@ type conn struct {
 	prefix  string // of our own tags
 	seq     int
 	used    time.Time // last command, by the driver
+	asked   bool      // there has been a command
 
 	// Of the pump.
 	relaying  bool // within relay, with the lock on the client's writer
@@ -105,7 +106,7 @@ func (c *conn) begin(x *exchange) error {
 	if x.stall == 0 {
 		x.stall = c.s.cfg.Limits.BackendStall
 	}
-	c.used = time.Now()
+	c.used, c.asked = time.Now(), true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -170,6 +171,22 @@ func (c *conn) drain() {
 	c.mu.Unlock()
 	if last != nil {
 		<-last.done
+	}
+}
+
+// maxPipelined bounds the commands that a backend has not answered yet.
+const maxPipelined = 100
+
+// room waits until one more command may be sent.
+func (c *conn) room() {
+	c.mu.Lock()
+	var first *exchange
+	if n := len(c.queue); n >= maxPipelined {
+		first = c.queue[n-maxPipelined]
+	}
+	c.mu.Unlock()
+	if first != nil {
+		<-first.done
 	}
 }
 

@@ -13,9 +13,6 @@ import (
 // between two, messages go from one to the other through here (see copyacross.go).
 func (s *session) copyMessages(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: a set of messages is needed", errSyntax)
 	}

@@ -59,7 +59,7 @@ func (s *session) copyAcross(c *command, set, ext string, to mbox.Entry) error {
 		return no("", "No matching messages")
 	}
 	var err error
-	if t.dst, _, err = s.to(to.Location.Server()); err != nil {
+	if t.dst, err = s.to(to.Location.Server()); err != nil {
 		return err
 	}
 	if !t.dst.caps.has("LITERAL+") || len(t.list) > 1 && !t.dst.caps.has("MULTIAPPEND") {

@@ -12,10 +12,7 @@ import (
 // administrator's choice or the placement policy decides.
 func (s *session) create(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	ext, err := c.arg()
+	ext, err := c.mailbox()
 	if err != nil {
 		return err
 	}
@@ -31,13 +28,7 @@ func (s *session) create(c *command) error {
 	if err != nil {
 		return errBadName
 	}
-	// The backend's own reservation decides between two who create one name; this is courtesy.
-	if e, err := s.find(name); err == nil {
-		if s.visible(e) {
-			return no("ALREADYEXISTS", "Mailbox already exists")
-		}
-		return errPermission
-	} else if err != error(errNoMailbox) {
+	if err := s.vacant(name); err != nil {
 		return err
 	}
 	servers, err := s.placesFor(name, want.Server())
@@ -62,6 +53,21 @@ func (s *session) create(c *command) error {
 		return s.conclude(c, x, start)
 	}
 	return no("UNAVAILABLE", "No server accepts new mailboxes now")
+}
+
+// vacant refuses a name that is taken. The backend's own reservation decides between two who want one
+// name; this is courtesy, and brings the map up to date.
+func (s *session) vacant(name mbox.Name) error {
+	e, err := s.confirm(name)
+	switch {
+	case err == nil && s.visible(e):
+		return no("ALREADYEXISTS", "Mailbox already exists")
+	case err == nil:
+		return errPermission
+	case err == error(errNoMailbox):
+		return nil
+	}
+	return err
 }
 
 // createParams reads what follows the name: an administrator's "server", "server!partition" or
@@ -179,11 +185,14 @@ func (s *session) placesFor(name mbox.Name, want mbox.Server) ([]mbox.Server, er
 	if want != "" {
 		return []mbox.Server{want}, nil
 	}
-	list := s.srv.place.order(s.srv)
-	if len(list) == 0 {
-		return nil, no("UNAVAILABLE", "No server accepts new mailboxes now")
+	list := s.srv.place.order(s.srv, name)
+	switch {
+	case len(list) > 0:
+		return list, nil
+	case s.cfg.Placement.Policy == Explicit:
+		return nil, no("CANNOT", "Say on which server: CREATE name server")
 	}
-	return list, nil
+	return nil, no("UNAVAILABLE", "No server accepts new mailboxes now")
 }
 
 // ancestor returns the nearest mailbox above name.

@@ -13,9 +13,6 @@ const ghostGrace = 300 * time.Millisecond
 // remove executes DELETE at the mailbox's backend, and sees to it that the map follows.
 func (s *session) remove(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	args, err := c.exactly(1)
 	if err != nil {
 		return err

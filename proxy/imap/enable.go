@@ -20,9 +20,6 @@ var known = []string{"CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "UIDONLY"}
 // enable executes ENABLE: at every backend that is open now, and at those opened later (see open).
 // The answer is ours, once, whatever they say.
 func (s *session) enable(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	names := strings.Fields(strings.ToUpper(string(c.rest())))
 	if len(names) == 0 {
 		return bad("ENABLE needs an extension")
@@ -80,9 +77,6 @@ func (s *session) enableAt(b *conn) error {
 // compress executes COMPRESS DEFLATE (RFC 4978) on the client's side; the backends' sides are not
 // concerned.
 func (s *session) compress(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	args, err := c.exactly(1)
 	if err != nil {
 		return err

@@ -21,9 +21,6 @@ const (
 // esearch executes ESEARCH (RFC 7377): each mailbox is opened read-only on a connection of its own, so
 // that the client's selected mailbox is left alone.
 func (s *session) esearch(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	list, criteria, err := s.searchSources(c)
 	if err != nil {
 		return err
@@ -77,7 +74,7 @@ func (s *session) searchAt(tag string, server mbox.Server, items []listed, crite
 		so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendStall))
 		untagged, err := so.ask("UID SEARCH " + string(criteria))
 		if errors.As(err, &refused) {
-			return &result{refused.status, refused.code, refused.text}
+			return &result{refused.status.String(), refused.code, refused.text}
 		}
 		if err != nil {
 			return err
@@ -157,10 +154,8 @@ func (s *session) searchSources(c *command) (list []listed, criteria []byte, err
 			return nil, nil, fmt.Errorf("%w: criteria are missing", errSyntax)
 		}
 	}
-	if s.recent() {
-		if err := s.barrier(); err != nil {
-			return nil, nil, err
-		}
+	if err := s.upToDate(); err != nil {
+		return nil, nil, err
 	}
 	p := parser{b: source}
 	words, err := p.list()

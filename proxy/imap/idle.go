@@ -1,7 +1,6 @@
 package imap
 
 import (
-	"bytes"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -21,9 +20,6 @@ const (
 func (s *session) idle(c *command) error {
 	start := time.Now()
 	tag := c.tag
-	if len(bytes.TrimSpace(c.line[c.args:])) > 0 {
-		return bad("IDLE takes no arguments")
-	}
 	if err := s.say("+ idling\r\n"); err != nil {
 		return err
 	}

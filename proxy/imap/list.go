@@ -39,9 +39,6 @@ type listed struct {
 // list executes LIST and RLIST. The map alone decides which names there are, their order and their
 // children; backends are asked only for what it does not hold.
 func (s *session) list(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	l, err := s.parseList(c)
 	if err != nil {
 		return err
@@ -56,9 +53,6 @@ func (s *session) list(c *command) error {
 
 // xlist executes XLIST, which some old clients prefer: LIST with special-use flags.
 func (s *session) xlist(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	l, err := s.parseList(c)
 	if err != nil || l == nil {
 		return err
@@ -175,10 +169,8 @@ func (l *listing) parseReturn(c *command) error {
 
 // answerList gathers and sends the lines.
 func (s *session) answerList(l *listing) error {
-	if s.recent() {
-		if err := s.barrier(); err != nil {
-			return err
-		}
+	if err := s.upToDate(); err != nil {
+		return err
 	}
 	var subs map[mbox.Extern]bool
 	if l.subs {
@@ -196,12 +188,15 @@ func (s *session) answerList(l *listing) error {
 		s.walk(l, func(item listed) bool { return out.add(item) })
 	}
 	out.send()
-	if out.down != nil {
-		s.writeRaw([]byte("* NO [UNAVAILABLE] Some servers are not available, their part of the answer is missing\r\n"))
-	}
-	if out.err != nil {
+	switch {
+	case out.err != nil:
 		return fmt.Errorf("%w: %w", errClient, out.err)
+	case out.down == nil:
+		return ok("Completed")
+	case l.onlyUse:
+		return no("UNAVAILABLE", "Some servers are not available: there may be more") // lest a client make a second Sent
 	}
+	s.writeRaw([]byte("* NO [UNAVAILABLE] Some servers are not available, their part of the answer is missing\r\n"))
 	return ok("Completed")
 }
 
@@ -227,23 +222,24 @@ func (l *listing) level(ext mbox.Extern) bool {
 // walk yields the lines for all visible mailboxes that match, with children known, and for "%" the
 // levels between them that are no mailboxes themselves.
 func (s *session) walk(l *listing, yield func(listed) bool) {
-	sep := string(s.view.Separator())
+	sep := s.view.Separator()
 	var last listed // seen, not yielded: its children come next, if it has any
 	have, on := false, true
 	s.eachVisible(l, func(item listed) bool {
 		if have {
-			last.children = below(item.ext, last.ext, sep)
+			last.children = s.below(item.ext, last.ext)
 			if l.matches(last.ext) {
 				on = yield(last)
 			}
 		}
 		// Levels above this name that the previous one did not share.
-		for i := 0; on && i < len(item.ext); i++ {
-			if item.ext[i] != sep[0] {
+		path, domain := s.cut(item.ext)
+		for i := 0; on && i < len(path); i++ {
+			if path[i] != sep {
 				continue
 			}
-			above := item.ext[:i]
-			if have && (last.ext == above || below(last.ext, above, sep)) {
+			above := path[:i] + domain
+			if have && (last.ext == above || s.below(last.ext, above)) {
 				continue
 			}
 			if l.level(above) {
@@ -259,8 +255,20 @@ func (s *session) walk(l *listing, yield func(listed) bool) {
 }
 
 // below reports whether a lies below b.
-func below(a, b mbox.Extern, sep string) bool {
-	return strings.HasPrefix(string(a), string(b)+sep)
+func (s *session) below(a, b mbox.Extern) bool {
+	a, domainA := s.cut(a)
+	b, domainB := s.cut(b)
+	return domainA == domainB && len(a) > len(b) && a[:len(b)] == b && a[len(b)] == s.view.Separator()
+}
+
+// cut splits a name into its path and the "@domain" that administrators see behind it.
+func (s *session) cut(ext mbox.Extern) (path, domain mbox.Extern) {
+	if s.admin && s.cfg.Namespace.Virtual {
+		if i := strings.LastIndexByte(string(ext), '@'); i > strings.LastIndexByte(string(ext), s.view.Separator()) {
+			return ext[:i], ext[i:]
+		}
+	}
+	return ext, ""
 }
 
 // eachVisible yields what the user may see, parents before and next to their children.

@@ -132,7 +132,7 @@ type question struct {
 // question queues "VERB name arguments" at server; the connection is to be flushed before the answer is
 // awaited. Lines of the answer begin with word.
 func (s *session) question(server mbox.Server, verb string, ext mbox.Extern, args, word string) (*question, error) {
-	b, _, err := s.to(server)
+	b, err := s.to(server)
 	if err != nil {
 		return nil, err
 	}

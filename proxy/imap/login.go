@@ -41,7 +41,7 @@ func (s *session) login(c *command) error {
 	if err != nil {
 		return s.loginFailed(c, err)
 	}
-	return s.loggedIn(c, account)
+	return s.loggedIn(c, "password", account.Name, account)
 }
 
 // authenticate executes AUTHENTICATE (RFC 9051 section 6.2.2, with an initial response).
@@ -72,7 +72,7 @@ func (s *session) authenticate(c *command) error {
 			return s.loginFailed(c, err)
 		}
 		if done {
-			return s.loggedIn(c, x.Result().Account)
+			return s.loggedIn(c, strings.ToUpper(mech), x.Result().Authc, x.Result().Account)
 		}
 		if err := s.say("+ " + base64.StdEncoding.EncodeToString(challenge) + "\r\n"); err != nil {
 			return err
@@ -106,8 +106,13 @@ func decodeSASL(text string) ([]byte, error) {
 }
 
 func (s *session) loginFailed(c *command, err error) error {
-	s.log.Info("login failed", "cmd", c.name, "err", err)
 	outcome, r := "refused", error(errRefused)
+	switch {
+	case errors.Is(err, auth.ErrTooManyFailures), errors.Is(err, auth.ErrNeedsTLS):
+		s.log.Info("login not tried", "err", err)
+	default: // package auth has told who it was and why
+		s.log.Debug("login failed", "cmd", c.name, "err", err)
+	}
 	switch {
 	case errors.Is(err, auth.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		outcome, r = "unavailable", errAuthDown
@@ -126,14 +131,15 @@ func (s *session) loginFailed(c *command, err error) error {
 	return r
 }
 
-// loggedIn makes the session that of account.
-func (s *session) loggedIn(c *command, account auth.Account) error {
+// loggedIn makes the session that of account, by a mechanism and on the word of authc, who may be
+// somebody who acts for the user.
+func (s *session) loggedIn(c *command, mech, authc string, account auth.Account) error {
 	if !account.Admin && !s.srv.users.Acquire(account.Name) {
 		s.srv.metrics.logins.WithLabelValues("limit").Inc()
 		s.log.Info("login refused", "user", account.Name, "err", errTooMany)
 		return errTooMany
 	}
-	s.user, s.admin, s.groups = mbox.UserID(account.Name), account.Admin, account.Groups
+	s.user, s.admin, s.groups, s.groupsAt = mbox.UserID(account.Name), account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
 	s.log = s.log.With("user", s.user)
@@ -141,7 +147,11 @@ func (s *session) loggedIn(c *command, account auth.Account) error {
 	s.info.User = account.Name
 	s.mu.Unlock()
 	s.srv.metrics.logins.WithLabelValues("ok").Inc()
-	s.log.Info("login", "cmd", c.name, "tls", s.tls != nil, "admin", s.admin)
+	facts := []any{"mech", mech, "tls", s.tls != nil, "admin", s.admin}
+	if authc != account.Name {
+		facts = append(facts, "by", authc)
+	}
+	s.log.Info("login", facts...)
 	s.promised = s.srv.caps.offered()
 	s.autocreate()
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
@@ -223,9 +233,6 @@ func (s *session) unauthenticate(c *command) error {
 
 // ident executes ID (RFC 2971): we answer for ourselves, and keep the client's words for the backends.
 func (s *session) ident(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: parameters or NIL expected", errSyntax)
 	}

@@ -83,7 +83,7 @@ func (s *session) lookAt(ext mbox.Extern) listed {
 	mbox.Subtree(view, name, func(e mbox.Entry) bool {
 		// What lies below in the map need not lie below in the client's eyes: INBOX.
 		child, ok := s.view.External(e.Name)
-		item.children = ok && below(child, ext, string(s.view.Separator())) && listable(e) && s.visible(e)
+		item.children = ok && s.below(child, ext) && listable(e) && s.visible(e)
 		return !item.children
 	})
 	return item
@@ -103,9 +103,6 @@ func (s *session) sortListed(list []listed) {
 // lsub executes LSUB and RLSUB (RFC 3501 section 6.3.9). The home backend has the names; whether they
 // are mailboxes still, the map says.
 func (s *session) lsub(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: a reference is missing", errSyntax)
 	}

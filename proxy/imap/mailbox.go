@@ -11,13 +11,7 @@ import (
 // relays the answer as it is.
 func (s *session) atMailbox(c *command) error {
 	start := time.Now()
-	if c.verb.admin && !s.admin {
-		return s.refuseLiteral(c, errPermission)
-	}
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	ext, err := c.arg()
+	ext, err := c.mailbox()
 	if err != nil {
 		return err
 	}
@@ -43,12 +37,6 @@ func (s *session) conclude(c *command, x *exchange, start time.Time) error {
 // atHome executes a command at the backend of the user's INBOX.
 func (s *session) atHome(c *command) error {
 	start := time.Now()
-	if c.verb.admin && !s.admin {
-		return s.refuseLiteral(c, errPermission)
-	}
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	server, err := s.home()
 	if err != nil {
 		return err
@@ -64,9 +52,6 @@ func (s *session) atHome(c *command) error {
 // mailboxes elsewhere, so we check that there is one (and it needs "allowallsubscribe: yes").
 func (s *session) subscribe(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	args, err := c.exactly(1)
 	if err != nil {
 		return err
@@ -77,6 +62,9 @@ func (s *session) subscribe(c *command) error {
 	}
 	var e mbox.Entry
 	if c.name == "SUBSCRIBE" {
+		if err := s.upToDate(); err != nil {
+			return err
+		}
 		if e, err = s.resolve(args[0]); err != nil {
 			return err
 		}
@@ -99,10 +87,7 @@ func (s *session) subscribe(c *command) error {
 // its top.
 func (s *session) quota(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	root, err := c.arg()
+	root, err := c.mailbox()
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ type memory struct {
 	indexes   []uint64
 	moved     chan struct{}
 	down      bool // no quorum
+	hangs     bool // no quorum, and nobody who says so
 	unsynced  bool
 	barriers  int
 	onBarrier func() // runs before a barrier returns
@@ -56,8 +57,12 @@ func (m *memory) View() mbox.View { m.mu.Lock(); defer m.mu.Unlock(); return m.v
 func (m *memory) Barrier(ctx context.Context) (uint64, error) {
 	m.mu.Lock()
 	m.barriers++
-	down, hook := m.down, m.onBarrier
+	down, hangs, hook := m.down, m.hangs, m.onBarrier
 	m.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return 0, mbox.ErrUnavailable
+	}
 	if down {
 		return 0, mbox.ErrUnavailable
 	}
@@ -66,6 +71,9 @@ func (m *memory) Barrier(ctx context.Context) (uint64, error) {
 	}
 	return m.View().Index(), nil
 }
+
+// count is how often somebody has waited for the map.
+func (m *memory) count() int { m.mu.Lock(); defer m.mu.Unlock(); return m.barriers }
 
 func (m *memory) Changes(ctx context.Context, after uint64) ([]mbox.Change, uint64, error) {
 	for {

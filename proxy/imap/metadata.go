@@ -16,9 +16,6 @@ const serverEntry = "/shared/vendor/cmu/cyrus-imapd/server"
 // getMetadata executes GETMETADATA (RFC 5464): each mailbox's backend is asked. Cyrus also takes a
 // list of mailboxes, which may lie on several.
 func (s *session) getMetadata(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	options, mailboxes, err := metadataTarget(c)
 	if err != nil {
 		return err
@@ -95,10 +92,8 @@ func (s *session) metadataMailboxes(names []string) (list []listed, first error)
 		}
 	}
 	if len(l.patterns) > 0 {
-		if s.recent() {
-			if err := s.barrier(); err != nil {
-				return nil, err
-			}
+		if err := s.upToDate(); err != nil {
+			return nil, err
 		}
 		s.walk(l, func(item listed) bool {
 			if item.entry.State == mbox.Active {
@@ -146,10 +141,7 @@ func metadataTarget(c *command) (options string, mailboxes []string, err error) 
 // setMetadata executes SETMETADATA at the mailbox's backend.
 func (s *session) setMetadata(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	ext, err := c.arg()
+	ext, err := c.mailbox()
 	if err != nil {
 		return err
 	}

@@ -68,5 +68,5 @@ func (m *metrics) command(c *command, status, code string, start time.Time) {
 }
 
 func (m *metrics) atBackend(server mbox.Server, st status) {
-	m.relayed.WithLabelValues(string(server), [...]string{"bad", "no", "ok"}[st]).Inc()
+	m.relayed.WithLabelValues(string(server), strings.ToLower(st.String())).Inc()
 }

@@ -16,12 +16,6 @@ const maxMove = 10_000
 // nothing to send.
 func (s *session) xfer(c *command) error {
 	start := time.Now()
-	if !s.admin {
-		return s.refuseLiteral(c, errPermission)
-	}
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: an argument is missing", errSyntax)
 	}
@@ -62,10 +56,8 @@ func (s *session) matching(pattern string) ([]mbox.Entry, error) {
 		e, err := s.resolve(pattern)
 		return []mbox.Entry{e}, err
 	}
-	if s.recent() {
-		if err := s.barrier(); err != nil {
-			return nil, err
-		}
+	if err := s.upToDate(); err != nil {
+		return nil, err
 	}
 	p := mbox.CompilePattern("", pattern, s.view.Separator())
 	var list []mbox.Entry

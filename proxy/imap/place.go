@@ -5,6 +5,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,12 +27,32 @@ const (
 	FreeSpace       Policy = "freespace-most"             // most octets free
 	FreePercent     Policy = "freespace-percent-most"     // least full
 	FreePercentRand Policy = "freespace-percent-weighted" // at random, by the percentage free
+	// FreePercentDelta is at random, by how much freer each is than the fullest, so that they become
+	// equal soon.
+	FreePercentDelta Policy = "freespace-percent-weighted-delta"
+	Explicit         Policy = "explicit" // only where the administrator says
 )
 
 // Policies are all of them.
-var Policies = []Policy{LeastMailboxes, RoundRobin, Random, Weighted, FreeSpace, FreePercent, FreePercentRand}
+var Policies = []Policy{LeastMailboxes, RoundRobin, Random, Weighted, FreeSpace, FreePercent, FreePercentRand, FreePercentDelta, Explicit}
 
-func (p Policy) space() bool { return strings.HasPrefix(string(p), "freespace-") }
+// space reports whether the free space of the backends must be known.
+func (p *Placement) space() bool {
+	return strings.HasPrefix(string(p.Policy), "freespace-") || p.FullAt > 0
+}
+
+// Rule names the candidates for some mailboxes, whatever Placement.Servers says. The first that fits
+// counts.
+type Rule struct {
+	Domain  string         // of the name, "" for any
+	Match   *regexp.Regexp // of the internal name without its domain, nil for any
+	Servers []mbox.Server
+}
+
+func (r *Rule) fits(name mbox.Name) bool {
+	domain, local := name.Split()
+	return (r.Domain == "" || r.Domain == domain) && (r.Match == nil || r.Match.MatchString(string(local)))
+}
 
 // Placement says where new top-level mailboxes go.
 type Placement struct {
@@ -39,8 +60,12 @@ type Placement struct {
 	// Servers are the candidates; empty means every configured backend, and every backend that
 	// holds a mailbox.
 	Servers []mbox.Server
+	Rules   []Rule
 	// Weights are the shares of servers under Weighted; 1 for those that are missing.
 	Weights map[mbox.Server]int
+	// FullAt is from which percentage of use on a server gets no new mailboxes, unless all have
+	// reached it; 0 for never. Cyrus: serverlist_select_soft_usage_limit.
+	FullAt int
 	// Accept reports whether a server takes new mailboxes now (not draining, not down); nil
 	// accepts all.
 	Accept func(mbox.Server) bool
@@ -58,21 +83,16 @@ type placer struct {
 type space struct{ free, total float64 }
 
 // order returns the servers that may get a new mailbox, the best first.
-func (p *placer) order(srv *Server) []mbox.Server {
+func (p *placer) order(srv *Server, name mbox.Name) []mbox.Server {
 	cfg := srv.cfg.Placement
-	list := slices.Clone(cfg.Servers)
-	if len(list) == 0 {
-		list = srv.servers()
-	}
-	list = slices.DeleteFunc(list, func(server mbox.Server) bool { return cfg.Accept != nil && !cfg.Accept(server) })
-	slices.Sort(list)
+	list := p.candidates(srv, name)
 	if len(list) == 0 {
 		return nil
 	}
 	// Servers that are equal take turns, so that a burst does not hit one of them.
 	turn := int(p.turn.Add(1) % uint64(len(list)))
 	list = append(list[turn:], list[:turn]...)
-	rank := p.rank(srv, cfg)
+	rank := p.rank(srv, cfg, list)
 	if rank == nil {
 		return list
 	}
@@ -84,8 +104,33 @@ func (p *placer) order(srv *Server) []mbox.Server {
 	return list
 }
 
+// candidates returns the servers that accept a new mailbox, sorted.
+func (p *placer) candidates(srv *Server, name mbox.Name) []mbox.Server {
+	cfg := srv.cfg.Placement
+	list := slices.Clone(cfg.Servers)
+	if i := slices.IndexFunc(cfg.Rules, func(r Rule) bool { return r.fits(name) }); i >= 0 {
+		list = slices.Clone(cfg.Rules[i].Servers)
+	} else if cfg.Policy == Explicit {
+		return nil
+	} else if len(list) == 0 {
+		list = srv.servers()
+	}
+	list = slices.DeleteFunc(list, func(server mbox.Server) bool { return cfg.Accept != nil && !cfg.Accept(server) })
+	slices.Sort(list)
+	if cfg.FullAt > 0 {
+		roomy := slices.DeleteFunc(slices.Clone(list), func(server mbox.Server) bool {
+			s := p.of(server)
+			return s.total > 0 && 100*(1-s.share()) >= float64(cfg.FullAt)
+		})
+		if len(roomy) > 0 {
+			return roomy
+		}
+	}
+	return list
+}
+
 // rank returns how good a place is, larger being better; nil for turns.
-func (p *placer) rank(srv *Server, cfg Placement) func(mbox.Server) float64 {
+func (p *placer) rank(srv *Server, cfg Placement, list []mbox.Server) func(mbox.Server) float64 {
 	// The largest of u^(1/weight), u at random, is each one's in proportion to its weight.
 	draw := func(weight float64) float64 {
 		if weight <= 0 {
@@ -113,6 +158,13 @@ func (p *placer) rank(srv *Server, cfg Placement) func(mbox.Server) float64 {
 		return func(server mbox.Server) float64 { return p.of(server).share() }
 	case FreePercentRand:
 		return func(server mbox.Server) float64 { return draw(p.of(server).share()) }
+	case FreePercentDelta:
+		least := 1.0
+		for _, server := range list {
+			least = min(least, p.of(server).share())
+		}
+		// Cyrus: half a percent more, so that the fullest has its chance too.
+		return func(server mbox.Server) float64 { return draw(p.of(server).share() - least + 0.005) }
 	}
 	return nil
 }
@@ -177,7 +229,7 @@ func (s *session) autocreate() {
 	if !ok {
 		return
 	}
-	for _, server := range s.srv.place.order(s.srv) {
+	for _, server := range s.srv.place.order(s.srv, s.view.Inbox()) {
 		asked, err := s.srv.createAt(s.ctx, server, string(name))
 		s.log.Info("mailbox of a new user", "mailbox", s.view.Inbox(), "backend", server, "err", err)
 		if asked {

@@ -2,7 +2,9 @@ package imap
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +24,12 @@ func TestPlacement(t *testing.T) {
 		{Placement{Policy: FreeSpace}, map[mbox.Server][2]int{"b1": {200, 200}}},
 		{Placement{Policy: FreePercent}, map[mbox.Server][2]int{"b2": {200, 200}}},
 		{Placement{Policy: FreePercentRand}, map[mbox.Server][2]int{"b2": {150, 199}}},
+		{Placement{Policy: FreePercentDelta}, map[mbox.Server][2]int{"b1": {0, 20}, "b2": {180, 200}}},
+		{Placement{Policy: Random, FullAt: 80}, map[mbox.Server][2]int{"b2": {200, 200}}},
+		{Placement{Policy: Random, FullAt: 5}, map[mbox.Server][2]int{"b1": {50, 150}}}, // all are full
+		{Placement{Policy: FreePercent, Rules: []Rule{{Domain: "example.com", Servers: []mbox.Server{"b2"}}, {Match: regexp.MustCompile(`^user\.n`), Servers: []mbox.Server{"b1"}}}},
+			map[mbox.Server][2]int{"b1": {200, 200}}},
+		{Placement{Policy: Explicit, Rules: []Rule{{Servers: []mbox.Server{"b1"}}}}, map[mbox.Server][2]int{"b1": {200, 200}}},
 		{Placement{Policy: Random, Accept: func(s mbox.Server) bool { return s != "b2" }}, map[mbox.Server][2]int{"b1": {200, 200}}},
 		{Placement{Servers: []mbox.Server{"b2"}}, map[mbox.Server][2]int{"b2": {200, 200}}},
 	} {
@@ -31,7 +39,7 @@ func TestPlacement(t *testing.T) {
 		eventually(t, "the follower knows both", func() bool { return len(r.srv.follow.population()) == 2 })
 		count := map[mbox.Server]int{}
 		for range 200 {
-			count[r.srv.place.order(r.srv)[0]]++
+			count[r.srv.place.order(r.srv, "user.new")[0]]++
 		}
 		for server, want := range test.want {
 			if n := count[server]; n < want[0] || n > want[1] {
@@ -39,6 +47,48 @@ func TestPlacement(t *testing.T) {
 			}
 		}
 	}
+}
+
+// 44: a backend that drains gets no new users, however they are placed; one that is down neither.
+func TestDrainingGetsNobody(t *testing.T) {
+	for _, policy := range slices.DeleteFunc(slices.Clone(Policies), func(p Policy) bool { return p == Explicit }) {
+		draining := func(server mbox.Server) bool { return server != "b2" }
+		r := newRig(t, func(c *Config) { c.Placement = Placement{Policy: policy, Accept: draining} })
+		d := r.login("A", "cyrus")
+		for i := range 20 {
+			d.send(fmt.Sprintf("x CREATE user/n%d", i))
+			if got := d.until("x"); !strings.HasPrefix(got[0], "x OK") {
+				t.Fatalf("%s: %q", policy, got)
+			}
+		}
+		if r.stubs["b2"].saw(": CREATE") {
+			t.Errorf("%s: a draining backend got a user", policy)
+		}
+		r.stubs["b1"].stop()
+		d.send("x CREATE user/other")
+		d.expect("x NO [UNAVAILABLE] ...")
+	}
+	r := newRig(t, func(c *Config) { c.Placement = Placement{Policy: RoundRobin} })
+	r.stubs["b1"].stop()
+	d := r.login("A", "cyrus")
+	for i := range 4 {
+		d.send(fmt.Sprintf("x CREATE user/n%d", i))
+		if got := d.until("x"); !strings.HasPrefix(got[0], "x OK") {
+			t.Fatalf("%q", got)
+		}
+	}
+}
+
+// Where only the administrator decides, he is asked to.
+func TestExplicitPlacement(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Placement.Policy = Explicit })
+	d := r.login("A", "cyrus")
+	d.send("x CREATE user/new")
+	d.expect("x NO [CANNOT] Say on which server...")
+	d.send("x CREATE user/new b2")
+	d.expect("x OK ...")
+	d.send("x CREATE user/new/folder")
+	d.expect("x OK ...")
 }
 
 // Free space comes from the backends by itself.
@@ -68,7 +118,7 @@ func TestAutocreate(t *testing.T) {
 		t.Error("the administrator has an INBOX")
 	}
 	n := 0
-	for _, seen := range r.stubs["b2"].seen {
+	for _, seen := range r.stubs["b2"].commands() {
 		if seen == ": CREATE user/denied" {
 			n++
 		}

@@ -12,8 +12,9 @@ import (
 func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
 	b, start := s.sel, time.Now()
+	b.room()
 	x := &exchange{tag: c.tag, all: true, relayMore: true, finish: func(st status) {
-		s.srv.metrics.command(c, [...]string{"BAD", "NO", "OK"}[st], "", start)
+		s.srv.metrics.command(c, st.String(), "", start)
 		s.srv.metrics.atBackend(b.server, st)
 	}}
 	if err := b.begin(x); err != nil {

@@ -1,7 +1,6 @@
 package imap
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,9 +11,6 @@ import (
 // administrators may give, it moves the mailbox instead (see move.go).
 func (s *session) rename(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
 	from, err := c.arg()
 	if err != nil {
 		return err
@@ -37,9 +33,7 @@ func (s *session) rename(c *command) error {
 	if err != nil {
 		return errBadName
 	}
-	if e, err := s.find(name); err == nil && s.visible(e) {
-		return no("ALREADYEXISTS", "Mailbox already exists")
-	} else if err != nil && !errors.Is(err, errNoMailbox) {
+	if err := s.vacant(name); err != nil {
 		return err
 	}
 	x, err := s.atPlace(from, func(e mbox.Entry) (*exchange, error) {

@@ -73,6 +73,8 @@ const (
 	statusOK
 )
 
+func (st status) String() string { return [...]string{"BAD", "NO", "OK"}[st] }
+
 // condition reads the part of a tagged line behind the tag: its status, its response code without
 // brackets ("" for none), and its text.
 func condition(tagged []byte) (st status, code, text string) {
@@ -121,7 +123,7 @@ var plain = []struct{ text, code string }{
 // refusalOf is a backend's NO or BAD as the end of the client's command.
 func refusalOf(tagged []byte) *result {
 	st, code, text := condition(withCode(tagged))
-	return &result{[...]string{"BAD", "NO", "NO"}[st], code, text}
+	return &result{min(st, statusNo).String(), code, text}
 }
 
 // withCode adds the response code to a backend's NO that has none.

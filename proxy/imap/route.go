@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -12,47 +13,79 @@ import (
 	"murder/internal/mbox"
 )
 
-// barrier waits until the map shows everything that was committed before the call. A failure makes
-// the session's next look-up try again, so that it can never read its own past.
-func (s *session) barrier() error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.Barrier)
+// barrier waits until the map shows everything that was committed before the call.
+func (s *session) barrier() error { return s.barrierWithin(s.cfg.Limits.Barrier) }
+
+func (s *session) barrierWithin(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 	_, err := s.cfg.Directory.Barrier(ctx)
-	s.unsynced = err != nil
 	if err != nil {
+		s.srv.unconfirmed.Store(true)
 		s.srv.metrics.barriers.WithLabelValues("failed").Inc()
 		return fmt.Errorf("%w: %w", mbox.ErrUnavailable, err)
 	}
+	s.unsynced = false
+	s.srv.unconfirmed.Store(false)
 	s.srv.metrics.barriers.WithLabelValues("ok").Inc()
 	return nil
 }
 
 // mapChanged is called when a backend has said OK to a command that changes the map.
 func (s *session) mapChanged() {
-	s.changed = time.Now()
 	if err := s.barrier(); err != nil {
-		// It has been done: saying otherwise would be wrong. The next look-up waits instead.
+		// It has been done: saying otherwise would be wrong. The session's next look-up waits instead,
+		// so that it can never read its own past.
+		s.unsynced = true
 		s.log.Warn("map not confirmed after a change", "err", err)
 	}
 }
 
-// recent reports whether a listing needs a barrier to show the session's own doings.
-func (s *session) recent() bool { return s.unsynced || time.Since(s.changed) < time.Second }
+// patience is how long a listing waits for the map while there is known to be no quorum.
+const patience = 100 * time.Millisecond
+
+// upToDate lets a command that shows the map itself show what anybody has been told before it was
+// given. Mail can be read without a quorum: then the map must do as it is, unless the session itself
+// has changed something that it may lack.
+func (s *session) upToDate() error {
+	limit := s.cfg.Limits.Barrier
+	if !s.unsynced && s.srv.unconfirmed.Load() {
+		limit = min(limit, patience)
+	}
+	if err := s.barrierWithin(limit); err != nil && s.unsynced {
+		return err
+	}
+	return nil
+}
 
 // find returns the record of an active mailbox. Presence is believed at once; absence, and a
 // reservation, only after a barrier. Errors: errNoMailbox, errMoving, or mbox.ErrUnavailable when
 // absence cannot be proved.
 func (s *session) find(name mbox.Name) (mbox.Entry, error) {
 	if !s.unsynced {
-		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+		if e, ok := s.active(name); ok {
 			return e, nil
 		}
 	}
-	if err := s.barrier(); err != nil {
+	e, err := s.confirm(name)
+	if errors.Is(err, mbox.ErrUnavailable) {
 		// Reading mail works without a quorum.
-		if e, ok := s.cfg.Directory.View().Get(name); ok && e.State == mbox.Active {
+		if e, ok := s.active(name); ok {
 			return e, nil
 		}
+	}
+	return e, err
+}
+
+// active looks at the local copy.
+func (s *session) active(name mbox.Name) (mbox.Entry, bool) {
+	e, ok := s.cfg.Directory.View().Get(name)
+	return e, ok && e.State == mbox.Active
+}
+
+// confirm is find after a barrier in any case.
+func (s *session) confirm(name mbox.Name) (mbox.Entry, error) {
+	if err := s.barrier(); err != nil {
 		return mbox.Entry{}, err
 	}
 	e, ok := s.cfg.Directory.View().Get(name)
@@ -107,19 +140,15 @@ func (s *session) home() (mbox.Server, error) {
 // pingAfter is how long an unused connection is trusted to be alive.
 const pingAfter = 30 * time.Second
 
-// to returns the session's connection to server, opened if necessary; reused tells which.
-func (s *session) to(server mbox.Server) (c *conn, reused bool, err error) {
+// to returns the session's connection to server, opened if necessary.
+func (s *session) to(server mbox.Server) (*conn, error) {
 	if c := s.conns[server]; c != nil {
-		if c == s.sel {
-			return c, true, nil
-		}
-		if s.usable(c) && s.enableAt(c) == nil {
-			return c, true, nil
+		if c == s.sel || s.usable(c) && s.enableAt(c) == nil {
+			return c, nil
 		}
 		s.drop(c)
 	}
-	c, err = s.open(server)
-	return c, false, err
+	return s.open(server)
 }
 
 // usable reports whether a connection that has been lying about still works.
@@ -157,10 +186,15 @@ func (s *session) gone(c *conn) {
 // process, and reports whether any unused ones are left.
 func (s *session) idleConns() bool {
 	left := false
-	for _, c := range s.conns {
+	inbox, _ := s.cfg.Directory.View().Get(s.view.Inbox())
+	for server, c := range s.conns {
+		limit := s.cfg.Limits.BackendIdle
+		if server == inbox.Location.Server() {
+			limit = s.cfg.Limits.HomeIdle
+		}
 		switch {
 		case c == s.sel:
-		case c.broken() != nil || time.Since(c.used) >= s.cfg.Limits.BackendIdle:
+		case c.broken() != nil || time.Since(c.used) >= limit:
 			s.drop(c)
 		default:
 			left = true
@@ -184,15 +218,16 @@ func (s *session) noteConns() {
 func (s *session) ask(server mbox.Server, again bool, x *exchange, format func(tag string) []byte) error {
 	tag, all := x.tag, x.all
 	for {
-		c, reused, err := s.to(server)
+		c, err := s.to(server)
 		if err != nil {
 			return err
 		}
+		reused := c.asked
 		x.tag, x.all = tag, all || c == s.sel
 		err = c.do(x, format)
 		st, _, _ := condition(x.tagged)
 		s.srv.metrics.atBackend(server, st)
-		if err == nil || c == s.sel || !reused || !again || x.answered {
+		if err == nil || c == s.sel || !reused || !again || x.answered || errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		s.drop(c)
@@ -219,7 +254,7 @@ func (s *session) tagged(c *command, x *exchange, start time.Time) error {
 		return err
 	}
 	st, code, _ := condition(x.tagged)
-	s.srv.metrics.command(c, [...]string{"BAD", "NO", "OK"}[st], code, start)
+	s.srv.metrics.command(c, st.String(), code, start)
 	return nil
 }
 

@@ -13,10 +13,7 @@ import (
 // 3.2.11): from the backend when both are there, else from us. Whatever fails, the old mailbox is closed.
 func (s *session) selectMailbox(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	ext, err := c.arg()
+	ext, err := c.mailbox()
 	if err != nil {
 		return err
 	}
@@ -36,7 +33,7 @@ func (s *session) selectMailbox(c *command) error {
 // cannot be reached costs little.
 func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, error) {
 	server := e.Location.Server()
-	b, _, err := s.to(server)
+	b, err := s.to(server)
 	if err != nil {
 		return nil, err
 	}
@@ -102,12 +99,6 @@ func (s *session) leaveMailbox() {
 // unselect executes CLOSE and UNSELECT.
 func (s *session) unselect(c *command) error {
 	start := time.Now()
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	if err := c.finish(); err != nil {
-		return err
-	}
 	b, name, ext := s.sel, s.selName, s.selExt
 	s.deselect() // from here the loss of this backend is no longer the end
 	x := &exchange{tag: c.tag, all: true}
@@ -129,12 +120,6 @@ func (s *session) unselect(c *command) error {
 
 // noop executes NOOP: the backend of the selected mailbox tells its news.
 func (s *session) noop(c *command) error {
-	if err := s.readWhole(c); err != nil {
-		return err
-	}
-	if err := c.finish(); err != nil {
-		return err
-	}
 	if s.sel == nil {
 		return ok("Completed")
 	}
@@ -146,7 +131,6 @@ func (s *session) noop(c *command) error {
 		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
 		return ok("Completed")
 	}
-	c.line = bytes.Clone(c.line)
 	return s.relay(c)
 }
 

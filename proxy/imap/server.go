@@ -6,14 +6,15 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"murder/internal/limit"
+	"murder/internal/listen"
 	"murder/internal/mbox"
 )
 
@@ -29,14 +30,17 @@ type Server struct {
 	conns   *limit.Conns
 	users   *limit.Users
 	ghosts  chan mbox.Entry
-	ctx     context.Context
-	stop    context.CancelFunc
-	work    sync.WaitGroup // sessions and the server's own goroutines
+	// unconfirmed: the last wait for the map came to nothing.
+	unconfirmed atomic.Bool
+	ctx         context.Context
+	stop        context.CancelFunc
+	work        sync.WaitGroup // sessions and the server's own goroutines
 
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	sessions  map[string]*session
+	listeners listen.Listeners
+
+	mu       sync.Mutex
+	closing  bool
+	sessions map[string]*session
 }
 
 // New returns a server that listens on nothing yet, and starts to follow the map. Shutdown must be
@@ -45,7 +49,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, listeners: make(map[net.Listener]struct{}), sessions: make(map[string]*session)}
+	s := &Server{cfg: cfg, sessions: make(map[string]*session)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.caps = newCapTable(cfg.Suppress)
 	s.follow = newFollower(cfg.Directory, cfg.Namespace)
@@ -65,104 +69,79 @@ func New(cfg Config) (*Server, error) {
 // With a TLS configuration sessions start with a handshake (port 993); with nil they start in clear
 // and STARTTLS is offered if Config.TLS is set.
 func (s *Server) Serve(ln net.Listener, implicit *tls.Config) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ln.Close()
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
+	return s.listeners.Serve(ln, s.cfg.Logger, func(conn net.Conn) {
 		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-		ln.Close()
-	}()
-	for {
-		conn, err := ln.Accept()
-		if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) && s.draining() {
-			return nil
+		defer s.mu.Unlock()
+		if s.closing {
+			conn.Close()
+			return
 		}
-		var temporary interface{ Temporary() bool }
-		switch {
-		case err == nil:
-			s.accept(conn, implicit)
-		case errors.As(err, &temporary) && temporary.Temporary():
-			// Out of descriptors, most likely: those who are connected go on.
-			s.cfg.Logger.Error("accept failed", "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-s.ctx.Done():
-			}
-		default:
-			return fmt.Errorf("accepting imap connections: %w", err)
-		}
-	}
+		s.work.Go(func() { s.serve(conn, implicit) })
+	})
 }
 
-func (s *Server) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
-}
-
-func (s *Server) accept(conn net.Conn, implicit *tls.Config) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3})
-	}
-	release, err := s.conns.Acquire(addrPort(conn.RemoteAddr()).Addr())
-	s.mu.Lock()
-	if err != nil || s.closing {
-		s.mu.Unlock()
-		if err == nil {
-			release()
-		}
-		conn.SetDeadline(time.Now().Add(time.Second))
-		conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
+// serve is the life of one connection.
+func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
+	listen.KeepAlive(conn)
+	peer, local, err := listen.Named(conn, s.cfg.Proxies)
+	if err != nil {
+		s.cfg.Logger.Warn("connection without a client", "err", err)
 		conn.Close()
-		s.metrics.refused.Inc()
 		return
 	}
-	ss := s.newSession(conn)
-	s.sessions[ss.id] = ss
-	s.work.Add(1)
-	s.mu.Unlock()
-	s.metrics.sessions.Inc()
-	go func() {
-		defer s.work.Done()
-		defer release()
-		if implicit != nil {
-			if err := ss.startTLS(implicit); err != nil {
-				ss.log.Debug("tls handshake failed", "err", err)
-				ss.close()
-				return
-			}
+	ss := s.newSession(conn, peer, local)
+	release, err := s.admit(ss)
+	if err != nil {
+		ss.log.Info("connection refused", "err", err)
+		s.metrics.refused.Inc()
+		if implicit == nil {
+			ss.sayBye("UNAVAILABLE", "No room: "+err.Error()+"; try again later")
 		}
-		ss.run()
-	}()
+		ss.stop()
+		conn.Close()
+		return
+	}
+	defer release()
+	if implicit != nil {
+		if err := ss.startTLS(implicit); err != nil {
+			ss.log.Debug("tls handshake failed", "err", err)
+			ss.close()
+			return
+		}
+	}
+	ss.run()
 }
 
-func (s *Server) newSession(nc net.Conn) *session {
+var errClosing = errors.New("server is shutting down")
+
+// admit counts a session, unless there are enough.
+func (s *Server) admit(ss *session) (release func(), err error) {
+	if release, err = s.conns.Acquire(ss.peer.Addr()); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		release()
+		return nil, errClosing
+	}
+	s.sessions[ss.id] = ss
+	s.metrics.sessions.Inc()
+	return release, nil
+}
+
+func (s *Server) newSession(nc net.Conn, peer, local netip.AddrPort) *session {
 	now := time.Now()
 	ss := &session{
-		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc, clear: nc,
+		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc, clear: nc, peer: peer, local: local,
 		in: newReader(nc), phase: fresh, first: true, conns: make(map[mbox.Server]*conn),
 	}
 	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
 	ss.ctx, ss.stop = context.WithCancel(s.ctx)
-	ss.peer, ss.local = addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	ss.log = s.cfg.Logger.With("conn", ss.id, "peer", ss.peer)
 	ss.info = SessionInfo{ID: ss.id, Peer: ss.peer.String(), Since: now, Active: now}
 	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
 	return ss
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }
 
 func (s *Server) forget(ss *session) {
@@ -177,9 +156,7 @@ func (s *Server) forget(ss *session) {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
+	s.listeners.Close()
 	list := make([]*session, 0, len(s.sessions))
 	for _, ss := range s.sessions {
 		list = append(list, ss)

@@ -56,6 +56,7 @@ type session struct {
 	user     mbox.UserID
 	admin    bool
 	groups   []string
+	groupsAt time.Time // when they were last asked for
 	view     mbox.Viewer
 	promised capSet // what the client was told at login
 	enabled  []string
@@ -65,10 +66,9 @@ type session struct {
 	selName  mbox.Name
 	selExt   string
 	special  specialUse
-	unsynced bool      // the map may lack an operation of this session
-	changed  time.Time // last mailbox operation of this session
-	first    bool      // nothing has been read yet
-	bad      int       // wrong commands in a row
+	unsynced bool // the map may lack an operation of this session
+	first    bool // nothing has been read yet
+	bad      int  // wrong commands in a row
 
 	pumps sync.WaitGroup
 
@@ -182,7 +182,7 @@ func (s *session) execute(line []byte) bool {
 	s.first = false
 	start := time.Now()
 	s.busy(c.name, start)
-	if s.sel != nil && (c.verb == nil || c.verb.route != routeSelected) {
+	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay) {
 		s.sel.drain() // answers come in the order of the commands
 	}
 	switch {
@@ -192,13 +192,51 @@ func (s *session) execute(line []byte) bool {
 	case err != nil:
 	case c.verb == nil:
 		err = s.refuseLiteral(c, bad("Unknown command"))
-	case c.verb.phases&s.phase == 0:
-		err = s.refuseLiteral(c, s.wrongPhase(c.verb))
 	default:
-		err = c.verb.run(s, c)
+		err = s.dispatch(c)
 	}
 	s.busy("", start)
 	return s.finish(c, err, start)
+}
+
+// dispatch does what the table says about a command.
+func (s *session) dispatch(c *command) error {
+	v := c.verb
+	switch {
+	case v.phases&s.phase == 0:
+		return s.refuseLiteral(c, s.wrongPhase(v))
+	case v.admin && !s.admin:
+		return s.refuseLiteral(c, errPermission)
+	case v.bare && len(bytes.TrimRight(c.line[c.args:], " ")) > 0:
+		return s.refuseLiteral(c, fmt.Errorf("%w: %s takes no arguments", errSyntax, v.name))
+	case v.stream || v.route == routeRelay || v.bare:
+	default:
+		if err := s.readWhole(c); err != nil {
+			return err
+		}
+	}
+	if v.route != routeRelay {
+		s.refreshGroups()
+	}
+	return v.run(s, c)
+}
+
+// groupsFor is how long a session may see by a membership that its user has no more.
+const groupsFor = 5 * time.Minute
+
+// refreshGroups asks for the user's groups again once in a while. What cannot be asked is believed.
+func (s *session) refreshGroups() {
+	if s.phase == fresh || time.Since(s.groupsAt) < groupsFor {
+		return
+	}
+	s.groupsAt = time.Now()
+	groups, err := s.cfg.Auth.Groups(s.ctx, string(s.user))
+	switch {
+	case err == nil, errors.Is(err, auth.ErrUnknownUser):
+		s.groups = groups
+	default:
+		s.log.Warn("groups not confirmed", "err", err)
+	}
 }
 
 func (s *session) wrongPhase(v *verb) *result {
@@ -277,12 +315,18 @@ func (s *session) flush() {
 	s.out.flush()
 }
 
+// byeStall is how long the last word may take.
+const byeStall = 5 * time.Second
+
 func (s *session) sayBye(code, text string) {
 	if code != "" {
 		code = "[" + code + "] "
 	}
-	// A client that does not read is not waited for.
-	s.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	// A client that does not read is not waited for: neither by a pump that is writing now nor by us.
+	s.sock.SetWriteDeadline(time.Now().Add(byeStall))
+	s.out.Lock()
+	s.out.stall = byeStall
+	s.out.Unlock()
 	s.say("* BYE " + code + text + "\r\n")
 }
 

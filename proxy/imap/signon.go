@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/emersion/go-sasl"
+
 	"murder/internal/backend"
 	"murder/internal/imapwire"
 	"murder/internal/mbox"
@@ -58,7 +60,6 @@ func (p *signOnPauses) begin(server mbox.Server) {
 // one answer: Cyrus answers pipelined commands of this phase in several packets, and the second then
 // waits for our delayed acknowledgement (some 40 ms).
 type signOn struct {
-	srv    *Server
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
@@ -82,11 +83,11 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 		outcome = "unreachable"
 		return nil, fmt.Errorf("connecting to %s: %w", server, err)
 	}
-	deadline, _ := ctx.Deadline()
-	nc.SetDeadline(deadline)
-	unhook := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	so := &signOn{srv: srv, server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}
-	if err := so.run(ctx, authz); err != nil {
+	so, unhook := newSignOn(ctx, server, nc)
+	if err = so.greet(ctx); err == nil {
+		err = so.proxy(srv.cfg.Backends, authz)
+	}
+	if err != nil {
 		nc.Close()
 		outcome = "failed"
 		if errors.Is(err, errCredentials) {
@@ -101,7 +102,16 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 	return so, nil
 }
 
-func (so *signOn) run(ctx context.Context, authz string) error {
+// newSignOn begins on a new connection; until unhook is called, which may be done once, it ends with ctx.
+func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn) (so *signOn, unhook func() bool) {
+	deadline, _ := ctx.Deadline()
+	nc.SetDeadline(deadline)
+	unhook = context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+	return &signOn{server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
+}
+
+// greet reads the greeting and secures the connection as the policy says.
+func (so *signOn) greet(ctx context.Context) error {
 	greeting, err := so.in.appendLine(nil, maxTagged)
 	if err != nil {
 		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
@@ -126,11 +136,9 @@ func (so *signOn) run(ctx context.Context, authz string) error {
 			return err
 		}
 		so.in = newReader(so.nc)
-		if err := so.capsFrom(""); err != nil {
-			return err
-		}
+		return so.capsFrom("")
 	}
-	return so.authenticate(authz)
+	return nil
 }
 
 // capsFrom takes the capabilities of a response code, or asks.
@@ -151,20 +159,38 @@ func (so *signOn) capsFrom(code string) error {
 	return nil
 }
 
-func (so *signOn) authenticate(authz string) error {
+// proxy signs on by our own identity, to act as authz.
+func (so *signOn) proxy(backends Backends, authz string) error {
 	var offered []string
 	for name := range so.caps {
 		if mech, ok := strings.CutPrefix(name, "AUTH="); ok {
 			offered = append(offered, mech)
 		}
 	}
-	mech, client, err := so.srv.cfg.Backends.SASL(so.server, offered, authz, so.nc.Secured())
+	mech, client, err := backends.SASL(so.server, offered, authz, so.nc.Secured())
 	if err != nil {
 		return fmt.Errorf("%w: %w", errCredentials, err)
 	}
+	st, code, text, err := so.authenticate(mech, client)
+	switch {
+	case err != nil:
+		return err
+	case st == statusOK:
+		return so.capsFrom(code)
+	case codeName(code) == "UNAVAILABLE":
+		return fmt.Errorf("%w: %s", backend.ErrDown, text)
+	case codeName(code) == "AUTHORIZATIONFAILED", strings.Contains(strings.ToLower(text), "authoriz"):
+		// Cyrus: "authorization failure" without a code is about the user, not about us.
+		return errAuthz
+	}
+	return fmt.Errorf("%w: %.200s", errCredentials, text)
+}
+
+// authenticate runs one exchange and returns how it ended.
+func (so *signOn) authenticate(mech string, client sasl.Client) (st status, code, text string, err error) {
 	_, ir, err := client.Start()
 	if err != nil {
-		return fmt.Errorf("%w: %w", errCredentials, err)
+		return 0, "", "", fmt.Errorf("%w: %w", errCredentials, err)
 	}
 	cmd := "AUTHENTICATE " + mech
 	if ir != nil && so.caps.has("SASL-IR") {
@@ -173,37 +199,27 @@ func (so *signOn) authenticate(authz string) error {
 	}
 	tag, err := so.send(cmd)
 	if err != nil {
-		return err
+		return 0, "", "", err
 	}
 	for {
 		line, err := so.in.appendLine(nil, maxTagged)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errProtocol, err)
+			return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 		}
 		if rest, ok := strings.CutPrefix(string(line), "+"); ok {
 			answer, err := so.respond(client.Next, strings.TrimSpace(rest), &ir)
 			if err != nil {
-				return err
+				return 0, "", "", err
 			}
 			if _, err := so.nc.Write([]byte(answer + "\r\n")); err != nil {
-				return fmt.Errorf("%w: %w", errProtocol, err)
+				return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 			}
 			continue
 		}
-		if !strings.HasPrefix(string(line), tag+" ") {
-			continue
+		if strings.HasPrefix(string(line), tag+" ") {
+			st, code, text = condition(line)
+			return st, code, text, nil
 		}
-		st, code, text := condition(line)
-		switch {
-		case st == statusOK:
-			return so.capsFrom(code)
-		case codeName(code) == "UNAVAILABLE":
-			return fmt.Errorf("%w: %s", backend.ErrDown, text)
-		case codeName(code) == "AUTHORIZATIONFAILED", strings.Contains(strings.ToLower(text), "authoriz"):
-			// Cyrus: "authorization failure" without a code is about the user, not about us.
-			return errAuthz
-		}
-		return fmt.Errorf("%w: %.200s", errCredentials, text)
 	}
 }
 
@@ -256,7 +272,7 @@ func (so *signOn) ask(cmd string) (untagged []string, err error) {
 			continue
 		}
 		if st, code, text := condition(line); st != statusOK {
-			return untagged, &refusedError{[...]string{"BAD", "NO"}[st], code, text}
+			return untagged, &refusedError{st, code, text}
 		}
 		return untagged, nil
 	}
@@ -264,7 +280,10 @@ func (so *signOn) ask(cmd string) (untagged []string, err error) {
 }
 
 // refusedError is a NO or BAD to a command of ours. While signing on it means that the server cannot be used.
-type refusedError struct{ status, code, text string }
+type refusedError struct {
+	status     status
+	code, text string
+}
 
 func (e *refusedError) Error() string { return fmt.Sprintf("refused: %.200s", e.text) }
 
@@ -381,7 +400,7 @@ func (srv *Server) probe(ctx context.Context) {
 			}
 			srv.caps.learn(server, so.caps)
 			so.nc.SetDeadline(time.Now().Add(time.Second))
-			if srv.cfg.Placement.Policy.space() {
+			if srv.cfg.Placement.space() {
 				srv.place.look(so)
 			}
 			so.ask("LOGOUT")

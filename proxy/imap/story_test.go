@@ -10,14 +10,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -28,37 +33,86 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	verbs["XPANIC"] = &verb{phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
+	verbs["XPANIC"] = &verb{name: "XPANIC", phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
 	goleak.VerifyTestMain(m)
 }
 
 // rig is a frontend with two stub backends: alice on b1, bob and carol on b2, a shared folder on b2,
 // and user.bob.proj that alice may use.
 type rig struct {
-	t      testing.TB
-	dir    *memory
-	srv    *Server
-	addr   string
-	stubs  map[string]*stub
-	users  map[string]*dialogue
-	log    bytes.Buffer
-	tlsCfg *tls.Config
+	t     testing.TB
+	net   *memoryNet // nil: TCP
+	dir   *memory
+	srv   *Server
+	addr  string
+	stubs map[string]*stub
+	users map[string]*dialogue
+	log   *lockedBuffer
+}
+
+// rigOptions say how a rig differs from the usual one.
+type rigOptions struct {
+	net      *memoryNet // for virtual time
+	config   []func(*Config)
+	settings func(mbox.Server, *backend.Settings)
+	stubs    func(*stub) // before they start
 }
 
 func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: newMemory(), stubs: map[string]*stub{}, users: map[string]*dialogue{}}
-	ns := mbox.Namespace{Alt: true}
+	return rigOptions{config: change}.make(t)
+}
+
+// inVirtualTime runs a story on a rig whose clock stands still while somebody has something to do.
+func inVirtualTime(t *testing.T, o rigOptions, story func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		o.net = newMemoryNet()
+		story(t, o.make(t))
+	})
+}
+
+func (o rigOptions) make(t testing.TB) *rig {
+	t.Helper()
+	r := &rig{t: t, net: o.net, dir: newMemory(), stubs: map[string]*stub{}, users: map[string]*dialogue{}, log: &lockedBuffer{}}
+	var log io.Writer = r.log
+	if testing.Verbose() {
+		log = io.MultiWriter(r.log, os.Stderr)
+	}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg := Config{
+		Hostname: "fe", Directory: r.dir, Namespace: mbox.Namespace{Alt: true}, ProbeInterval: -1, Logger: logger,
+	}
+	cfg.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, Mechs: []string{"PLAIN"}, Logger: logger,
+		Canonical: func(name string) (string, error) { id, err := cfg.Namespace.Canonical(name); return string(id), err }})
+	if o.net == nil {
+		cfg.Limits = Limits{Barrier: time.Second, MoveWait: 300 * time.Millisecond, BackendReply: 2 * time.Second, BackendLogin: 2 * time.Second}
+	}
+	for _, f := range o.config {
+		f(&cfg)
+	}
 	settings := make(map[mbox.Server]backend.Settings)
 	for _, name := range []string{"b1", "b2"} {
-		b := newStub(t, mbox.Server(name), r.dir, ns)
+		b := newStub(t, o.net, mbox.Server(name), r.dir, cfg.Namespace)
+		if o.stubs != nil {
+			o.stubs(b)
+		}
+		b.start()
 		r.stubs[name] = b
 		host, port, _ := net.SplitHostPort(b.addr)
-		var p int
-		fmt.Sscan(port, &p)
-		settings[b.name] = backend.Settings{Host: host, Ports: map[backend.Service]int{backend.IMAP: p}, TLS: backend.NoTLS,
+		p, _ := strconv.Atoi(port)
+		set := backend.Settings{Host: host, Ports: map[backend.Service]int{backend.IMAP: p}, TLS: backend.NoTLS,
 			Authname: "murder", Password: "secret", Mechs: []string{"PLAIN"}}
+		if o.settings != nil {
+			o.settings(b.name, &set)
+		}
+		settings[b.name] = set
 	}
+	backends := backend.Config{Servers: settings, Logger: logger}
+	if o.net != nil {
+		backends.Dial = o.net.dial
+	}
+	cfg.Backends = backend.New(backends)
 	b1, b2 := r.stubs["b1"], r.stubs["b2"]
 	b1.add("user.alice", "alice\tlrswipkxtecda\t", "one", "two", "three")
 	b1.add("user.alice.Work", "alice\tlrswipkxtecda\t")
@@ -69,34 +123,11 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	b2.add("shared", "anyone\tlrswip\t", "s1")
 	b2.add("shared.deny", "anyone\tlrswip\t-alice\tl\t")
 	b2.add("secret", "bob\tlrswip\t")
-	users, err := auth.NewUsers(
-		auth.User{Account: auth.Account{Name: "cyrus", Admin: true}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "alice"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "bob"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "carol"}, Password: "{PLAIN}pw"},
-		auth.User{Account: auth.Account{Name: "denied"}, Password: "{PLAIN}pw"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{
-		Hostname: "fe", Directory: r.dir, Namespace: ns, ProbeInterval: -1,
-		Backends: backend.New(backend.Config{Servers: settings}),
-		Auth:     auth.NewMechanisms(auth.Config{Source: users, Pause: -1, Mechs: []string{"PLAIN"}}),
-		Limits:   Limits{Barrier: time.Second, MoveWait: 300 * time.Millisecond, BackendReply: 2 * time.Second, BackendLogin: 2 * time.Second},
-	}
-	if testing.Verbose() {
-		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
-	for _, f := range change {
-		f(&cfg)
-	}
+	var err error
 	if r.srv, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := listenOn(t, o.net, "")
 	r.addr = ln.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- r.srv.Serve(ln, nil) }()
@@ -116,20 +147,71 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	return r
 }
 
+// accounts are those of all rigs, with the password "pw" each: their SCRAM keys take their time.
+var accounts = sync.OnceValue(func() *auth.Users {
+	list := []auth.User{{Account: auth.Account{Name: "cyrus", Admin: true}, Password: "{PLAIN}pw"}}
+	for _, name := range []string{"alice", "bob", "carol", "denied", "foo@example.com", "foo@other.org"} {
+		list = append(list, auth.User{Account: auth.Account{Name: name}, Password: "{PLAIN}pw"})
+	}
+	users, err := auth.NewUsers(list...)
+	if err != nil {
+		panic(err)
+	}
+	return users
+})
+
+// listenOn listens on an address, "" for a new one, of a network, nil for TCP.
+func listenOn(t testing.TB, n *memoryNet, addr string) net.Listener {
+	t.Helper()
+	if n != nil {
+		return n.listen(addr)
+	}
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// lockedBuffer is what the server logs.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+func (l *lockedBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
+
 // dialogue is one client.
 type dialogue struct {
 	t    testing.TB
 	conn net.Conn
 	r    *bufio.Reader
+	// patience is how long an answer may take.
+	patience time.Duration
 }
 
 func (r *rig) open(name string) *dialogue {
 	r.t.Helper()
-	conn, err := net.Dial("tcp", r.addr)
+	d := &dialogue{t: r.t, patience: 5 * time.Second}
+	var err error
+	if r.net == nil {
+		d.conn, err = net.Dial("tcp", r.addr)
+	} else {
+		d.conn, err = r.net.dial(context.Background(), r.addr)
+		d.patience = 24 * time.Hour
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d := &dialogue{t: r.t, conn: conn, r: bufio.NewReader(conn)}
+	d.r = bufio.NewReader(d.conn)
 	r.users[name] = d
 	return d
 }
@@ -148,14 +230,14 @@ func (d *dialogue) send(line string) { d.raw(line + "\r\n") }
 
 func (d *dialogue) raw(s string) {
 	d.t.Helper()
-	d.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	d.conn.SetWriteDeadline(time.Now().Add(d.patience))
 	if _, err := d.conn.Write([]byte(s)); err != nil {
 		d.t.Fatalf("sending %.60q: %v", s, err)
 	}
 }
 
 func (d *dialogue) line() (string, error) {
-	d.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	d.conn.SetReadDeadline(time.Now().Add(d.patience))
 	line, err := d.r.ReadString('\n')
 	return strings.TrimRight(line, "\r\n"), err
 }
@@ -200,30 +282,55 @@ func (d *dialogue) until(tag string) []string {
 	}
 }
 
-// TestStories plays the dialogues in testdata: "A> text" is sent by client A, "A< text" must come
-// ("..." for anything), "A<<" is the end of the connection, "A>> text" is sent without a line end
-// (\r and \n are escapes), and "! words" orders something (see direct).
+// TestStories plays the dialogues in testdata, over TCP and once more in virtual time: "A> text" is sent
+// by client A, "A< text" must come ("..." for anything), "A<<" is the end of the connection, "A>> text" is
+// sent without a line end (\r and \n are escapes), and "! words" orders something (see direct). A file may
+// begin with "! rig OPTION ..." (see stage).
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no stories", err)
 	}
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := newRig(t)
-			for i, line := range strings.Split(string(text), "\n") {
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		octets, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(octets), "\n")
+		o := stage(t, &lines[0])
+		tell := func(t *testing.T, r *rig) {
+			for i, line := range lines {
 				r.t = lineT{t, fmt.Sprintf("%s:%d", file, i+1)}
 				for _, d := range r.users {
 					d.t = r.t
 				}
 				r.play(line)
 			}
-		})
+		}
+		t.Run(name, func(t *testing.T) { tell(t, o.make(t)) })
+		t.Run(name+" in virtual time", func(t *testing.T) { inVirtualTime(t, o, tell) })
 	}
+}
+
+// stage reads the options of a story off its first line.
+func stage(t *testing.T, first *string) (o rigOptions) {
+	words, ok := strings.CutPrefix(*first, "! rig ")
+	if !ok {
+		return o
+	}
+	*first = ""
+	for word := range strings.FieldsSeq(words) {
+		change, ok := map[string]func(*Config){
+			"dot":     func(c *Config) { c.Namespace = mbox.Namespace{Dot: true} },
+			"virtual": func(c *Config) { c.Namespace = mbox.Namespace{Alt: true, Virtual: true, DefaultDomain: "example.net"} },
+		}[word]
+		if !ok {
+			t.Fatalf("unknown option %q of a story", word)
+		}
+		o.config = append(o.config, change)
+	}
+	return o
 }
 
 // lineT puts the place in a story before its messages.
@@ -292,7 +399,23 @@ func (r *rig) direct(words []string, text string) {
 		r.dir.down = words[1] == "off"
 		r.dir.mu.Unlock()
 	case "map": // map name server acl
-		r.dir.set(mbox.Name(words[1]), mbox.At(mbox.Server(words[2]), "default"), mbox.ACL(strings.ReplaceAll(words[3], "+", "\t")))
+		r.dir.set(record(words[1:]))
+	case "barrier": // the same, when somebody waits for the map
+		var once sync.Once
+		r.dir.mu.Lock()
+		r.dir.onBarrier = func() { once.Do(func() { r.dir.set(record(words[1:])) }) }
+		r.dir.mu.Unlock()
+	case "add": // add b2 name acl: a mailbox with its record
+		name, _, acl := record([]string{words[2], words[1], words[3]})
+		r.stubs[words[1]].add(name, acl)
+	case "caps": // caps b1 +NAME
+		r.stubs[words[1]].change(func(b *stub) { b.caps += " " + words[2][1:] })
+	case "greets": // greets b1 PREAUTH
+		r.stubs[words[1]].change(func(b *stub) { b.hello = words[2] })
+	case "offers": // offers never NAME
+		if list := (&session{cfg: &r.srv.cfg, srv: r.srv, phase: authed, promised: r.srv.caps.offered()}).capabilities(); strings.Contains(list, words[2]) {
+			r.t.Fatalf("offered: %s", list)
+		}
 	case "gone": // from the map
 		eventually(r.t, text, func() bool { _, ok := r.dir.View().Get(mbox.Name(words[1])); return !ok })
 	case "holds": // holds b1 name count
@@ -302,6 +425,12 @@ func (r *rig) direct(words []string, text string) {
 	default:
 		r.t.Fatalf("unknown direction %q", text)
 	}
+}
+
+// record reads "name server acl": %20 is a space in the name, + the separator in the ACL.
+func record(words []string) (mbox.Name, mbox.Location, mbox.ACL) {
+	name, _ := url.PathUnescape(words[0])
+	return mbox.Name(name), mbox.At(mbox.Server(words[1]), "default"), mbox.ACL(strings.ReplaceAll(words[2], "+", "\t"))
 }
 
 // selfSigned returns a TLS configuration for a server.

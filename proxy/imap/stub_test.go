@@ -22,6 +22,7 @@ import (
 // order. It registers what it creates in the map, as a Cyrus backend does.
 type stub struct {
 	t    testing.TB
+	net  *memoryNet // nil: TCP
 	name mbox.Server
 	addr string
 	dir  *memory
@@ -38,7 +39,11 @@ type stub struct {
 	tags   []string
 	gushed int
 	free   string // of its partitions, "free;total"
-	wg     sync.WaitGroup
+	greets string // capabilities of the greeting
+	hello  string // its first word: OK
+	// passwords are those of users, who may log in without us.
+	passwords map[string]string
+	wg        sync.WaitGroup
 }
 
 type box struct {
@@ -58,23 +63,15 @@ const stubCaps = "IMAP4rev1 LITERAL+ ID ENABLE NAMESPACE UIDPLUS MULTIAPPEND UNS
 
 const gushSize = 200 << 20
 
-func newStub(t testing.TB, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
-	b := &stub{t: t, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
-		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}}
-	b.start()
+func newStub(t testing.TB, n *memoryNet, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
+	b := &stub{t: t, net: n, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
+		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}, greets: "IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", hello: "OK"}
 	t.Cleanup(b.stop)
 	return b
 }
 
 func (b *stub) start() {
-	addr := b.addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	ln := listenOn(b.t, b.net, b.addr)
 	b.addr = ln.Addr().String()
 	b.mu.Lock()
 	b.ln = ln
@@ -102,9 +99,13 @@ func (b *stub) start() {
 // stop cuts everything, as a crash would.
 func (b *stub) stop() {
 	b.mu.Lock()
-	b.ln.Close()
+	if b.ln != nil {
+		b.ln.Close()
+	}
 	for conn := range b.conns {
-		conn.(*net.TCPConn).SetLinger(0)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
 		conn.Close()
 	}
 	b.mu.Unlock()
@@ -139,7 +140,8 @@ func (b *stub) count(name mbox.Name) int {
 	return -1
 }
 
-// fail orders a fault for the next use of a verb: "close", "bye", "hang", or text to say instead.
+// fail orders a fault for the next use of a verb: "close", "bye", "hang", "gush", or text to say instead,
+// with TAG for the tag, \n for a line end, and THEN-CLOSE or THEN-HANG at the end.
 func (b *stub) fail(verb, what string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,6 +165,27 @@ func (b *stub) saw(part string) bool {
 	return slices.ContainsFunc(b.seen, func(s string) bool { return strings.Contains(s, part) })
 }
 
+// change gives a stub another character, for connections to come.
+func (b *stub) change(how func(*stub)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	how(b)
+}
+
+// commands returns what has come, each after the user and a colon.
+func (b *stub) commands() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.seen)
+}
+
+// forget makes saw begin anew.
+func (b *stub) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = nil
+}
+
 // stubConn is one connection to a stub.
 type stubConn struct {
 	b    *stub
@@ -172,15 +195,22 @@ type stubConn struct {
 	view mbox.Viewer
 	sel  mbox.Name
 	caps string
+	told int // how many messages the client knows of
+	mute bool
 }
 
 func (c *stubConn) say(format string, args ...any) {
-	fmt.Fprintf(c.conn, format+"\r\n", args...)
+	if !c.mute {
+		fmt.Fprintf(c.conn, format+"\r\n", args...)
+	}
 }
 
 func (b *stub) serve(conn net.Conn) {
-	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn)}
-	c.say("* OK [CAPABILITY IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR] %s ready", b.name)
+	b.mu.Lock()
+	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn), caps: b.caps}
+	hello, greets := b.hello, b.greets
+	b.mu.Unlock()
+	c.say("* %s [CAPABILITY %s] %s ready", hello, greets, b.name)
 	for c.one() {
 	}
 }
@@ -188,7 +218,7 @@ func (b *stub) serve(conn net.Conn) {
 // read reads one command, with its literals in place. before is asked at each announcement.
 func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]byte, bool) {
 	var raw []byte
-	for {
+	for n := 1; ; n++ {
 		start := len(raw)
 		var err error
 		if raw, err = imapwire.ReadLine(c.r, raw, 1<<20); err != nil {
@@ -205,6 +235,18 @@ func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]
 			c.say("+ send it")
 		}
 		raw = append(raw, "\r\n"...)
+		if verb := strings.Fields(string(raw[:min(len(raw), 100)])); lit.NonSync && len(verb) > 1 {
+			// A fault at the n-th literal of a command is ordered as "VERB{n".
+			switch c.b.fault(fmt.Sprintf("%s{%d", verb[1], n)) {
+			case "":
+			case "stop":
+				go c.b.stop()
+				io.Copy(io.Discard, c.r)
+				return nil, false
+			default:
+				return nil, false
+			}
+		}
 		data := make([]byte, lit.Size)
 		if _, err := io.ReadFull(c.r, data); err != nil {
 			return raw, false
@@ -222,6 +264,9 @@ func (c *stubConn) one() bool {
 			return false
 		case "close":
 			c.conn.Close()
+			return true
+		case "hang":
+			io.Copy(io.Discard, c.r)
 			return true
 		case "sink": // takes any size and keeps nothing
 			c.say("+ send it")
@@ -257,6 +302,18 @@ func (c *stubConn) one() bool {
 	case "bye":
 		c.say("* BYE stub is leaving")
 		return false
+	case "lose": // another session has removed message 2
+		c.each("2", func(m *stubMessage) { m.flags = append(m.flags, `\Deleted`) })
+		c.expunge("2")
+		return c.run(cmd)
+	case "done-close": // does it, and says nothing
+		c.mute = true
+		c.run(cmd)
+		return false
+	case "stop": // the whole server ends
+		go c.b.stop()
+		io.Copy(io.Discard, c.r)
+		return false
 	case "gush": // a message of any size, out of nothing
 		block := make([]byte, 1<<16)
 		c.say("* 1 FETCH (BODY[] {%d}", gushSize)
@@ -275,8 +332,17 @@ func (c *stubConn) one() bool {
 		io.Copy(io.Discard, c.r)
 		return false
 	default:
-		c.say("%s", strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n").Replace(f))
-		return !strings.Contains(f, "THEN-CLOSE")
+		text, hang := strings.CutSuffix(f, "THEN-HANG")
+		text, gone := strings.CutSuffix(text, "THEN-CLOSE")
+		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n", `\xff`, "\xff", `\xfe`, "\xfe", `\x01`, "\x01").Replace(text))
+		if hang {
+			io.Copy(io.Discard, c.r)
+		}
+		if hang || gone {
+			return false
+		}
+		c.say("")
+		return true
 	}
 	return c.run(cmd)
 }
@@ -285,16 +351,23 @@ func (c *stubConn) run(cmd *command) bool {
 	tag := cmd.tag
 	switch cmd.name {
 	case "CAPABILITY":
-		c.say("* CAPABILITY %s", c.b.caps)
+		c.say("* CAPABILITY %s", c.caps)
 	case "LOGOUT":
 		c.say("* BYE bye")
 		c.say("%s OK done", tag)
 		return false
 	case "AUTHENTICATE":
 		cmd.arg()
-		cmd.eat(' ')
-		plain, _ := base64.StdEncoding.DecodeString(string(cmd.rest()))
+		response := cmd.rest()
+		if !cmd.eat(' ') {
+			c.say("+ ")
+			response, _ = imapwire.ReadLine(c.r, nil, 1000)
+		}
+		plain, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(string(response)))
 		parts := strings.Split(string(plain), "\x00")
+		if len(parts) == 3 && parts[0] == "" && c.own(tag, parts[1], parts[2]) {
+			return true
+		}
 		if len(parts) != 3 || parts[1] != "murder" || parts[2] != "secret" {
 			c.say("%s NO [AUTHENTICATIONFAILED] no", tag)
 			return true
@@ -305,17 +378,28 @@ func (c *stubConn) run(cmd *command) bool {
 		}
 		c.user = parts[0]
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
-		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.b.caps, c.user)
+		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 		return true
-	case "NOOP", "ID", "CHECK":
-	case "NAMESPACE":
-		if c.user == "cyrus" || c.user == "" {
-			c.say(`* NAMESPACE NIL (("user/" "/")) (("" "/"))`)
-		} else {
-			c.say(`* NAMESPACE (("" "/")) (("Other Users/" "/")) (("Shared Folders/" "/"))`)
+	case "LOGIN":
+		user, _ := cmd.arg()
+		password, _ := cmd.arg()
+		if !c.own(tag, user, password) {
+			c.say("%s NO Login incorrect", tag)
 		}
+		return true
+	case "NOOP":
+		if n := c.b.count(c.sel); c.sel != "" && n != c.told {
+			c.told = n
+			c.say("* %d EXISTS", n)
+		}
+	case "ID", "CHECK":
+	case "NAMESPACE":
+		c.say("%s", (&session{view: c.view}).namespaces())
 	case "ENABLE":
 		c.say("* ENABLED%s", cmd.rest())
+		if strings.Contains(string(cmd.rest()), "UTF8=ACCEPT") {
+			c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus", true)
+		}
 	case "IDLE":
 		return c.idle(tag)
 	case "SELECT", "EXAMINE":
@@ -405,12 +489,23 @@ func (c *stubConn) run(cmd *command) bool {
 			c.b.dir.set(name, e.Location, e.ACL+mbox.ACL(who+"\t"+rights+"\t"))
 		})
 		return true
-	case "COPY", "UID COPY", "GETQUOTAROOT", "SETMETADATA", "STORE", "UNSUBSCRIBE":
-	default:
-		c.say("%s BAD unknown %s", tag, cmd.name)
-		return true
+	default: // whatever else the frontend knows succeeds
+		if verbs[cmd.name] == nil {
+			c.say("%s BAD unknown %s", tag, cmd.name)
+			return true
+		}
 	}
 	c.say("%s OK done", tag)
+	return true
+}
+
+// own logs a user in by his own password.
+func (c *stubConn) own(tag, user, password string) bool {
+	if want, ok := c.b.passwords[user]; !ok || want != password {
+		return false
+	}
+	c.user = user
+	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 	return true
 }
 
@@ -451,18 +546,24 @@ func (c *stubConn) open(cmd *command) {
 		c.say("%s NO Mailbox does not exist", cmd.tag)
 		return
 	}
-	c.sel = name
+	c.sel, c.told = name, len(bx.list)
 	c.say("* %d EXISTS", len(bx.list))
 	c.say("* OK [UIDVALIDITY %d] here: %s", bx.validity, c.b.name)
 	c.say("%s OK [READ-WRITE] opened", cmd.tag)
 }
 
+// stubIdle is how long a stub lets a client idle. Cyrus: imapidletimeout, 32 minutes or so.
+const stubIdle = 31 * time.Minute
+
 func (c *stubConn) idle(tag string) bool {
 	c.say("+ idling")
 	c.say("* 7 EXISTS")
+	c.conn.SetReadDeadline(time.Now().Add(stubIdle))
+	defer c.conn.SetReadDeadline(time.Time{})
 	for {
 		line, err := imapwire.ReadLine(c.r, nil, 1000)
 		if err != nil {
+			c.say("* BYE idle for too long")
 			return false
 		}
 		if strings.EqualFold(string(line), "DONE") {
@@ -620,7 +721,7 @@ func (c *stubConn) expunge(set string) {
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if cond() {
 			return
 		}

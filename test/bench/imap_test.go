@@ -11,7 +11,7 @@ import (
 func onPaths(b *testing.B, conns []int, run func(b *testing.B, addr string, conns int)) {
 	w := start(b)
 	for _, n := range conns {
-		for _, t := range []target{{"direct", w.backendIMAP(0)}, {"proxy", w.cluster.Addr("f1", "imap")}} {
+		for _, t := range []target{{name: "direct", addr: w.backendIMAP(0)}, {name: "proxy", addr: w.cluster.Addr("f1", "imap")}} {
 			b.Run(fmt.Sprintf("conns=%d/path=%s", n, t.name), func(b *testing.B) { run(b, t.addr, n) })
 		}
 	}

@@ -27,6 +27,7 @@ const (
 type world struct {
 	cluster *harness.Cluster
 	rig     *cyrus.Rig // nil where Cyrus cannot run: then the backends are the demo ones
+	net     *loopback.Net
 	close   []func()
 }
 
@@ -37,6 +38,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(stubEnv); addr != "" {
+		beStub(addr)
+	}
 	code := m.Run()
 	if shared.world != nil {
 		for i := len(shared.close) - 1; i >= 0; i-- {
@@ -83,13 +87,17 @@ func newWorld() (w *world, err error) {
 		}
 	})
 	if real {
-		w.rig, err = cyrus.New(cyrus.Options{Net: net, Master: true, Backends: backends, Mupdate: w.cluster.Addr("c1", "mupdate")})
+		w.net = net
+		w.rig, err = cyrus.New(cyrus.Options{Net: net, Master: true, Backends: backends, Frontends: 1, Mupdate: w.cluster.Addr("c1", "mupdate"),
+			FrontendMupdate: w.cluster.Addr("f1", "mupdate"), Conf: map[string][]string{"fe1": {"force_sasl_client_mech: PLAIN"}}})
 		if err != nil {
 			return w, err
 		}
 		w.close = append(w.close, w.rig.Close)
-		if err = w.rig.StartAll(); err != nil {
-			return w, err
+		for _, n := range append(w.rig.Backends(), w.rig.Node("mupdate")) { // fe1 is started by those who ask for it
+			if err = n.Start(); err != nil {
+				return w, err
+			}
 		}
 	}
 	return w, w.fill()
@@ -116,10 +124,20 @@ func (w *world) fill() error {
 	return c.Append("INBOX", message())
 }
 
-func message() string {
+func message() string { return messageOf(messageSize) }
+
+func messageOf(size int) string {
 	head := "From: a@example.org\r\nTo: u@example.org\r\nSubject: bench\r\n\r\n"
 	line := strings.Repeat("x", 76) + "\r\n"
-	return head + strings.Repeat(line, (messageSize-len(head))/len(line))
+	return head + strings.Repeat(line, (size-len(head))/len(line))
+}
+
+// host is an address of the world's own.
+func (w *world) host(last int) string {
+	if w.net == nil {
+		return "127.0.0.1"
+	}
+	return w.net.Host(last)
 }
 
 // backendIMAP is the IMAP address of a backend, counted from 0.
@@ -138,13 +156,17 @@ func (w *world) backendLMTP(i int) string {
 }
 
 // target is one thing that is measured.
-type target struct{ name, addr string }
+type target struct {
+	name, addr string
+	tls        string // the same with TLS, "" for none
+	pid        int    // of its first process, 0 if unknown
+}
 
 // mupdateServers are a coordinator, a frontend, and Cyrus's own master.
 func (w *world) mupdateServers() []target {
-	list := []target{{"coordinator", w.cluster.Addr("c1", "mupdate")}, {"frontend", w.cluster.Addr("f1", "mupdate")}}
+	list := []target{{name: "coordinator", addr: w.cluster.Addr("c1", "mupdate")}, {name: "frontend", addr: w.cluster.Addr("f1", "mupdate")}}
 	if w.rig != nil {
-		list = append(list, target{"cyrus", w.rig.Node("mupdate").Addr(cyrus.MupdatePort)})
+		list = append(list, target{name: "cyrus", addr: w.rig.Node("mupdate").Addr(cyrus.MupdatePort)})
 	}
 	return list
 }

@@ -206,6 +206,9 @@ func (n *Node) Running() bool {
 	}
 }
 
+// PID is the first process of a node that runs.
+func (n *Node) PID() int { return n.cmd.Process.Pid }
+
 // Stop ends a node in order.
 func (n *Node) Stop() error {
 	if !n.Running() {

@@ -55,15 +55,21 @@ func Missing(programs ...string) []string {
 	return missing
 }
 
-// Require skips the test where the rig cannot run, or fails it when MURDER_REQUIRE_CYRUS says that
-// it must.
+// Require skips the test where the rig cannot run.
 func Require(t testing.TB, programs ...string) {
 	t.Helper()
 	missing := Missing(programs...)
 	if len(missing) == 0 {
 		return
 	}
-	text := "real Cyrus servers need: " + strings.Join(missing, "; ")
+	Lacking(t, strings.Join(missing, "; "))
+}
+
+// Lacking skips the test for want of something, or fails it when MURDER_REQUIRE_CYRUS says that
+// nothing may be wanting.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	text := "stories with real servers need: " + what
 	if slices.Contains([]string{"", "0", "no", "false"}, os.Getenv("MURDER_REQUIRE_CYRUS")) {
 		t.Skip(text)
 	}

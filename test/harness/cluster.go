@@ -141,7 +141,7 @@ func (c *Cluster) run(name string, args ...string) (*process, error) {
 	}
 	cmd := exec.Command(filepath.Join(bin, "murderd"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = childAttr()
+	cmd.SysProcAttr = ChildAttr()
 	if err := cmd.Start(); err != nil {
 		out.Close()
 		return nil, err

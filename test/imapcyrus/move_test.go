@@ -4,6 +4,8 @@ package imapcyrus
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -104,9 +106,17 @@ func TestMoveUser(t *testing.T) {
 	})
 }
 
+// loops is how often TestReadYourWrites goes round: $MURDER_LOOPS, by default 1000 times.
+func loops() int {
+	if n, err := strconv.Atoi(os.Getenv("MURDER_LOOPS")); err == nil && n > 0 {
+		return n
+	}
+	return 1000
+}
+
 // 37 and 38: who has been told OK finds the mailbox on every frontend; in the middle the leader dies.
 func TestReadYourWrites(t *testing.T) {
-	const n = 1000
+	n := loops()
 	one, two := at(t, "frank"), dial(t, world.F2, "frank")
 	var slowest time.Duration
 	var waited int
@@ -145,6 +155,9 @@ func TestReadYourWrites(t *testing.T) {
 		}
 		slowest = max(slowest, time.Since(began))
 		two.ok("SELECT %s", name)
+		if i%10 == 0 {
+			has(t, two.ok(`LIST "" %s`, name), "* LIST ... "+name)
+		}
 		if i%2 == 0 {
 			one.ok("SELECT %s", name)
 			one.ok("UNSELECT")

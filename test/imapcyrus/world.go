@@ -4,7 +4,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
 
 	"murder/internal/tlsconf"
 	"murder/test/cyrus"
@@ -18,6 +23,10 @@ const Password = "labpass"
 // Users are those who can log in. The last has no mailbox yet.
 var Users = []string{"alice", "bob", "carol", "dave", "erin", "frank", "john.smith"}
 
+// Strangers are users whose passwords only Cyrus knows: gina has her mailbox on be1, hugo has none. The first
+// frontend asks saslauthd about them, which asks be2; the second logs in at the user's own backend.
+var Strangers = []string{"gina", "hugo"}
+
 // World is a cluster of ours with two frontends in front of two Cyrus backends.
 type World struct {
 	*cyrus.Rig
@@ -25,8 +34,9 @@ type World struct {
 	F1, F2   string // the frontends' IMAP addresses
 	Be1, Be2 *cyrus.Node
 
-	dir     string
-	release func()
+	dir       string
+	release   func()
+	saslauthd *exec.Cmd
 }
 
 // New starts everything.
@@ -68,6 +78,7 @@ func New() (_ *World, err error) {
 	for _, u := range Users {
 		args = append(args, "--user", u+":"+Password)
 	}
+	args = append(args, "--set", "f1/users.saslauthd="+filepath.Join(w.dir, "mux"), "--set", "f2/users.passthrough=true")
 	if w.Cluster, err = harness.New(harness.Options{Net: n, Coordinators: 3, Frontends: 2, Args: args}); err != nil {
 		return nil, err
 	}
@@ -78,7 +89,7 @@ func New() (_ *World, err error) {
 		host, _, _ := net.SplitHostPort(w.Cluster.Addr(id, "mupdate"))
 		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
 	}
-	w.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: Users, Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
+	w.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: slices.Concat(Users, Strangers), Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
 		Conf: map[string][]string{"": {"allowallsubscribe: yes"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
 	if err != nil {
 		return nil, err
@@ -87,11 +98,14 @@ func New() (_ *World, err error) {
 		return nil, err
 	}
 	w.Be1, w.Be2 = w.Node("be1"), w.Node("be2")
+	if err = w.StartSaslauthd(); err != nil {
+		return nil, err
+	}
 	for _, at := range []struct {
 		node *cyrus.Node
 		cmds []string
 	}{
-		{w.Be1, []string{"CREATE user/alice", "CREATE user/erin", "CREATE user/frank"}},
+		{w.Be1, []string{"CREATE user/alice", "CREATE user/erin", "CREATE user/frank", "CREATE user/gina"}},
 		{w.Be2, []string{"CREATE user/bob", "CREATE user/bob/proj", "SETACL user/bob/proj alice lrswipkxte", "CREATE user/carol",
 			"CREATE user/dave", "CREATE shared", "SETACL shared anyone lrswip"}},
 	} {
@@ -109,8 +123,35 @@ func New() (_ *World, err error) {
 	return w, nil
 }
 
+// StartSaslauthd starts the daemon that the first frontend asks, and waits until it answers.
+func (w *World) StartSaslauthd() error {
+	w.saslauthd = exec.Command("saslauthd", "-d", "-n", "2", "-m", w.dir, "-a", "rimap", "-O", w.Be2.Host+"/"+strconv.Itoa(cyrus.IMAPPort))
+	w.saslauthd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it ends its whole group
+	if err := w.saslauthd.Start(); err != nil {
+		return fmt.Errorf("starting saslauthd: %w", err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := net.Dial("unix", filepath.Join(w.dir, "mux"))
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waiting for saslauthd: %w", err)
+		}
+	}
+}
+
+// StopSaslauthd ends it.
+func (w *World) StopSaslauthd() {
+	w.saslauthd.Process.Signal(syscall.SIGTERM)
+	w.saslauthd.Wait()
+}
+
 // Close ends everything.
 func (w *World) Close() {
+	if w.saslauthd != nil && w.saslauthd.Process != nil {
+		w.StopSaslauthd()
+	}
 	if w.Cluster != nil {
 		w.Cluster.Close()
 	}

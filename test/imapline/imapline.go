@@ -6,6 +6,7 @@ package imapline
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -127,6 +128,35 @@ func (c *Conn) Answer(tag string) (Reply, error) {
 			return r, nil
 		}
 		r.Lines = append(r.Lines, line)
+	}
+}
+
+// Drain is OK for answers whose content is of no interest, however large: it is only counted off.
+func (c *Conn) Drain(format string, args ...any) error {
+	tag, err := c.Send(format, args...)
+	if err != nil {
+		return err
+	}
+	for {
+		line, err := c.r.ReadSlice('\n')
+		for errors.Is(err, bufio.ErrBufferFull) {
+			line, err = c.r.ReadSlice('\n')
+		}
+		if err != nil {
+			return err
+		}
+		text := strings.TrimRight(string(line), "\r\n")
+		if rest, ok := strings.CutPrefix(text, tag+" "); ok {
+			if !strings.HasPrefix(rest, "OK") {
+				return fmt.Errorf("%s", rest)
+			}
+			return nil
+		}
+		if n, ok := announced(text); ok {
+			if _, err := c.r.Discard(n); err != nil {
+				return err
+			}
+		}
 	}
 }
 

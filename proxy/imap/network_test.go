@@ -1,0 +1,454 @@
+package imap
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdg-go/scram"
+
+	"murder/internal/auth"
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+// fromTheNetwork makes a rig believe that clients who say so come from there: through a load balancer.
+func fromTheNetwork(c *Config) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
+
+// openAs is open with the header of a load balancer.
+func (r *rig) openAs(name, address string) *dialogue {
+	r.t.Helper()
+	d := r.open(name)
+	d.raw("PROXY TCP4 " + address + " 192.0.2.1 4242 143\r\n")
+	return d
+}
+
+// secure makes the connection TLS, after the server has agreed.
+func (d *dialogue) secure() *tls.Conn {
+	d.t.Helper()
+	conn := tls.Client(d.conn, &tls.Config{InsecureSkipVerify: true})
+	conn.SetDeadline(time.Now().Add(d.patience))
+	if err := conn.Handshake(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.conn, d.r = conn, bufio.NewReader(conn)
+	return conn
+}
+
+// 2, 3, 4: from beyond loopback passwords need TLS; what was sent too early is in no log.
+func TestPasswordsNeedTLS(t *testing.T) {
+	r := newRig(t, fromTheNetwork, func(c *Config) { c.TLS = selfSigned(t) })
+	d := r.openAs("A", "192.0.2.7")
+	for _, first := range []string{"* OK [CAPABILITY ...", "* CAPABILITY ..."} {
+		got := d.expect(first)
+		if !strings.Contains(got, "STARTTLS") || !strings.Contains(got, "LOGINDISABLED") || strings.Contains(got, "AUTH=PLAIN") {
+			t.Errorf("%s", got)
+		}
+		d.send("a CAPABILITY")
+	}
+	d.expect("a OK ...")
+	d.expect("* CAPABILITY ...")
+	d.expect("a OK ...")
+	d.send("b LOGIN alice topsecret")
+	d.expect("b NO [PRIVACYREQUIRED] ...")
+	d.send("c AUTHENTICATE PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00alice\x00topsecret")))
+	d.expect("c NO [PRIVACYREQUIRED] ...")
+	d.send("d STARTTLS")
+	d.expect("d OK ...")
+	d.secure()
+	d.send("e CAPABILITY")
+	if got := d.expect("* CAPABILITY ..."); strings.Contains(got, "STARTTLS") || strings.Contains(got, "LOGINDISABLED") || !strings.Contains(got, "AUTH=PLAIN") {
+		t.Errorf("%s", got)
+	}
+	d.expect("e OK ...")
+	d.send("f LOGIN alice wrongsecret")
+	d.expect("f NO [AUTHENTICATIONFAILED] ...")
+	d.send("g LOGIN alice pw")
+	d.expect("g OK ...")
+	d.send("h SELECT INBOX")
+	d.until("h")
+	if got := r.srv.Sessions()[0]; got.Peer != "192.0.2.7:4242" || !got.TLS {
+		t.Errorf("%+v", got)
+	}
+	if !r.stubs["b1"].saw(`"x-originating-ip" "192.0.2.7"`) {
+		t.Error("the backend has not heard where the client is")
+	}
+	if log := r.log.String(); !strings.Contains(log, "peer=192.0.2.7:4242") || strings.Contains(log, "secret") || strings.Contains(log, "dG9wc2VjcmV0") {
+		t.Error(log)
+	}
+}
+
+// Who is told to come from somewhere, and is no load balancer, is not believed.
+func TestNobodyPretends(t *testing.T) {
+	r := newRig(t)
+	d := r.openAs("A", "192.0.2.7")
+	d.expect("* OK ...")
+	d.expect("* BYE This is an IMAP server")
+	strict := newRig(t, fromTheNetwork)
+	d = strict.open("A")
+	d.send("a NOOP")
+	d.end()
+}
+
+// The number of sessions of one address is that of the client's.
+func TestPerAddressBehindABalancer(t *testing.T) {
+	r := newRig(t, fromTheNetwork, func(c *Config) { c.Limits.PerAddress = 1 })
+	r.openAs("A", "192.0.2.7").expect("* OK ...")
+	r.openAs("B", "192.0.2.7").expect("* BYE [UNAVAILABLE] ...too many connections from one address...")
+	r.openAs("C", "192.0.2.8").expect("* OK ...")
+}
+
+// 20: SCRAM bound to the TLS connection, and to another one.
+func TestScramPlus(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.TLS = selfSigned(t)
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, Mechs: []string{auth.ScramSHA256Plus, auth.ScramSHA256}})
+	})
+	var other *tls.ConnectionState
+	for _, c := range []struct {
+		name   string
+		answer string
+	}{{"bound to this connection", "x OK ..."}, {"bound to another", "x NO [AUTHENTICATIONFAILED] ..."}} {
+		t.Run(c.name, func(t *testing.T) {
+			d := r.open(c.name)
+			if got := d.expect("* OK ..."); strings.Contains(got, "-PLUS") {
+				t.Error("binding is offered in clear")
+			}
+			d.send("s STARTTLS")
+			d.expect("s OK ...")
+			state := d.secure().ConnectionState()
+			if other == nil {
+				other = &state
+			}
+			d.send("c CAPABILITY")
+			d.expect("* CAPABILITY ...AUTH=SCRAM-SHA-256-PLUS...")
+			d.expect("c OK ...")
+			client, err := scram.SHA256.NewClient("alice", "pw", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			binding, err := scram.NewTLSExporterBinding(other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conv := client.NewConversationWithChannelBinding(binding)
+			first, _ := conv.Step("")
+			d.send("x AUTHENTICATE SCRAM-SHA-256-PLUS " + base64.StdEncoding.EncodeToString([]byte(first)))
+			for {
+				line, err := d.line()
+				if err != nil {
+					t.Fatal(err)
+				}
+				challenge, more := strings.CutPrefix(line, "+ ")
+				if !more {
+					if !likeness(c.answer).MatchString(line) {
+						t.Errorf("got %q, want %q", line, c.answer)
+					}
+					return
+				}
+				octets, _ := base64.StdEncoding.DecodeString(challenge)
+				answer, err := conv.Step(string(octets))
+				if err != nil {
+					t.Fatal(err)
+				}
+				d.send(base64.StdEncoding.EncodeToString([]byte(answer)))
+			}
+		})
+	}
+}
+
+// downSource is a source of accounts that cannot be asked.
+type downSource struct{}
+
+func (downSource) Verify(context.Context, string, string, auth.Conn) (auth.Account, error) {
+	return auth.Account{}, errors.New("no route to the directory")
+}
+
+// 19: passwords that cannot be checked are not wrong.
+func TestSourceIsDown(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Auth = auth.NewMechanisms(auth.Config{Source: downSource{}}) })
+	began := time.Now()
+	for i := range 3 {
+		d := r.open(string(rune('A' + i)))
+		d.expect("* OK ...")
+		d.send("a LOGIN alice pw")
+		d.expect("a NO [UNAVAILABLE] ...")
+		d.send("b AUTHENTICATE PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00alice\x00pw")))
+		d.expect("b NO [UNAVAILABLE] ...")
+	}
+	if time.Since(began) > 3*time.Second { // the pause for one wrong password
+		t.Error("counted as wrong passwords")
+	}
+}
+
+// 18: an unknown user and a wrong password get the same answer after the same time, whatever the source.
+func TestNobodyIsEnumerated(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts()})
+	}}}, func(t *testing.T, r *rig) {
+		d := r.open("A")
+		d.expect("* OK ...")
+		for _, cmd := range []string{"LOGIN alice wrong", "LOGIN nobody wrong", "LOGIN alice \"\"", "LOGIN nobody \"\""} {
+			takes(t, 3*time.Second, 3*time.Second, cmd, func() {
+				d.send("a " + cmd)
+				d.expect("a NO [AUTHENTICATIONFAILED] Authentication failed.")
+			})
+		}
+	})
+}
+
+// 61: members of a group see what it may see, and for five minutes at most when they are members no more.
+func TestGroups(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "group")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# ours\nstaff:x:50:bob,alice\n")
+	groups, err := auth.OpenGroups(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
+		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Groups: groups, Pause: -1})
+	}}}, func(t *testing.T, r *rig) {
+		r.stubs["b2"].add("meeting", "group:staff\tlr\t")
+		r.stubs["b2"].add("secretmeeting", "group:staff\tlr\t-alice\tl\t")
+		d := r.login("A", "alice")
+		see := func(want bool) {
+			t.Helper()
+			d.send(`a LIST "" "*meeting"`)
+			got := d.until("a")
+			if seen := len(got) == 2 && strings.HasSuffix(got[0], `"Shared Folders/meeting"`); seen != want || len(got) > 2 {
+				t.Errorf("%q", got)
+			}
+			d.send(`b MYRIGHTS "Shared Folders/meeting"`)
+			if got := d.until("b"); (len(got) == 2) != want {
+				t.Errorf("%q", got)
+			}
+		}
+		see(true)
+		write("staff:x:50:bob\n")
+		time.Sleep(groupsFor + time.Second)
+		see(false)
+		write("staff:x:50:alice\n")
+		time.Sleep(groupsFor + time.Second)
+		see(true)
+	})
+}
+
+// Passwords that only the backends know are checked at the user's own, and nothing tells a stranger who has
+// a mailbox.
+func TestPassThrough(t *testing.T) {
+	for _, greets := range []string{"IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", "IMAP4rev1 AUTH=PLAIN", "IMAP4rev1 LITERAL+"} {
+		t.Run(greets, func(t *testing.T) {
+			source := &PassThrough{Namespace: mbox.Namespace{Alt: true}}
+			inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
+				source.Directory = c.Directory
+				c.Auth = auth.NewMechanisms(auth.Config{Source: source, Pause: 3 * time.Second})
+			}}, stubs: func(b *stub) {
+				b.passwords = map[mbox.Server]map[string]string{"b1": {"alice": `to"p`}, "b2": {"bob": "secret"}}[b.name]
+			}}, func(t *testing.T, r *rig) {
+				source.Backends = r.srv.cfg.Backends.(*backend.Set)
+				d := r.open("A")
+				d.expect("* OK ...")
+				login := func(user, password, answer string) {
+					t.Helper()
+					for _, b := range r.stubs {
+						b.change(func(b *stub) { b.greets = greets })
+					}
+					d.send("a LOGIN " + user + " " + quote(password))
+					d.expect("a " + answer)
+				}
+				login("alice", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
+				login("nobody", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
+				r.dir.mu.Lock()
+				r.dir.down = true
+				r.dir.mu.Unlock()
+				login("nobody", "secret", "NO [UNAVAILABLE] ...") // nobody can say whose password it is
+				r.stubs["b1"].fail("AUTHENTICATE", "TAG NO [UNAVAILABLE] busy")
+				r.stubs["b1"].fail("LOGIN", "TAG NO [UNAVAILABLE] busy")
+				login("alice", `to"p`, "NO [UNAVAILABLE] ...")
+				login("alice", `to"p`, "OK ...")
+				if log := r.log.String(); strings.Contains(log, `to"p`) || strings.Contains(log, "our identity") {
+					t.Error(log)
+				}
+				r.stubs["b2"].stop()
+				other := r.open("B")
+				other.expect("* OK ...")
+				other.send("a LOGIN bob secret")
+				other.expect("a NO [UNAVAILABLE] ...")
+			})
+		})
+	}
+}
+
+// 116: a backend whose certificate is not trusted is not used, least of all in clear.
+func TestBackendNotTrusted(t *testing.T) {
+	cert := selfSigned(t)
+	for _, policy := range []backend.TLSPolicy{backend.StartTLS, backend.Implicit} {
+		clear := make(chan string, 100) // what is said before TLS
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					if policy == backend.StartTLS {
+						conn.Write([]byte("* OK [CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN] ready\r\n"))
+						r := bufio.NewReader(conn)
+						line, _ := r.ReadString('\n')
+						clear <- line
+						tag, _, _ := strings.Cut(line, " ")
+						conn.Write([]byte(tag + " OK go\r\n"))
+					}
+					if err := tls.Server(conn, cert).Handshake(); err == nil {
+						clear <- "the handshake succeeded"
+					}
+				}()
+			}
+		}()
+		r := rigOptions{settings: func(server mbox.Server, s *backend.Settings) {
+			if server == "b2" {
+				s.TLS, s.Verify = policy, backend.VerifyCA
+				s.Ports = map[backend.Service]int{backend.IMAP: ln.Addr().(*net.TCPAddr).Port}
+			}
+		}}.make(t)
+		d := r.login("A", "alice")
+		d.send(`a SELECT "Shared Folders/shared"`)
+		d.expect("a NO [UNAVAILABLE] ...")
+		d.send("b SELECT INBOX")
+		d.until("b")
+		ln.Close()
+		close(clear)
+		for line := range clear {
+			if !strings.HasSuffix(strings.TrimSpace(line), " STARTTLS") {
+				t.Errorf("said in clear: %q", line)
+			}
+		}
+		if !strings.Contains(r.log.String(), "certificate") {
+			t.Error("the log does not say why")
+		}
+	}
+}
+
+// 6 and 8: what one backend lacks nobody is promised; what the operator hides nobody sees.
+func TestCapabilitiesOfAll(t *testing.T) {
+	r := rigOptions{config: []func(*Config){func(c *Config) { c.Suppress = []string{"special-use"}; c.ProbeInterval = time.Minute }}, stubs: func(b *stub) {
+		if b.name == "b2" {
+			b.caps = strings.NewReplacer(" QRESYNC", "", " CONDSTORE", "").Replace(b.caps)
+		}
+	}}.make(t)
+	eventually(t, "both have been looked at", func() bool {
+		return r.srv.caps.of("b1") != nil && r.srv.caps.of("b2") != nil
+	})
+	d := r.login("A", "alice")
+	d.send("a CAPABILITY")
+	got := parseCaps(strings.TrimPrefix(d.expect("* CAPABILITY ..."), "* CAPABILITY "))
+	d.expect("a OK ...")
+	for name, want := range map[string]bool{"QRESYNC": false, "CONDSTORE": false, "SPECIAL-USE": false, "LITERAL+": true, "MOVE": true, "UIDPLUS": true} {
+		if got.has(name) != want {
+			t.Errorf("%s: %v", name, got.has(name))
+		}
+	}
+	d.send("b ENABLE QRESYNC")
+	d.expect("* ENABLED")
+	d.expect("b OK ...")
+	// A session keeps what it was promised; a backend that has lost it fails alone.
+	first := rigOptions{}.make(t)
+	for _, box := range []string{"INBOX", `"Shared Folders/shared"`} {
+		w := first.login("W", "alice")
+		w.send("a STATUS " + box + " (MESSAGES)")
+		w.until("a")
+	}
+	d = first.login("A", "alice")
+	d.send("a ENABLE QRESYNC")
+	d.expect("* ENABLED QRESYNC")
+	d.expect("a OK ...")
+	first.stubs["b2"].fail("ENABLE", `* ENABLED\nTAG OK nothing`)
+	d.send(`b STATUS "Shared Folders/shared" (MESSAGES)`)
+	d.expect("b NO [CANNOT] ...")
+	d.send("c STATUS INBOX (MESSAGES)")
+	d.expect("* STATUS ...")
+	d.expect("c OK ...")
+}
+
+// 1: the greeting needs nobody.
+func TestGreetingNeedsNobody(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		for _, b := range r.stubs {
+			b.stop()
+		}
+		takes(t, atOnce, atOnce, "the greeting", func() { r.open("A").expect("* OK [CAPABILITY IMAP4rev1 ...") })
+	})
+}
+
+// What deploy/fail2ban looks for is what is logged of a wrong password, once, and of nothing else.
+func TestFail2ban(t *testing.T) {
+	filter, err := os.ReadFile("../../deploy/fail2ban/murder.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var patterns []*regexp.Regexp
+	_, rest, _ := strings.Cut(string(filter), "failregex = ")
+	lines, _, _ := strings.Cut(rest, "ignoreregex")
+	for line := range strings.Lines(lines) {
+		if line = strings.TrimLeft(strings.TrimRight(line, "\n"), " "); line != "" {
+			patterns = append(patterns, regexp.MustCompile(strings.ReplaceAll(line, "<ADDR>", `([0-9a-fA-F.:]+)`)))
+		}
+	}
+	for name, handler := range map[string]func(io.Writer) slog.Handler{
+		"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+		"json": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+	} {
+		for _, peer := range []string{"192.0.2.7", "2001:db8::7"} {
+			t.Run(name+" "+peer, func(t *testing.T) {
+				var log lockedBuffer
+				r := newRig(t, fromTheNetwork, func(c *Config) {
+					c.Logger = slog.New(handler(&log))
+					c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, AllowPlaintext: true, Logger: c.Logger})
+				})
+				d := r.open("A")
+				family := map[bool]string{false: "TCP4 " + peer + " 192.0.2.1", true: "TCP6 " + peer + " 2001:db8::1"}[strings.Contains(peer, ":")]
+				d.raw("PROXY " + family + " 4242 143\r\n")
+				d.expect("* OK ...")
+				d.send("a LOGIN alice wrong")
+				d.expect("a NO ...")
+				d.send("b LOGIN alice pw")
+				d.expect("b OK ...")
+				var found []string
+				for line := range strings.Lines(log.String()) {
+					for _, p := range patterns {
+						if m := p.FindStringSubmatch(line); m != nil {
+							found = append(found, m[1])
+						}
+					}
+				}
+				if !slices.Equal(found, []string{peer}) {
+					t.Errorf("found %q in %s", found, log.String())
+				}
+			})
+		}
+	}
+}

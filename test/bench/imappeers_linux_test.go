@@ -1,0 +1,235 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"murder/test/cyrus"
+	"murder/test/imapline"
+	"murder/test/loopback"
+)
+
+// operation is something that users do all day, on a connection that is kept, or (session) on a new one
+// each time.
+type operation struct {
+	name  string
+	conns int
+	open  func(addr string) (*imapline.Conn, error) // nil: do makes its own connection
+	do    func(c *imapline.Conn, addr string) error
+	size  int64 // octets that come with each, 0 if that is not the point
+}
+
+const bulkMessages, bulkSize = 200, 100 << 10
+
+func operations() (list []operation) {
+	inbox := func(user, mailbox string) func(string) (*imapline.Conn, error) {
+		return func(addr string) (*imapline.Conn, error) {
+			c, err := imapline.Login(addr, user, password)
+			if err == nil {
+				_, err = c.OK("SELECT %s", mailbox)
+			}
+			return c, err
+		}
+	}
+	session := func(_ *imapline.Conn, addr string) error {
+		c, err := inbox("u1", "INBOX")(addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.OK("LOGOUT")
+		return err
+	}
+	one := func(format string, args ...any) func(*imapline.Conn, string) error {
+		return func(c *imapline.Conn, _ string) error {
+			_, err := c.OK(format, args...)
+			return err
+		}
+	}
+	m := message()
+	for _, conns := range []int{1, 8} {
+		list = append(list,
+			operation{name: "login+select+logout", conns: conns, do: session},
+			operation{name: "NOOP", conns: conns, open: inbox("u1", "INBOX"), do: one("NOOP")},
+			operation{name: "FETCH 2 kB", conns: conns, open: inbox("u1", "INBOX"), do: one("FETCH 1 BODY.PEEK[]")},
+			operation{name: "APPEND 2 kB", conns: conns, open: inbox("u3", "INBOX"), do: one("APPEND INBOX {%d+}\r\n%s", len(m), m)})
+	}
+	return append(list, operation{name: "FETCH 20 MB", conns: 1, size: bulkMessages * bulkSize,
+		open: inbox("u1", "INBOX.bulk"), do: func(c *imapline.Conn, _ string) error { return c.Drain("FETCH 1:* BODY.PEEK[]") }})
+}
+
+// sample is what one target did in one round.
+type sample struct {
+	rate     float64 // operations a second
+	p50, p99 time.Duration
+	cpu      time.Duration // of the target's processes, for each operation
+}
+
+// measureFor runs an operation on a target for a while.
+func measureFor(t target, op operation, span time.Duration) (s sample, err error) {
+	conns := make([]*imapline.Conn, op.conns)
+	if op.open != nil {
+		for i := range conns {
+			if conns[i], err = op.open(t.addr); err != nil {
+				return s, err
+			}
+			defer conns[i].Close()
+		}
+	}
+	times := make([][]time.Duration, op.conns)
+	var failed atomic.Value
+	var wg sync.WaitGroup
+	used, began := cpuOf(t.pid), time.Now()
+	for i, c := range conns {
+		wg.Go(func() {
+			for time.Since(began) < span && failed.Load() == nil {
+				start := time.Now()
+				if err := op.do(c, t.addr); err != nil {
+					failed.Store(err)
+					return
+				}
+				times[i] = append(times[i], time.Since(start))
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	used = cpuOf(t.pid) - used
+	if err, ok := failed.Load().(error); ok {
+		return s, err
+	}
+	all := slices.Sorted(slices.Values(slices.Concat(times...)))
+	n := len(all)
+	return sample{rate: float64(n) / took.Seconds(), p50: all[n/2], p99: all[n*99/100], cpu: used / time.Duration(n)}, nil
+}
+
+// number reads a parameter of the benchmarks from the environment.
+func number(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
+		return n
+	}
+	return otherwise
+}
+
+// How does the frontend compare with what a site could use instead, in front of the same Cyrus backend,
+// in the same run? For each operation all targets take turns, MURDER_BENCH_ROUNDS times for
+// MURDER_BENCH_MS milliseconds each; a ratio is that to the mean of direct in the same round, and
+// the table has the median and the range. Lines begin with "#".
+func BenchmarkIMAPPeers(b *testing.B) {
+	w := start(b)
+	if w.rig == nil {
+		b.Skip("needs real Cyrus")
+	}
+	n, err := loopback.Claim()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Release()
+	direct := target{name: "direct", addr: w.backendIMAP(0)}
+	targets := []target{direct, {name: "ours", addr: w.cluster.Addr("f1", "imap"), pid: w.cluster.PID("f1")}}
+	others, stop, err := runPeers(b.TempDir(), direct.addr, func(i int) string { return n.Host(10 + i) })
+	defer stop()
+	if err != nil {
+		b.Fatal(err)
+	}
+	targets = append(targets, others...)
+	if fe := w.rig.Node("fe1"); fe != nil {
+		targets = append(targets, target{name: "cyrus-fe", addr: fe.Addr(cyrus.IMAPPort), pid: fe.PID()})
+	}
+	if err := w.fillBulk(); err != nil {
+		b.Fatal(err)
+	}
+	rounds, span := number("MURDER_BENCH_ROUNDS", 3), time.Duration(number("MURDER_BENCH_MS", 1000))*time.Millisecond
+	fmt.Printf("# %d rounds of %v for each, %s\n", rounds, span, load1())
+	for b.Loop() {
+		for _, op := range operations() {
+			comparison(op, targets, rounds, span).print(op, targets)
+		}
+	}
+	fmt.Printf("# %s at the end\n", load1())
+}
+
+// results are the samples of each target by name; a target that failed has none.
+type results map[string][]sample
+
+func comparison(op operation, targets []target, rounds int, span time.Duration) results {
+	all := results{}
+	broken := map[string]bool{}
+	for range rounds {
+		for _, t := range append(slices.Clone(targets), targets[0]) { // direct first and last
+			if broken[t.name] {
+				continue
+			}
+			s, err := measureFor(t, op, span)
+			if err != nil {
+				fmt.Printf("# %s fails at %s: %v\n", t.name, op.name, err)
+				broken[t.name] = true
+				continue
+			}
+			all[t.name] = append(all[t.name], s)
+		}
+	}
+	return all
+}
+
+func (r results) print(op operation, targets []target) {
+	what := fmt.Sprintf("%s (%d)", op.name, op.conns)
+	base := r["direct"]
+	for _, t := range targets {
+		samples := r[t.name]
+		if len(samples) == 0 {
+			continue
+		}
+		middle := func(value func(sample) float64) float64 {
+			list := make([]float64, len(samples))
+			for i, s := range samples {
+				list[i] = value(s)
+			}
+			slices.Sort(list)
+			return list[len(list)/2]
+		}
+		rate := fmt.Sprintf("%.0f/s", middle(func(s sample) float64 { return s.rate }))
+		if op.size > 0 {
+			rate = fmt.Sprintf("%.0f MB/s", middle(func(s sample) float64 { return s.rate * float64(op.size) / 1e6 }))
+		}
+		p50 := middle(func(s sample) float64 { return float64(s.p50.Microseconds()) / 1000 })
+		if t.name == "direct" {
+			fmt.Printf("# %-24s %-15s %10s  p50 %.2f ms\n", what, t.name, rate, p50)
+			continue
+		}
+		ratios := make([]float64, len(samples))
+		for i, s := range samples {
+			ratios[i] = s.rate / ((base[2*i].rate + base[2*i+1].rate) / 2)
+		}
+		slices.Sort(ratios)
+		fmt.Printf("# %-24s %-15s %10s  p50 %.2f ms  %.2f of direct (%.2f-%.2f)  cpu %.3f ms\n", what, t.name, rate, p50,
+			ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1], middle(func(s sample) float64 { return float64(s.cpu.Microseconds()) / 1000 }))
+	}
+}
+
+// fillBulk gives u1 a folder of 20 MB.
+func (w *world) fillBulk() error {
+	c, err := imapline.Login(w.backendIMAP(0), "u1", password)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.OK("CREATE INBOX.bulk"); err != nil {
+		return err
+	}
+	head := "From: a@example.org\r\nSubject: bulk\r\n\r\n"
+	body := head + strings.Repeat(strings.Repeat("x", 76)+"\r\n", (bulkSize-len(head))/78)
+	for range bulkMessages {
+		if err := c.Append("INBOX.bulk", body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
