@@ -92,9 +92,11 @@ func (s *session) newConn(so *signOn) *conn {
 	// The breaker has seen the first octet; from here we read the socket itself.
 	c.in.raw = rawConn(so.nc.Conn)
 	c.in.wait = c.waiting
-	from, clear := so.nc.Conn.(*net.TCPConn)
-	if to, ok := s.conn.(*net.TCPConn); ok && clear {
-		c.direct = func(n int64) (bool, error) { return c.splice(to, from, n) }
+	if from, clear := so.nc.Conn.(*net.TCPConn); clear {
+		c.out.dst = newSocket(from)
+		if to, ok := s.conn.(*socket); ok {
+			c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from, n) }
+		}
 	}
 	return c
 }
