@@ -3,10 +3,10 @@ package cluster
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -152,24 +152,72 @@ func TestAdmin(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	r := newRig(t)
 	reg := prometheus.NewRegistry()
-	r.configure = func(cfg *Config) { cfg.Metrics = reg }
-	r.grow(1, 0)
+	r.configure = func(cfg *Config) {
+		if cfg.NodeID == "c1" {
+			cfg.Metrics = reg
+		}
+	}
+	r.grow(3, 1)
 	n := r.nodes["c1"]
+	if r.waitLeader() != n {
+		if err := r.waitLeader().Transfer(testContext(t), "c1"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	write(t, n, activate("user.a"))
-	n.Barrier(testContext(t))
-	time.Sleep(10 * time.Millisecond)
-	families, err := reg.Gather()
-	if err != nil {
+	write(t, n, mbox.Write{Kind: mbox.Reserve, Name: "user.r", Location: "b1!p", By: mbox.Session{ID: "s", Servers: []mbox.Server{"b1"}}})
+	if _, err := n.Barrier(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	have := map[string]bool{}
-	for _, f := range families {
-		have[f.GetName()] = true
+	if err := n.Backup(testContext(t), io.Discard); err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range []string{"raft_commitTime", "raft_fsm_applyBatch", "murder_write_seconds", "murder_barrier_seconds",
-		"murder_batch_commands", "murder_is_leader", "murder_applied_index", "murder_mailboxes", "murder_certificate_expiry_seconds"} {
-		if !have[name] {
-			t.Errorf("%s is missing", name)
+	var missing []string
+	defer func() {
+		if len(missing) > 0 {
+			t.Logf("missing: %v", missing)
+		}
+	}()
+	r.eventually("the other nodes have been heard of", func() bool { _, ok := n.reign.Load().position("f1"); return ok })
+	r.eventually("all metrics", func() bool {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[string]bool{}
+		for _, f := range families {
+			have[f.GetName()] = true
+		}
+		missing = nil
+		for _, name := range []string{
+			// The library's, into whose sink all nodes of this process report.
+			"raft_commitTime", "raft_leader_dispatchLog", "raft_leader_lastContact", "raft_rpc_appendEntries_storeLogs", "raft_fsm_applyBatch",
+			"raft_replication_heartbeat", "raft_boltdb_freelistBytes", "raft_boltdb_storeLogs", "raft_thread_main_saturation",
+			"murder_write_seconds", "murder_barrier_seconds", "murder_batch_commands", "murder_batch_seconds", "murder_is_leader", "murder_has_leader",
+			"murder_term", "murder_last_index", "murder_commit_index", "murder_applied_index", "murder_lag_entries", "murder_mailboxes",
+			"murder_reservations", "murder_reservation_oldest_seconds", "murder_queue_commands", "murder_members", "murder_peer_silence_seconds",
+			"murder_peer_last_index", "murder_store_call_age_seconds", "murder_log_file_bytes", "murder_disk_free_bytes", "murder_snapshot_bytes",
+			"murder_snapshot_index", "murder_snapshot_reads", "murder_copy_diverged", "murder_certificate_expiry_seconds", "murder_cluster_version",
+			"murder_leader_changes_total", "murder_leaderless_seconds", "murder_stand_ins_total", "murder_write_retries_total", "murder_write_repeats_total", "murder_epoch",
+		} {
+			if !have[name] {
+				missing = append(missing, name)
+			}
+		}
+		return len(missing) == 0
+	})
+	// The series of a node that leaves end.
+	if err := n.Remove(testContext(t), "f1"); err != nil {
+		t.Fatal(err)
+	}
+	families, _ := reg.Gather()
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if strings.HasPrefix(f.GetName(), "murder_") && l.GetName() == "peer" && l.GetValue() == "f1" {
+					t.Errorf("%s still tells of f1", f.GetName())
+				}
+			}
 		}
 	}
 }

@@ -17,17 +17,16 @@ const (
 	maxEntries    = 4         // proposed and not yet decided
 	maxQueue      = 8192      // commands waiting
 	maxQueueBytes = 8 << 20   // of commands waiting
-	nudgeInterval = 5 * time.Millisecond
 )
 
 // unit is a run of commands of one flow that enters the log in one entry, in order, or not at all.
 // That keeps the writes of one session in order whatever fails on the way.
 type unit struct {
-	flow   string   // units of one flow stay in order, and flows take turns
-	cmds   [][]byte // encoded envelopes
-	size   int      // octets of all
-	remote bool     // from another node, which waits for its own copy to follow
-	done   func(results []fsm.Result, index uint64, err error)
+	flow string   // units of one flow stay in order, and flows take turns
+	cmds [][]byte // encoded envelopes
+	size int      // octets of all
+	from string   // another node, which waits for its own copy to follow
+	done func(results []fsm.Result, index uint64, err error)
 }
 
 func newUnit(flow string, envelopes ...fsm.Envelope) *unit {
@@ -42,8 +41,8 @@ func newUnit(flow string, envelopes ...fsm.Envelope) *unit {
 
 // pendingRead waits for any entry that is proposed after it came.
 type pendingRead struct {
-	remote bool
-	done   func(index uint64, err error)
+	from string // another node, which waits for its own copy
+	done func(index uint64, err error)
 }
 
 // batcher puts what is waiting on the leader into as few entries as possible. It never waits for more
@@ -52,24 +51,20 @@ type pendingRead struct {
 type batcher struct {
 	propose func([]byte) raft.ApplyFuture
 	clock   func() uint64 // lease clock, ms
-	// followers reports whether anybody waits to hear of a commit.
-	followers func() bool
+	// committed is called with what has been decided, before those who wait for it are.
+	committed func(b *batch, index uint64)
 	observe   func(b *batch, err error)
 	// dead is closed when raft has stopped. An entry that was in the library's channel just then gets
 	// no answer from it, ever.
 	dead <-chan struct{}
 
-	mu        sync.Mutex
-	flows     map[string]*flow
-	turn      []*flow // flows that have something, in the order of their turns
-	reads     []pendingRead
-	nudge     bool
-	untold    bool // followers have not been told of the last commit
-	later     bool // a nudge for it is due soon
-	commands  int
-	octets    int
-	stopped   error
-	lastNudge time.Time
+	mu       sync.Mutex
+	flows    map[string]*flow
+	turn     []*flow // flows that have something, in the order of their turns
+	reads    []pendingRead
+	commands int
+	octets   int
+	stopped  error
 
 	wake   chan struct{} // capacity 1
 	slots  chan struct{}
@@ -83,12 +78,10 @@ type flow struct {
 
 // batch is the content of one entry.
 type batch struct {
-	units  []*unit
-	reads  []pendingRead
-	cmds   int
-	nudge  bool
-	remote bool
-	begun  time.Time
+	units []*unit
+	reads []pendingRead
+	cmds  int
+	begun time.Time
 }
 
 type flight struct {
@@ -98,9 +91,10 @@ type flight struct {
 
 var emptyCommand = fsm.AppendEnvelope(nil, fsm.Envelope{Command: fsm.Empty{}})
 
-func newBatcher(propose func([]byte) raft.ApplyFuture, clock func() uint64, followers func() bool) *batcher {
+func newBatcher(propose func([]byte) raft.ApplyFuture, clock func() uint64) *batcher {
 	return &batcher{
-		propose: propose, clock: clock, followers: followers,
+		propose: propose, clock: clock,
+		committed: func(*batch, uint64) {}, observe: func(*batch, error) {},
 		flows:  make(map[string]*flow),
 		wake:   make(chan struct{}, 1),
 		slots:  make(chan struct{}, maxEntries),
@@ -174,14 +168,11 @@ func (b *batcher) waiting() int {
 func (b *batcher) take() *batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.turn) == 0 && len(b.reads) == 0 && !b.nudge {
+	if len(b.turn) == 0 && len(b.reads) == 0 {
 		return nil
 	}
 	bt := &batch{reads: b.reads, begun: time.Now()}
 	b.reads = nil
-	for _, r := range bt.reads {
-		bt.remote = bt.remote || r.remote
-	}
 	octets := 0
 	for len(b.turn) > 0 {
 		f := b.turn[0]
@@ -191,7 +182,6 @@ func (b *batcher) take() *batch {
 		}
 		bt.units = append(bt.units, u)
 		bt.cmds += len(u.cmds)
-		bt.remote = bt.remote || u.remote
 		octets += u.size
 		f.units = f.units[1:]
 		b.turn = b.turn[1:]
@@ -203,8 +193,6 @@ func (b *batcher) take() *batch {
 	}
 	b.commands -= bt.cmds
 	b.octets -= octets
-	bt.nudge = bt.cmds == 0 && len(bt.reads) == 0
-	b.nudge, b.untold = false, false // whatever is proposed now carries the commit index
 	return bt
 }
 
@@ -248,6 +236,9 @@ func (b *batcher) complete() {
 				err = unknownOutcome("entry %d gave %d results for %d commands", index, len(results), f.cmds)
 			}
 		}
+		if err == nil {
+			b.committed(f.batch, index)
+		}
 		for _, u := range f.units {
 			if err != nil {
 				u.done(nil, 0, err)
@@ -259,13 +250,8 @@ func (b *batcher) complete() {
 		for _, r := range f.reads {
 			r.done(index, err)
 		}
-		if b.observe != nil {
-			b.observe(f.batch, err)
-		}
+		b.observe(f.batch, err)
 		<-b.slots
-		if err == nil && !f.nudge {
-			b.considerNudge(f.remote)
-		}
 	}
 }
 
@@ -283,44 +269,6 @@ func (b *batcher) outcome(f raft.ApplyFuture) error {
 	default:
 		return raft.ErrRaftShutdown
 	}
-}
-
-// considerNudge proposes an empty entry when nothing else is about to carry the commit index to the
-// followers, which would otherwise learn of it from the next heartbeat-like tick of the library. When
-// nobody is known to wait for it, nudges keep an interval.
-func (b *batcher) considerNudge(remote bool) {
-	if !b.followers() {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.turn) > 0 || len(b.reads) > 0 || len(b.slots) > 1 || b.stopped != nil {
-		return
-	}
-	b.untold = true
-	wait := nudgeInterval - time.Since(b.lastNudge)
-	switch {
-	case remote || wait <= 0:
-		b.nudgeLocked()
-	case !b.later:
-		b.later = true
-		time.AfterFunc(wait, b.tell)
-	}
-}
-
-// tell makes sure that followers hear of the last commit now.
-func (b *batcher) tell() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.later = false
-	if b.untold && b.stopped == nil {
-		b.nudgeLocked()
-	}
-}
-
-func (b *batcher) nudgeLocked() {
-	b.nudge, b.lastNudge = true, time.Now()
-	b.signal()
 }
 
 func (b *batcher) stop(reason error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"murder/fsm"
+	"murder/internal/mbox"
 )
 
 // fakeLog decides entries when told to.
@@ -62,9 +63,9 @@ type batchRig struct {
 	stop func()
 }
 
-func newBatchRig(t *testing.T, followers bool) *batchRig {
+func newBatchRig(t *testing.T) *batchRig {
 	l := &fakeLog{machine: fsm.New(), gate: make(chan struct{}, 1000)}
-	b := newBatcher(l.propose, func() uint64 { return 0 }, func() bool { return followers })
+	b := newBatcher(l.propose, func() uint64 { return 0 })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { b.run(ctx); close(done) }()
@@ -104,7 +105,7 @@ func emptyUnit(flow string, n int, done func(error)) *unit {
 
 // Flows take turns: what one session piles up does not hold back another.
 func TestBatcherFairness(t *testing.T) {
-	r := newBatchRig(t, false)
+	r := newBatchRig(t)
 	var mu sync.Mutex
 	var order []string
 	var wg sync.WaitGroup
@@ -143,7 +144,7 @@ func TestBatcherFairness(t *testing.T) {
 
 // Everything that waits while entries are under way goes into the next one.
 func TestBatcherCollects(t *testing.T) {
-	r := newBatchRig(t, false)
+	r := newBatchRig(t)
 	var wg sync.WaitGroup
 	for i := range maxEntries {
 		wg.Add(1)
@@ -173,7 +174,7 @@ func TestBatcherCollects(t *testing.T) {
 }
 
 func TestBatcherLimits(t *testing.T) {
-	r := newBatchRig(t, false)
+	r := newBatchRig(t)
 	for range 4 * maxBatch {
 		if err := r.submit(emptyUnit("a", 3, func(error) {})); err != nil {
 			t.Fatal(err)
@@ -194,7 +195,7 @@ func TestBatcherLimits(t *testing.T) {
 }
 
 func TestBatcherFull(t *testing.T) {
-	r := newBatchRig(t, false) // nothing is decided
+	r := newBatchRig(t) // nothing is decided
 	var err error
 	for range maxQueue/256 + 2*maxEntries + 3 {
 		if err = r.submit(emptyUnit("a", 256, func(error) {})); err != nil {
@@ -208,7 +209,7 @@ func TestBatcherFull(t *testing.T) {
 
 // What is queued when leadership ends has not happened; what was proposed may have.
 func TestBatcherStops(t *testing.T) {
-	r := newBatchRig(t, false)
+	r := newBatchRig(t)
 	errs := make(chan error, 100)
 	for i := range maxEntries {
 		r.submit(emptyUnit("a", 1, func(err error) { errs <- err }))
@@ -232,29 +233,11 @@ func TestBatcherStops(t *testing.T) {
 	}
 }
 
-// One empty entry follows a commit, and none follows that one.
-func TestNudge(t *testing.T) {
-	r := newBatchRig(t, true)
-	done := make(chan error, 1)
-	r.submit(emptyUnit("a", 1, func(err error) { done <- err }))
-	for range 10 {
-		r.log.gate <- struct{}{}
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	r.waitEntries(t, 2)
-	r.stop()
-	if n := r.log.count(); n != 2 {
-		t.Errorf("%d entries, want 2", n)
-	}
-}
-
 // An entry that the library has taken and will never answer does not hold up the end.
 func TestBatcherSurvivesSilence(t *testing.T) {
 	l := &fakeLog{machine: fsm.New(), gate: make(chan struct{})}
 	t.Cleanup(func() { close(l.gate) })
-	b := newBatcher(l.propose, func() uint64 { return 0 }, func() bool { return false })
+	b := newBatcher(l.propose, func() uint64 { return 0 })
 	dead := make(chan struct{})
 	b.dead = dead
 	ctx, cancel := context.WithCancel(context.Background())
@@ -314,4 +297,32 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("does not survive a round trip: %v", err)
 		}
 	})
+}
+
+// What waits on a node is bounded: whoever finds it full waits for room, and is refused after a while.
+func TestAdmission(t *testing.T) {
+	t.Parallel()
+	a := admission{freed: make(chan struct{})}
+	ctx := testContext(t)
+	if err := a.enter(ctx, maxQueue, 10); err != nil {
+		t.Fatal(err)
+	}
+	entered := make(chan error, 1)
+	go func() { entered <- a.enter(ctx, 1, 10) }()
+	select {
+	case err := <-entered:
+		t.Fatalf("let in although it is full: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	a.leave(maxQueue, 10)
+	if err := <-entered; err != nil {
+		t.Errorf("not let in although there is room: %v", err)
+	}
+	if err := a.enter(ctx, 1, maxQueueBytes); !errors.Is(err, mbox.ErrUnavailable) { // too many octets
+		t.Errorf("got %v", err)
+	}
+	a.leave(1, 10)
+	if err := a.enter(ctx, 1, maxQueueBytes); err != nil {
+		t.Errorf("not let in although nobody is there: %v", err)
+	}
 }

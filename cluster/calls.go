@@ -18,7 +18,7 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		return nil
 	}
-	if err := n.admit(alpnRPC, peer); err != nil {
+	if err := n.admit(peer); err != nil {
 		return nil, err // removed since it connected
 	}
 	switch method {
@@ -30,6 +30,17 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 		}
 		rec, _ := n.State().Node(peer.Node)
 		return rec, nil
+	case "leader-gone":
+		req, err := decode[goneRequest](body)
+		if err == nil {
+			err = coordinatorOnly()
+		}
+		e := n.engine.Load()
+		if err != nil || e == nil {
+			return nil, err
+		}
+		own, gone := n.leaderGone(ctx, e, req.Leader, req.Term)
+		return goneAnswer{gone, own}, nil
 	case "digest":
 		return n.ownDigest(ctx, body)
 	case "authority":

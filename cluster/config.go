@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -58,8 +60,12 @@ type Config struct {
 	// AutoFinalize is when the cluster version is raised after the last node has been upgraded: a duration
 	// (default "24h"), "now" or "never". The leader's counts.
 	AutoFinalize string
-	Logger       *slog.Logger
-	Metrics      prometheus.Registerer // nil: no metrics
+	// CleanupDeadServers removes nodes that have been silent for long, under conditions (dead.go).
+	CleanupDeadServers bool
+	// Bootstrap lets a node that is no member yet find or make its cluster by itself.
+	Bootstrap Bootstrap
+	Logger    *slog.Logger
+	Metrics   prometheus.Registerer // nil: no metrics
 
 	// Snapshots of the copy: taken every SnapshotInterval (default 60 s) if SnapshotThreshold entries
 	// (default 8192) have been added; TrailingLogs entries (default 32768) stay in the log.
@@ -80,15 +86,19 @@ type Config struct {
 // hooks are for tests of this package.
 type hooks struct {
 	exit  func(code int, reason string)
-	dial  func(addr string) error // refuses outgoing connections
+	dial  func(ctx context.Context, addr string) (net.Conn, error) // instead of a plain TCP connection
 	wrap  func(logAndStable) logAndStable
 	tick  time.Duration // lease ticks
 	space func(dir string) space
 
+	gossip func(*memberlist.Config)
+
 	spaceInterval time.Duration
 	noBallast     bool
-	first         uint32 // cluster version of a new cluster
-	clockNow      func() time.Time
+
+	deadCoordinator, deadLearner time.Duration
+	first                        uint32 // cluster version of a new cluster
+	clockNow                     func() time.Time
 }
 
 // Exit codes of a process that must not go on.
@@ -153,6 +163,8 @@ func (c *Config) complete() error {
 	setDefault(&c.hooks.tick, 5*time.Second)
 	setDefault(&c.hooks.spaceInterval, spaceInterval)
 	setDefault(&c.hooks.first, maxCluster)
+	setDefault(&c.hooks.deadCoordinator, deadCoordinator)
+	setDefault(&c.hooks.deadLearner, deadLearner)
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }
 	}
@@ -193,7 +205,7 @@ func (c *Config) raftConfig() *raft.Config {
 	rc.HeartbeatTimeout, rc.ElectionTimeout = t.heartbeat, t.heartbeat
 	// The lease bounds how long an old and a new leader can both think that they lead.
 	rc.LeaderLeaseTimeout = t.lease
-	// Followers learn of a commit from the next entry; the batcher's nudge is that entry.
+	// Whoever waits to hear of a commit is told by the teller.
 	rc.CommitTimeout = t.commit
 	rc.BatchApplyCh = true
 	rc.SnapshotInterval = c.SnapshotInterval

@@ -119,13 +119,11 @@ func (d *reader) round(ctx context.Context, reads []pendingRead) {
 	defer cancel()
 	index, err := d.settle(ctx)
 	if err == nil {
-		remote := false
 		for _, p := range reads {
+			if p.from != "" { // it waits for its own copy, which must hear of the commit
+				r.node.teller.now(p.from, index)
+			}
 			p.done(index, nil)
-			remote = remote || p.remote
-		}
-		if remote { // it waits for its own copy, which must hear of the commit
-			r.batcher.tell()
 		}
 		return
 	}

@@ -39,6 +39,24 @@ func (c *Config) damaged(format string, args ...any) error {
 	return &DamagedError{c.NodeID, c.DataDir, fmt.Sprintf(format, args...)}
 }
 
+// checkLogFile refuses a coordinator whose log has vanished: it has forgotten whom it gave its vote, and
+// could give it twice.
+func (c *Config) checkLogFile() error {
+	path := c.logFile()
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return c.damaged("this coordinator is a member, but its log %s is missing.", path)
+	case err != nil:
+		return fmt.Errorf("opening the log: %w", err)
+	case info.Size() == 0:
+		return c.damaged("this coordinator is a member, but its log %s is empty.", path)
+	}
+	return nil
+}
+
+func (c *Config) logFile() string { return filepath.Join(c.DataDir, raftDir, "raft.db") }
+
 // checkDatabase refuses a log file that bbolt cannot be trusted with.
 func (c *Config) checkDatabase(path string) error {
 	f, err := os.Open(path)

@@ -90,6 +90,7 @@ func TestDamagedFiles(t *testing.T) {
 		want   string
 	}{
 		"log cut short":          {db, func(b []byte) []byte { return b[:2*os.Getpagesize()] }, "cut short"},
+		"log empty":              {db, func(b []byte) []byte { return nil }, "is empty"},
 		"log of zeros":           {db, func(b []byte) []byte { return make([]byte, len(b)) }, "no valid header"},
 		"log with a changed bit": {db, func(b []byte) []byte { return flip(b, "user.after") }, "damaged"},
 		"snapshot cut short":     {states[0], func(b []byte) []byte { return b[:len(b)-10] }, "none of the 1 snapshots"},
@@ -108,6 +109,10 @@ func TestDamagedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("snapshot lost", func(t *testing.T) { mustBeDamaged(t, cfg, "no good snapshot") })
+	if err := os.Remove(db); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("log lost", func(t *testing.T) { mustBeDamaged(t, cfg, "is missing") })
 }
 
 // A learner whose snapshots are damaged begins anew, by itself.

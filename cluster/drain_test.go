@@ -150,8 +150,7 @@ func TestWedgedTransfer(t *testing.T) {
 	real := n.reign.Load()
 	real.checkWrites() // returns: writes work
 	wedged := &reign{node: n, engine: real.engine, begun: time.Now()}
-	wedged.batcher = newBatcher(func([]byte) raft.ApplyFuture { return refusedEntry{} }, real.leaseClock, func() bool { return false })
-	wedged.batcher.observe = func(*batch, error) {}
+	wedged.batcher = newBatcher(func([]byte) raft.ApplyFuture { return refusedEntry{} }, real.leaseClock)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { wedged.batcher.run(ctx); close(done) }()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"murder/cluster/admin"
+	"murder/fsm"
 	"murder/internal/mbox"
 )
 
@@ -78,6 +79,37 @@ func TestFindings(t *testing.T) {
 		return s.VotersUp == 2 && s.Leader != "" && s.Leader != "c3"
 	})
 	want("conflict user.k", "unconfirmed user.u", "cut-rename user.c", "transfer user.m", "node c3", "quorum")
+}
+
+// D7: a move may last; an alarm comes after a quarter of an hour, and nothing ends it by itself.
+func TestTransferAlarm(t *testing.T) {
+	t.Parallel()
+	m := fsm.New()
+	index := uint64(0)
+	at := func(clock time.Duration, c fsm.Command) {
+		t.Helper()
+		index++
+		if _, err := m.Apply(index, fsm.AppendBatch(nil, uint64(clock.Milliseconds()), []fsm.Envelope{{Command: c}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at(0, fsm.MailboxWrite{Write: act("user.m", "b1!p", "s1")})
+	at(0, fsm.MailboxWrite{Write: mbox.Write{Kind: mbox.Deactivate, Name: "user.m", Location: "b1!p", By: by("b1", "s1")}})
+	at(0, fsm.MailboxWrite{Write: mbox.Write{Kind: mbox.EndSession, By: by("b1", "s1")}})
+	for _, c := range []struct {
+		after time.Duration
+		alarm bool
+	}{{10 * time.Minute, false}, {transferAlarm - time.Second, false}, {transferAlarm, true}, {24 * time.Hour, true}} {
+		at(c.after, fsm.Tick{})
+		f := finder{now: time.Now()}
+		f.records(m.View())
+		if alarm := len(f.list) == 1 && f.list[0].Kind == "transfer"; alarm != c.alarm || len(f.list) > 1 {
+			t.Errorf("after %v: %+v", c.after, f.list)
+		}
+		if e, _ := m.View().Get("user.m"); e.State != mbox.Reserved {
+			t.Errorf("after %v the record is %+v", c.after, e)
+		}
+	}
 }
 
 // A coordinator asks the processes of all nodes; a frontend hears only itself.

@@ -58,11 +58,7 @@ func (r *reign) gone(node string) bool {
 	if node == "" || node == r.node.cfg.NodeID {
 		return false
 	}
-	heard := r.begun
-	if p, ok := r.position(node); ok && p.at.After(heard) {
-		heard = p.at
-	}
-	return time.Since(heard) >= goneAfter
+	return r.silence(node) >= goneAfter
 }
 
 // heardLately reports whether a node has given a sign of life in the last seconds.

@@ -36,6 +36,7 @@ const (
 type gossip struct {
 	node    *Node
 	list    *memberlist.Memberlist
+	ring    *memberlist.Keyring
 	address string // advertised
 
 	mu     sync.Mutex
@@ -86,9 +87,13 @@ func newGossip(n *Node, e *engine, key []byte) (*gossip, error) {
 	c.RequireNodeNames = true
 	c.Events, c.Alive, c.Delegate = g, g, g
 	c.Logger = log.New(gossipLog{n}, "", 0)
+	if n.cfg.hooks.gossip != nil {
+		n.cfg.hooks.gossip(c)
+	}
 	if g.list, err = memberlist.Create(c); err != nil {
 		return nil, fmt.Errorf("opening the gossip port: %w", err)
 	}
+	g.ring = c.Keyring
 	local := g.list.LocalNode()
 	g.address = net.JoinHostPort(advHost, strconv.Itoa(int(local.Port)))
 	return g, nil

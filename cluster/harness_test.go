@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ type cuts struct {
 	addr map[string]string  // address to node
 	cut  map[string]bool    // nodes that are alone
 	way  map[[2]string]bool // from one node to another
+	no   map[[2]string]bool // the same, where a firewall says no
 }
 
 // closed reports whether one node cannot reach another.
@@ -38,6 +41,52 @@ func (c *cuts) closed(from, to string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cut[from] || c.cut[to] || c.way[[2]string{from, to}]
+}
+
+func (c *cuts) dial(ctx context.Context, from, addr string) (net.Conn, error) {
+	to := c.nodeAt(addr)
+	switch {
+	case c.closed(from, to):
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", from, to)}
+	case c.refused(from, to):
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &wire{conn, func() bool { return c.closed(from, to) }}, nil
+}
+
+// wire is a connection that ends when it is used after a cut: sever may come while it is being made.
+type wire struct {
+	net.Conn
+	cut func() bool
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if w.cut() {
+		w.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	if w.cut() {
+		w.Close()
+		return 0, net.ErrClosed
+	}
+	return w.Conn.Write(p)
+}
+
+// refused reports whether something between two nodes refuses connections.
+func (c *cuts) refused(from, to string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.no[[2]string{from, to}]
 }
 
 func (c *cuts) alone(node string) bool {
@@ -61,7 +110,8 @@ func testLogger(t testing.TB) *slog.Logger {
 
 func newRig(t testing.TB) *rig {
 	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
-		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool), way: make(map[[2]string]bool)}}
+		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool),
+			way: make(map[[2]string]bool), no: make(map[[2]string]bool)}}
 }
 
 func (r *rig) config(id string, role Role) Config {
@@ -79,12 +129,7 @@ func (r *rig) open(cfg Config) *Node {
 		r.configure(&cfg)
 	}
 	cfg.hooks.noBallast = true
-	cfg.hooks.dial = func(addr string) error {
-		if to := r.net.nodeAt(addr); r.net.closed(id, to) {
-			return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", id, to)}
-		}
-		return nil
-	}
+	cfg.hooks.dial = func(ctx context.Context, addr string) (net.Conn, error) { return r.net.dial(ctx, id, addr) }
 	if cfg.hooks.exit == nil {
 		cfg.hooks.exit = func(code int, reason string) { r.t.Errorf("node %s would exit with %d: %s", id, code, reason) }
 	}
@@ -138,6 +183,14 @@ func (r *rig) separate(id string, oneWay bool, others ...string) {
 	r.sever()
 }
 
+// forbid lets one node's connections to another be refused.
+func (r *rig) forbid(from, to string) {
+	r.net.mu.Lock()
+	r.net.no[[2]string{from, to}] = true
+	r.net.mu.Unlock()
+	r.sever()
+}
+
 // sever breaks all connections; those that are not cut come back.
 func (r *rig) sever() {
 	for _, n := range r.nodes {
@@ -152,6 +205,7 @@ func (r *rig) heal() {
 	defer r.net.mu.Unlock()
 	clear(r.net.cut)
 	clear(r.net.way)
+	clear(r.net.no)
 }
 
 func (s *linkSet) dropAll() {
@@ -279,18 +333,22 @@ func mustHave(t testing.TB, n *Node, name string) {
 	}
 }
 
-// equalDigests asserts that all copies are alike at one index.
+// equalDigests waits until all nodes have said what their copy is at one index, and asserts that they say
+// the same.
 func (r *rig) equalDigests() {
 	r.t.Helper()
-	for _, n := range r.nodes {
-		rep, err := n.Digest(testContext(r.t))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if !rep.Equal {
-			r.t.Fatalf("copies differ: %+v", rep)
-		}
-		return
+	var n *Node
+	for _, n = range r.nodes {
+		break
+	}
+	var report admin.DigestReport
+	r.eventually("all copies compared", func() bool {
+		var err error
+		report, err = n.Digest(testContext(r.t))
+		return err == nil && !slices.ContainsFunc(report.Nodes, func(d admin.NodeDigest) bool { return d.Error != "" })
+	})
+	if !report.Equal {
+		r.t.Fatalf("copies differ: %+v", report)
 	}
 }
 

@@ -41,6 +41,7 @@ func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {
 	if q.MaxLag == 0 {
 		q.MaxLag = defaultMaxLag
 	}
+	h.Add("copy current", true, n.staleness())
 	if lag, age, ok := n.lag(); ok {
 		h.Add("lag", lag <= q.MaxLag, fmt.Sprintf("%d entries, %s ago", lag, age.Round(time.Millisecond)))
 	}
@@ -54,6 +55,24 @@ func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {
 		h.Add("barrier", err == nil, detail(err))
 	}
 	return h
+}
+
+// staleness says that nobody tells this node of changes at the moment, "" if somebody does. Its copy serves
+// all the same.
+func (n *Node) staleness() string {
+	if n.reign.Load() != nil {
+		return ""
+	}
+	n.leaderMu.Lock()
+	since := n.leaderSince
+	n.leaderMu.Unlock()
+	if _, known := n.Leader(); !known {
+		return fmt.Sprintf("no leader is known for %s: the copy may be old", time.Since(since).Round(time.Second))
+	}
+	if _, age, ok := n.lag(); ok && age > 3*beatInterval {
+		return fmt.Sprintf("nothing was heard of the leader for %s: the copy may be old", age.Round(time.Second))
+	}
+	return ""
 }
 
 // Healthy reports whether the cluster as a whole could stand the loss of one more voter.

@@ -19,6 +19,8 @@ type identity struct {
 	Peers []string `json:"peers,omitempty"`
 	// ClusterVersion is what the cluster spoke when last seen: a binary that is too old must not start.
 	ClusterVersion uint32 `json:"cluster_version,omitempty"`
+	// Epoch is how often the cluster has been recovered from a lost quorum.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // Files of the data directory.

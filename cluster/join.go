@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +49,8 @@ type joinAnswer struct {
 	Authority   []byte   `json:"authority"`
 	Certificate []byte   `json:"certificate"`
 	Peers       []string `json:"peers"`
+	// AuthorityKey goes to coordinators only: each can take in nodes, should it be the last.
+	AuthorityKey []byte `json:"authority_key,omitempty"`
 }
 
 // Init makes a new cluster with this node as its first voter.
@@ -133,8 +134,12 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 	if err == nil {
 		err = writeFile(filepath.Join(dir, certFile), files.pair, 0o600)
 	}
-	if err == nil && bootstrap {
+	switch {
+	case err != nil:
+	case bootstrap:
 		err = n.bootstrap()
+	case id.Role == Coordinator:
+		err = n.layLog()
 	}
 	if err == nil {
 		err = id.write(dir)
@@ -143,6 +148,15 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 		err = n.start(id)
 	}
 	return err
+}
+
+// layLog makes an empty log: a coordinator that is a member and has none will not start.
+func (n *Node) layLog() error {
+	st, err := openStores(&n.cfg, true)
+	if err != nil {
+		return err
+	}
+	return st.close()
 }
 
 // bootstrap writes the first configuration to an empty log: this node votes alone.
@@ -202,7 +216,7 @@ func (n *Node) Join(ctx context.Context, tokenLine string) error {
 		return err
 	}
 	id := &identity{ClusterID: t.Cluster, NodeID: n.cfg.NodeID, Role: t.Role, Peers: answer.Peers}
-	files := membershipFiles{ca: answer.Authority, pair: joinPair(answer.Certificate, keyPEM)}
+	files := membershipFiles{ca: answer.Authority, caKey: answer.AuthorityKey, pair: joinPair(answer.Certificate, keyPEM)}
 	if err := n.become(id, files, false); err != nil {
 		return err
 	}
@@ -220,15 +234,17 @@ func (n *Node) waitSynced(ctx context.Context) error {
 
 // askToJoin tries the addresses of a token until one gives a definite answer.
 func (n *Node) askToJoin(ctx context.Context, t token, req joinRequest) (joinAnswer, error) {
+	var last error
 	for failures := 0; ; failures++ {
-		var last error
 		for _, addr := range t.Addresses {
 			answer, err := n.askOne(ctx, addr, t, req)
 			var f *failure
 			if err == nil || errors.As(err, &f) && f.class == classRefused {
 				return answer, err
 			}
-			last = err
+			if last == nil || ctx.Err() == nil {
+				last = err // what was broken off at the end tells less than what came before
+			}
 		}
 		if n.pause(ctx, max(failures, 6)) != nil {
 			return joinAnswer{}, fmt.Errorf("joining: no coordinator of %s took this node in: %w", strings.Join(t.Addresses, ", "), last)
@@ -362,9 +378,15 @@ func (r *reign) takeIn(ctx context.Context, req joinRequest) (joinAnswer, error)
 	if err != nil {
 		return joinAnswer{}, err
 	}
+	answer := joinAnswer{Authority: encodeCert(ca.cert.Raw), Certificate: cert, Peers: append(n.peerAddresses(r.engine), n.port.advertise)}
+	if req.Role == Coordinator {
+		if answer.AuthorityKey, err = encodeKey(ca.key); err != nil {
+			return joinAnswer{}, err
+		}
+	}
 	r.kickSoon()
 	n.log.Info("node taken in", "peer", req.Node, "role", string(req.Role), "address", req.Address)
-	return joinAnswer{Authority: encodeCert(ca.cert.Raw), Certificate: cert, Peers: append(n.peerAddresses(r.engine), n.port.advertise)}, nil
+	return answer, nil
 }
 
 // checkToken says in words what UseToken will decide.
@@ -415,13 +437,9 @@ func (n *Node) answers(ctx context.Context, id, addr string) bool {
 }
 
 func (n *Node) dialsBack(ctx context.Context, addr string) error {
-	if n.cfg.hooks.dial != nil {
-		if err := n.cfg.hooks.dial(addr); err != nil {
-			return err
-		}
-	}
-	d := net.Dialer{Timeout: dialBack}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	ctx, cancel := context.WithTimeout(ctx, dialBack)
+	defer cancel()
+	conn, err := n.port.dialTCP(ctx, addr)
 	if err != nil {
 		return err
 	}

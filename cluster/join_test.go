@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func TestJoinRefusals(t *testing.T) {
 	wantRefusal(t, "expired", f2.Join(ctx, expired.Token), "expired at")
 
 	// Another authority behind the address: the token's hash does not match.
-	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	err = f2.Join(short, changed(t, good, func(k *token) { k.CAHash = strings.Repeat("0", 64) }))
 	if err == nil || !strings.Contains(err.Error(), "not of the cluster that made this token") {
@@ -231,10 +232,7 @@ func TestNewAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.eventually("equal copies", func() bool {
-		rep, err := r.nodes["c1"].Digest(ctx)
-		return err == nil && rep.Equal
-	})
+	r.equalDigests()
 }
 
 func TestMembersByHand(t *testing.T) {
@@ -263,6 +261,15 @@ func TestMembersByHand(t *testing.T) {
 			other = id
 		}
 	}
+	wantRefusal(t, "an address that nobody can dial", via.SetAddress(ctx, victim, "0.0.0.0:7401"), "want a host and a port")
+	if err := via.SetAddress(ctx, victim, "127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	// It is not there, and says so itself.
+	r.eventually("the address is right again", func() bool {
+		rec, _ := r.waitLeader().State().Node(victim)
+		return rec.Address == r.nodes[victim].Address() && r.waitLeader().nodeAt(rec.Address) == victim
+	})
 	if err := via.Transfer(ctx, other); err != nil {
 		t.Fatal(err)
 	}
@@ -336,6 +343,10 @@ func TestLonelyFrontend(t *testing.T) {
 		t.Error("not synchronised")
 	}
 	mustHave(t, f1, "user.a")
+	h := f1.Ready(testContext(t), admin.ReadyQuery{})
+	if !h.OK || !slices.ContainsFunc(h.Checks, func(c admin.Check) bool { return strings.Contains(c.Detail, "no leader is known") }) {
+		t.Errorf("ready, and flagged as old? %+v", h)
+	}
 }
 
 func TestSecondProcess(t *testing.T) {
@@ -350,4 +361,29 @@ func TestSecondProcess(t *testing.T) {
 	if d := time.Since(begun); d > 2*databaseOpenLimit {
 		t.Errorf("took %v", d)
 	}
+}
+
+// Every role joins with a token of its own, has a complete copy, and writes; only coordinators vote.
+func TestJoinInEveryRole(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	ctx := testContext(t)
+	for id, role := range map[string]Role{"f1": Frontend, "a1": Agent, "c4": Coordinator} {
+		n := r.open(r.config(id, role))
+		if err := n.Join(ctx, r.token(role)); err != nil {
+			t.Fatalf("%s: %v", role, err)
+		}
+		write(t, n, activate("user."+id))
+		rec, ok := r.waitLeader().State().Node(id)
+		if !ok || roleOf(rec.Role) != role || rec.DurableLog != (role == Coordinator) {
+			t.Errorf("%s is registered as %+v", id, rec)
+		}
+		for _, m := range n.Status(ctx).Nodes {
+			if m.ID == id && m.Suffrage != "learner" {
+				t.Errorf("%s is a %s", id, m.Suffrage)
+			}
+		}
+	}
+	wantRefusal(t, "promoting an agent", r.nodes["c1"].Promote(ctx, "a1"), "only coordinators can vote")
+	r.equalDigests()
 }

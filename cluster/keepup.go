@@ -90,6 +90,7 @@ func (n *Node) followLeader(ctx context.Context, e *engine) {
 	}
 	n.renewCertificate(ctx, e)
 	n.rememberPeers(e)
+	n.noteEpoch(epochOf(n.State()), n.cfg.NodeID)
 	if err := n.startGossip(ctx, e); err != nil {
 		n.log.Debug("gossip not started", "err", err)
 	}
@@ -128,12 +129,12 @@ func (n *Node) record(e *engine) fsm.Node {
 	}
 }
 
-// announce brings the registry up to date with this node. Before the copy is complete it is the
-// leader that knows the registry, and a node that has moved gets no copy until the leader knows where
-// it is.
+// announce brings the registry up to date with this node. Before the copy is complete, and while the
+// leader does not reach this node, it is the leader that knows the registry: a node that is not where the
+// registry says gets no entries that could tell it so.
 func (n *Node) announce(ctx context.Context, e *engine) error {
 	have, ok := n.State().Node(n.cfg.NodeID)
-	if !n.synced.Load() {
+	if !n.synced.Load() || n.sought.Load() != nil {
 		l, err := n.leaderLink(ctx)
 		if err == nil {
 			err = l.call(ctx, "record", struct{}{}, &have)
@@ -237,19 +238,26 @@ func (n *Node) rememberPeers(e *engine) {
 		}
 		return true
 	})
+	version := n.State().ClusterVersion()
+	n.mu.Lock()
+	known := slices.Equal(addrs, e.identity.Peers) && version == e.identity.ClusterVersion
+	n.mu.Unlock()
+	if !known {
+		n.keepIdentity(e, func(id *identity) { id.Peers, id.ClusterVersion = addrs, version })
+	}
+}
+
+// keepIdentity changes what this node remembers for its next start.
+func (n *Node) keepIdentity(e *engine, change func(*identity)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	version := n.State().ClusterVersion()
-	if slices.Equal(addrs, e.identity.Peers) && version == e.identity.ClusterVersion {
-		return
-	}
 	id := *e.identity
-	id.Peers, id.ClusterVersion = addrs, version
+	change(&id)
 	if err := id.write(n.cfg.DataDir); err != nil {
-		n.log.Warn("remembering the coordinators failed", "err", err)
+		n.log.Warn("remembering what the cluster is failed", "err", err)
 		return
 	}
-	e.identity.Peers, e.identity.ClusterVersion = addrs, version
+	e.identity.Peers, e.identity.ClusterVersion, e.identity.Epoch = id.Peers, id.ClusterVersion, id.Epoch
 }
 
 // fetchAuthority gets the key of the cluster's authority from another coordinator, so that this one

@@ -114,10 +114,16 @@ func (k *keys) verify(chain []*x509.Certificate) (member, error) {
 
 // serverConfig accepts any client certificate: the port verifies it after the handshake, so that a
 // refusal can be said in words where a TLS alert could not.
-func (k *keys) serverConfig(hello *tls.ClientHelloInfo) *tls.Config {
+func (k *keys) serverConfig(hello *tls.ClientHelloInfo, epoch uint64) *tls.Config {
+	protocols := []string{alpnRPC}
+	for _, p := range hello.SupportedProtos {
+		if theirs, ok := raftEpoch(p); ok && theirs >= epoch {
+			protocols = append(protocols, p)
+		}
+	}
 	c := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{alpnRaft, alpnRPC},
+		NextProtos:             protocols,
 		Certificates:           []tls.Certificate{*k.cert.Load()},
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true,

@@ -18,6 +18,8 @@ const beatInterval = time.Second
 type hello struct {
 	Node string `json:"node"`
 	Wire int    `json:"wire"` // highest version of these frames that the server speaks
+	// Epoch is how often the server's cluster has been recovered.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 const wireVersion = 1
@@ -41,32 +43,35 @@ type beatAt struct {
 	at time.Time
 }
 
-// openLink reads the greeting and starts to listen. position is asked each second for what to tell.
-func openLink(conn *tls.Conn, node string, silence time.Duration, position func() (applied, last uint64)) (*link, error) {
-	l := &link{framed: newFramed(conn, silence), node: node, pending: make(map[uint64]chan frame)}
+// openLink reads the greeting, which tells the peer's epoch even where it refuses, and starts to listen.
+// position is asked each second for what to tell.
+func openLink(conn *tls.Conn, node string, silence time.Duration, position func() (applied, last uint64)) (l *link, epoch uint64, err error) {
+	l = &link{framed: newFramed(conn, silence), node: node, pending: make(map[uint64]chan frame)}
 	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	f, err := readFrame(l.in)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("greeting of node %s: %w", node, err)
 	case f.kind == frameRefused:
-		err = refuse("node %s refuses this node: %s", node, f.payload)
+		d := decoder{buf: f.payload}
+		epoch = d.uvarint()
+		err = refuse("node %s refuses this node: %s", node, d.buf)
 	case f.kind != frameHello:
 		err = fmt.Errorf("greeting of node %s: %w", node, errShort)
 	default:
 		var h hello
 		if err = json.Unmarshal(f.payload, &h); err == nil {
-			l.node = h.Node
+			l.node, epoch = h.Node, h.Epoch
 		}
 	}
 	if err != nil {
 		l.framed.close(err)
 		l.writer.Wait()
-		return nil, err
+		return nil, epoch, err
 	}
 	l.wg.Go(l.readLoop)
 	l.wg.Go(func() { l.positionLoop(position) })
-	return l, nil
+	return l, epoch, nil
 }
 
 func (l *link) readLoop() {

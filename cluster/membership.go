@@ -24,7 +24,11 @@ func (r *reign) keepMembers(ctx context.Context) {
 		if err := r.finalizeWhenDue(ctx); err != nil && ctx.Err() == nil {
 			r.node.log.Warn("raising the cluster version failed", "err", err)
 		}
+		if err := r.cleanUp(ctx); err != nil && ctx.Err() == nil {
+			r.node.log.Warn("replacing a dead node failed", "err", err)
+		}
 		r.watchVoters(ctx)
+		r.meetSilent(ctx)
 		if r.node.draining.Load() && len(votersOf(r.engine.raft)) > 1 {
 			if err := r.node.transferTo(ctx, ""); err != nil && ctx.Err() == nil {
 				r.node.log.Warn("leading although draining", "err", err)
@@ -46,7 +50,6 @@ func (r *reign) reconcile(ctx context.Context) error {
 		return err
 	}
 	servers := f.Configuration().Servers
-	r.followers.Store(len(servers) > 1)
 	var err error
 	done := false
 	r.node.State().Nodes(func(rec fsm.Node) bool {
@@ -175,7 +178,9 @@ func (n *Node) waitOtherLeader(ctx context.Context, old string) error {
 
 // transferTo hands the lead to a voter that answers now. The library cannot give up a transfer to one that
 // does not: a second one to it would wedge this leader (hashicorp/raft issue 696).
-func (n *Node) transferTo(ctx context.Context, to string) error {
+func (n *Node) transferTo(ctx context.Context, to string) (err error) {
+	begun := time.Now()
+	defer func() { n.metrics.transfer(begun, err) }()
 	e := n.engine.Load()
 	target, err := n.successor(ctx, e, to)
 	if err != nil {

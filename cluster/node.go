@@ -33,6 +33,7 @@ type Node struct {
 	links    *linkSet
 	proposer *proposer
 	metrics  *metrics
+	teller   *teller
 
 	mu      sync.Mutex // becoming a member, and stopping
 	stopped bool
@@ -47,12 +48,15 @@ type Node struct {
 	joins    chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
 	sought   atomic.Pointer[leaderHint]
+	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient atomic.Int64 // until when sending entries gives up at once, Unix nanoseconds
 	unstuck   atomic.Int64 // last transfer because of a stuck voter, Unix nanoseconds
+	stoodIn   atomic.Int64 // when this node last stood in for a leader, Unix nanoseconds
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
+	leaderSince   time.Time     // of the last change
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -100,7 +104,7 @@ func Open(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg.Logger = cfg.Logger.With("node", cfg.NodeID)
-	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{})}
+	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{}), leaderSince: time.Now()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.joins = make(chan struct{}, maxJoins)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
@@ -109,9 +113,23 @@ func Open(cfg Config) (*Node, error) {
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
 	n.metrics = newMetrics(n)
-	n.proposer.retry = n.metrics.retries.Inc
-	p.admit, p.serve = n.admit, n.serve
+	n.teller = newTeller(n)
+	n.proposer.retry, n.proposer.repeated = n.metrics.retries.Inc, n.metrics.repeats.Inc
+	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve
+	if err := cfg.Bootstrap.check(cfg.Role, p.advertise); err != nil {
+		p.close()
+		return nil, err
+	}
+	if cfg.Bootstrap.Expect > 0 && cfg.Role.member() == Coordinator {
+		if p.boot, err = bootServerConfig(n.now()); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
 	p.start()
+	if id == nil {
+		n.wg.Go(n.bootstrapUntilMember)
+	}
 	if id != nil {
 		if err := n.start(id); err != nil {
 			n.Shutdown(context.Background())
@@ -137,11 +155,15 @@ func (n *Node) start(id *identity) error {
 			return err
 		}
 		n.ca.Store(ca)
+		if err := n.cfg.checkLogFile(); err != nil {
+			return err
+		}
 	}
 	st, err := openStores(&n.cfg, id.Role == Coordinator)
 	if err != nil {
 		return err
 	}
+	n.port.epoch.Store(id.Epoch)
 	n.port.keys.Store(k)
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  newRaftStream(n.port, n.nodeAt),
@@ -181,6 +203,7 @@ func (n *Node) start(id *identity) error {
 	n.wg.Go(func() { n.keepUp(e) })
 	if id.Role == Coordinator {
 		n.wg.Go(func() { n.watchSpace(e) })
+		n.wg.Go(func() { n.watchLeaderLink(e) })
 	}
 	n.log.Info("member of cluster", "cluster", id.ClusterID, "role", string(id.Role), "address", n.port.advertise)
 	return nil
@@ -290,11 +313,10 @@ func (n *Node) beat() beat {
 	return b
 }
 
-// admit refuses a peer that the registry does not know. Raft connections are exempt: this node's
-// registry may be behind, and the leader that would bring it up to date may be new to it.
-func (n *Node) admit(alpn string, m member) error {
+// admit refuses a peer that the registry does not know.
+func (n *Node) admit(m member) error {
 	v := n.State()
-	if alpn == alpnRaft || !n.synced.Load() {
+	if !n.synced.Load() {
 		return nil
 	}
 	rec, ok := v.Node(m.Node)
@@ -348,10 +370,12 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openLink(conn, node, n.timing.silence, func() (applied, last uint64) {
+	l, epoch, err := openLink(conn, node, n.timing.silence, func() (applied, last uint64) {
 		b := n.beat()
 		return b.applied, b.last
 	})
+	n.noteEpoch(epoch, node)
+	return l, err
 }
 
 // patientTransport is raft's transport, but that sending entries to a node that is down waits for it
@@ -366,10 +390,19 @@ type patientTransport struct {
 const patience = 100 * time.Millisecond
 
 func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	heartbeat := len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0
+	if len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0 { // a heartbeat
+		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
+	}
+	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
+	err := t.appendEntries(id, addr, req, resp)
+	t.node.teller.sent(id, req, resp.Success, err)
+	return err
+}
+
+func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
 		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-		if err == nil || heartbeat || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
+		if err == nil || time.Now().UnixNano() < t.node.impatient.Load() || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
 			return err
 		}
 		select {

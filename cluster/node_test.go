@@ -42,10 +42,7 @@ func TestLeaderKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustHave(t, back, "user.during")
-	r.eventually("all nodes answer", func() bool {
-		rep, err := f1.Digest(testContext(t))
-		return err == nil && rep.Equal
-	})
+	r.equalDigests()
 }
 
 func TestRestartOfAll(t *testing.T) {
@@ -69,8 +66,5 @@ func TestRestartOfAll(t *testing.T) {
 		}
 	}
 	write(t, r.nodes["f1"], activate("user.after"))
-	r.eventually("all nodes answer", func() bool {
-		rep, err := r.nodes["f1"].Digest(testContext(t))
-		return err == nil && rep.Equal
-	})
+	r.equalDigests()
 }

@@ -27,9 +27,15 @@ type port struct {
 	log       *slog.Logger
 	hooks     *hooks
 
-	keys atomic.Pointer[keys] // nil until the node is a member
-	// admit may refuse a member by the registry; the error is a sentence for its operator.
-	admit func(alpn string, m member) error
+	keys  atomic.Pointer[keys] // nil until the node is a member
+	epoch atomic.Uint64
+	boot  *tls.Config // for nodes without certificates that bootstrap; nil if that is not wanted
+	// admit may refuse a member by the registry; the error is a sentence for its operator. Raft connections
+	// are exempt: this node's registry may be behind, and the leader that would bring it up to date may be
+	// new to it.
+	admit func(m member) error
+	// meet is told the epoch of a member that opens a raft connection.
+	meet func(epoch uint64, node string)
 	// serve is called, each time on a goroutine of its own, for what is not raft. For a refused peer
 	// the reason is set; serve may tell it.
 	serve func(ctx context.Context, conn *tls.Conn, m member, refused error)
@@ -118,13 +124,16 @@ func (p *port) acceptLoop() {
 // handshake returns the connection and who the peer is; refused says why it is not welcome.
 func (p *port) handshake(raw net.Conn) (conn *tls.Conn, m member, refused, err error) {
 	k := p.keys.Load()
-	if k == nil {
-		return nil, m, nil, errors.New("this node is not a member of a cluster yet")
-	}
 	conn = tls.Server(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			return k.serverConfig(h), nil
+			switch {
+			case p.boot != nil && len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == alpnBoot:
+				return p.boot, nil
+			case k == nil:
+				return nil, errors.New("this node is not a member of a cluster yet")
+			}
+			return k.serverConfig(h, p.epoch.Load()), nil
 		},
 	})
 	ctx, cancel := context.WithTimeout(p.ctx, handshakeTimeout)
@@ -133,20 +142,24 @@ func (p *port) handshake(raw net.Conn) (conn *tls.Conn, m member, refused, err e
 		return nil, m, nil, err
 	}
 	state := conn.ConnectionState()
-	switch state.NegotiatedProtocol {
-	case alpnJoin:
+	epoch, isRaft := raftEpoch(state.NegotiatedProtocol)
+	switch {
+	case state.NegotiatedProtocol == alpnJoin, state.NegotiatedProtocol == alpnBoot:
 		return conn, m, nil, nil
-	case alpnRaft, alpnRPC:
+	case isRaft, state.NegotiatedProtocol == alpnRPC:
 	default:
 		return nil, m, nil, errors.New("peer speaks no protocol of this port")
 	}
 	m, refused = k.verify(state.PeerCertificates)
-	if refused == nil && state.NegotiatedProtocol == alpnRaft && m.Role != Coordinator {
+	if refused == nil && isRaft && m.Role != Coordinator {
 		// Only leaders open raft connections, and only coordinators lead.
 		refused = fmt.Errorf("node %s is a %s and may not take part in elections", m.Node, m.Role)
 	}
-	if refused == nil && p.admit != nil {
-		refused = p.admit(state.NegotiatedProtocol, m)
+	if refused == nil && p.admit != nil && !isRaft {
+		refused = p.admit(m)
+	}
+	if refused == nil && isRaft {
+		p.meet(epoch, m.Node)
 	}
 	return conn, m, refused, nil
 }
@@ -155,7 +168,7 @@ func (p *port) dispatch(conn *tls.Conn, m member, refused error) {
 	if refused != nil {
 		p.log.Warn("cluster port: peer refused", "peer", conn.RemoteAddr().String(), "node", m.Node, "err", refused)
 	}
-	if conn.ConnectionState().NegotiatedProtocol == alpnRaft {
+	if _, isRaft := raftEpoch(conn.ConnectionState().NegotiatedProtocol); isRaft {
 		if refused != nil {
 			conn.Close()
 			return
@@ -213,19 +226,26 @@ func (p *port) dial(ctx context.Context, addr, alpn, node string) (*tls.Conn, er
 }
 
 func (p *port) dialTLS(ctx context.Context, addr string, c *tls.Config) (*tls.Conn, error) {
-	if p.hooks.dial != nil {
-		if err := p.hooks.dial(addr); err != nil {
-			return nil, err
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	d := tls.Dialer{Config: c}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := p.dialTCP(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", addr, err)
 	}
-	return conn.(*tls.Conn), nil
+	conn := tls.Client(raw, c)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connecting to %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+func (p *port) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	if p.hooks.dial != nil {
+		return p.hooks.dial(ctx, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 // raftStream is the part of the port that raft uses.
@@ -244,7 +264,7 @@ func newRaftStream(p *port, nodeAt func(string) string) *raftStream {
 func (s *raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.port.ctx, timeout)
 	defer cancel()
-	conn, err := s.port.dial(ctx, string(addr), alpnRaft, s.nodeAt(string(addr)))
+	conn, err := s.port.dial(ctx, string(addr), raftProtocol(s.port.epoch.Load()), s.nodeAt(string(addr)))
 	if err != nil {
 		return nil, err
 	}

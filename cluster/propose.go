@@ -30,8 +30,8 @@ type proposer struct {
 	// submit makes one attempt with a unit.
 	submit func(ctx context.Context, u *unit) ([]fsm.Result, uint64, error)
 	// pause waits a little after a failed attempt, or until there is a leader.
-	pause func(ctx context.Context, failures int) error
-	retry func() // counts, for metrics
+	pause           func(ctx context.Context, failures int) error
+	retry, repeated func() // count, for metrics
 
 	registering chan struct{} // capacity 1: a lock that can be given up
 
@@ -103,6 +103,9 @@ func (p *proposer) send(ctx context.Context, s *span, flow string, cmds []fsm.Co
 	for failures := 0; ; failures++ {
 		results, index, err = p.submit(ctx, newUnit(flow, p.envelopes(s, cmds)...))
 		if err == nil {
+			if len(results) > 0 && results[0].Repeat {
+				p.repeated()
+			}
 			return results, index, maybe, nil
 		}
 		switch classOf(err) {

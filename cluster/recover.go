@@ -55,6 +55,9 @@ func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
 	if err := id.check(cfg); err != nil {
 		return nil, s, nil, err
 	}
+	if err := cfg.checkLogFile(); err != nil {
+		return nil, s, nil, err
+	}
 	st, err := openStores(cfg, true)
 	if err != nil {
 		return nil, s, nil, err
@@ -90,7 +93,7 @@ func (s *Survivor) read(st *stores) error {
 // good. Entries that were not committed may become so. The other coordinators must not be started
 // with their old data again: empty them and join them anew. The frontends come back by themselves.
 func Recover(cfg Config) (Survivor, error) {
-	_, s, st, err := openSurvivor(&cfg)
+	id, s, st, err := openSurvivor(&cfg)
 	if err != nil {
 		return s, err
 	}
@@ -102,15 +105,25 @@ func Recover(cfg Config) (Survivor, error) {
 	if addr, err = cfg.advertised(advertisedAddr(addr)); err != nil {
 		return s, err
 	}
-	// The mark comes first: without it the node would call the lost ones back.
+	// The epoch comes first, so that no old majority is followed even if it is there already, then the
+	// mark: without it the node would call the lost ones back.
+	id.Epoch++
+	if err := id.write(cfg.DataDir); err != nil {
+		return s, err
+	}
 	if err := writeFile(filepath.Join(cfg.DataDir, recoveredFile), []byte(strconv.FormatUint(s.LastIndex, 10)+"\n"), 0o644); err != nil {
 		return s, err
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(addr)) // only asked how it encodes addresses
-	err = raft.RecoverCluster(cfg.raftConfig(), newReplica(cfg.Logger, cfg.hooks.exit), st.log, st.stable, st.snapshots, trans,
+	replica := newReplica(cfg.Logger, cfg.hooks.exit)
+	err = raft.RecoverCluster(cfg.raftConfig(), replica, st.log, st.stable, st.snapshots, trans,
 		raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.NodeID), Address: raft.ServerAddress(addr)}}})
 	if err != nil {
 		return s, fmt.Errorf("recovering: %w", err)
+	}
+	if epoch := epochOf(replica.view.Load()) + 1; epoch > id.Epoch { // it had not heard of an earlier recovery
+		id.Epoch = epoch
+		return s, id.write(cfg.DataDir)
 	}
 	return s, nil
 }
@@ -134,10 +147,10 @@ func (r *reign) finishRecovery(ctx context.Context) error {
 			return fmt.Errorf("forgetting node %s: %w", id, err)
 		}
 	}
-	epoch, _ := strconv.ParseUint(n.State().Setting(fsm.SettingEpoch), 10, 64)
-	if _, err := r.do(ctx, fsm.SetSetting{Key: fsm.SettingEpoch, Value: strconv.FormatUint(epoch+1, 10)}); err != nil {
+	epoch := n.port.epoch.Load()
+	if _, err := r.do(ctx, fsm.SetSetting{Key: fsm.SettingEpoch, Value: strconv.FormatUint(epoch, 10)}); err != nil {
 		return fmt.Errorf("raising the epoch: %w", err)
 	}
-	n.log.Warn("recovered from a lost quorum: this node votes alone until others join", "lost", lost, "epoch", epoch+1)
+	n.log.Warn("recovered from a lost quorum: this node votes alone until others join", "lost", lost, "epoch", epoch)
 	return os.Remove(mark)
 }

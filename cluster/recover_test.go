@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -51,6 +53,80 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// The lost ones come back with their old data, all of them: for themselves they are a majority, and elect
+// one that wants the recovered one to follow.
+func TestRecoveredFollowsNoOldMajority(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ended := make(chan string, 8)
+	r.configure = func(c *Config) {
+		id := c.NodeID
+		c.hooks.exit = func(code int, reason string) { ended <- fmt.Sprint(id, " ", code, " ", reason) }
+	}
+	r.grow(3, 1)
+	write(t, r.nodes["f1"], activate("user.before"))
+	l := r.waitLeader().cfg.NodeID
+	r.equalDigests()
+	all := []string{"c1", "c2", "c3"}
+	for _, id := range all {
+		r.kill(id)
+	}
+	if _, err := Recover(r.cfgs[l]); err != nil {
+		t.Fatal(err)
+	}
+	n := r.open(r.cfgs[l])
+	write(t, n, activate("user.after"))
+	write(t, r.nodes["f1"], activate("user.f"))
+	var old []*Node
+	for _, id := range all {
+		if id != l {
+			old = append(old, r.open(r.cfgs[id]))
+		}
+	}
+	end := <-ended
+	id, why, _ := strings.Cut(end, " ")
+	if id == l || !strings.HasPrefix(why, "76 ") || !strings.Contains(why, "recovered without this coordinator (epoch 1, here 0)") {
+		t.Fatal(end)
+	}
+	r.kill(id) // as the exit would have done
+	var other *Node
+	for _, o := range old {
+		if o.cfg.NodeID != id {
+			other = o
+		}
+	}
+	r.eventually("the other is told", func() bool { return strings.Contains(other.Status(testContext(t)).Problem, "no quorum") })
+	for i := range 20 {
+		write(t, n, activate(fmt.Sprint("user.n", i)))
+		write(t, r.nodes["f1"], activate(fmt.Sprint("user.f", i)))
+	}
+	for _, m := range []*Node{n, r.nodes["f1"]} {
+		if _, err := m.Barrier(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		mustHave(t, m, "user.after")
+		mustHave(t, m, "user.f")
+		if leader, _ := m.Leader(); leader != l {
+			t.Errorf("%s follows %s", m.cfg.NodeID, leader)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := other.Write(ctx, []mbox.Write{activate("user.old")}); err == nil {
+		t.Error("an old member takes writes")
+	}
+	if len(ended) > 0 {
+		t.Error(<-ended)
+	}
+	// The epoch is remembered over a restart.
+	r.kill(l)
+	n = r.open(r.cfgs[l])
+	write(t, r.nodes["f1"], activate("user.last"))
+	if e := n.port.epoch.Load(); e != 1 {
+		t.Errorf("epoch %d after a restart", e)
+	}
+}
+
 func TestRestoreBackup(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 1, 0)
@@ -81,5 +157,19 @@ func TestRestoreBackup(t *testing.T) {
 	}
 	if _, err := n.Restore(ctx, strings.NewReader("nonsense"), false); err == nil {
 		t.Error("nonsense restored")
+	}
+}
+
+func TestRaftProtocol(t *testing.T) {
+	t.Parallel()
+	for _, epoch := range []uint64{0, 1, 17} {
+		if got, ok := raftEpoch(raftProtocol(epoch)); !ok || got != epoch {
+			t.Errorf("epoch %d comes back as %d, %v", epoch, got, ok)
+		}
+	}
+	for _, p := range []string{"", alpnRPC, alpnRaft + "2", alpnRaft + ";epoch=", alpnRaft + ";epoch=x"} {
+		if epoch, ok := raftEpoch(p); ok {
+			t.Errorf("%q: epoch %d", p, epoch)
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -30,8 +29,7 @@ type reign struct {
 	clock0 uint64
 	begun  time.Time
 
-	followers atomic.Bool // anybody but this node
-	kick      chan struct{}
+	kick chan struct{}
 
 	mu        sync.Mutex
 	positions map[string]position
@@ -101,10 +99,11 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 		return fmt.Errorf("waiting for entries of earlier terms: %w", err)
 	}
 	r.clock0, r.begun = n.replica.clock.Load(), time.Now()
-	r.followers.Store(len(serversOf(e.raft)) > 1)
-	r.batcher = newBatcher(func(entry []byte) raft.ApplyFuture { return e.raft.Apply(entry, 0) }, r.leaseClock, r.followers.Load)
-	r.batcher.observe, r.batcher.dead = n.metrics.batch, e.dead
+	r.batcher = newBatcher(func(entry []byte) raft.ApplyFuture { return e.raft.Apply(entry, 0) }, r.leaseClock)
+	r.batcher.committed, r.batcher.observe, r.batcher.dead = n.tellOf, n.metrics.batch, e.dead
 	r.reader = newReader(r)
+	n.teller.begin(r.term)
+	defer n.teller.end()
 
 	work, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -240,17 +239,24 @@ func (n *Node) notifyLeaderChanged() {
 	n.leaderMu.Lock()
 	defer n.leaderMu.Unlock()
 	close(n.leaderChanged)
-	n.leaderChanged = make(chan struct{})
+	n.leaderChanged, n.leaderSince = make(chan struct{}), time.Now()
 }
 
 // watchLeader follows who leads: requests that wait for an old leader are given up, so that they are
 // tried with the new one.
 func (n *Node) watchLeader(e *engine) {
 	last := ""
+	lost := time.Now()
 	for {
 		select {
 		case o := <-e.observed:
 			id := string(o.Data.(raft.LeaderObservation).LeaderID)
+			switch {
+			case id == "" && last != "":
+				lost = time.Now()
+			case id != "" && last == "":
+				n.metrics.leaderless.Observe(time.Since(lost).Seconds())
+			}
 			if last != "" && id != last {
 				n.links.drop(last)
 			}

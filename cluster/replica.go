@@ -223,6 +223,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.index, r.processed, r.settled = index, max(r.processed, index), index
+	r.digests[index%digestsKept] = indexDigest{index, m.Digest()}
 	if fits {
 		r.changes = append(r.changes, changes...)
 	} else {
@@ -243,8 +244,8 @@ func (r *replica) process(index uint64) {
 }
 
 // waitProcessed returns when every entry up to index that comes here at all has been applied, and the
-// index that another copy must have reached to show the same. Nudges do not count: nothing tells
-// other nodes soon that one is committed.
+// index that another copy must have reached to show the same. Entries that change nothing do not count:
+// no other node needs to wait for them.
 func (r *replica) waitProcessed(ctx context.Context, index uint64) (settled uint64, err error) {
 	for {
 		r.mu.Lock()

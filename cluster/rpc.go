@@ -17,14 +17,18 @@ const maxCalls = 32 // at the same time on one connection
 
 // serve answers what other nodes ask on the cluster port, but for raft.
 func (n *Node) serve(ctx context.Context, conn *tls.Conn, peer member, refused error) {
-	if conn.ConnectionState().NegotiatedProtocol == alpnJoin {
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case alpnJoin:
 		n.serveJoin(ctx, conn)
+		return
+	case alpnBoot:
+		n.serveBoot(ctx, conn)
 		return
 	}
 	if refused != nil {
 		conn.SetWriteDeadline(time.Now().Add(handshakeTimeout))
 		conn.Write(appendFrame(nil, frameRefused, 0, func(dst []byte) []byte {
-			return append(dst, refused.Error()...)
+			return append(binary.AppendUvarint(dst, n.port.epoch.Load()), refused.Error()...)
 		}))
 		return
 	}
@@ -49,7 +53,7 @@ type server struct {
 }
 
 func (s *server) beatLoop() {
-	data, _ := json.Marshal(hello{Node: s.node.cfg.NodeID, Wire: wireVersion})
+	data, _ := json.Marshal(hello{Node: s.node.cfg.NodeID, Wire: wireVersion, Epoch: s.node.port.epoch.Load()})
 	s.send(frameHello, 0, func(dst []byte) []byte { return append(dst, data...) })
 	t := time.NewTicker(beatInterval)
 	defer t.Stop()
@@ -113,7 +117,7 @@ func (s *server) propose(f frame) {
 	}
 	u, err := decodeUnit(f.payload, s.peer)
 	if err == nil {
-		err = s.node.admit(alpnRPC, s.peer) // it may have been removed since it connected
+		err = s.node.admit(s.peer) // it may have been removed since it connected
 	}
 	if err == nil {
 		u.done = func(results []fsm.Result, index uint64, err error) {
@@ -136,7 +140,7 @@ func (s *server) readIndex(f frame) {
 		s.failed(f.id, s.node.notLeading())
 		return
 	}
-	err := r.reader.read(pendingRead{remote: true, done: func(index uint64, err error) {
+	err := r.reader.read(pendingRead{from: s.peer.Node, done: func(index uint64, err error) {
 		if err != nil {
 			s.failed(f.id, err)
 			return
@@ -184,7 +188,7 @@ func appendUnit(dst []byte, u *unit) []byte {
 // does not decode would stop every node, so nothing unchecked enters the log.
 func decodeUnit(payload []byte, peer member) (*unit, error) {
 	d := decoder{buf: payload}
-	u := &unit{flow: peer.Node + "/" + string(d.bytes()), remote: true}
+	u := &unit{flow: peer.Node + "/" + string(d.bytes()), from: peer.Node}
 	if d.err != nil {
 		return nil, refuse("%v", d.err)
 	}

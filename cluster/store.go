@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -60,7 +61,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err := c.makeRoom(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "raft.db")
+	path := c.logFile()
 	if err := c.checkDatabase(path); err != nil {
 		return nil, err
 	}
@@ -94,7 +95,10 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		return nil, err
 	}
 	s.log, s.stable = cache, s.guard
+	ctx, stopMetrics := context.WithCancel(context.Background())
+	go bolt.RunMetrics(ctx, 0)
 	s.close = func() error {
+		stopMetrics()
 		s.guard.stop()
 		return bolt.Close()
 	}

@@ -68,12 +68,6 @@ func (n *Node) CreateToken(ctx context.Context, req admin.TokenRequest) (admin.T
 		Cluster: e.identity.ClusterID, CAHash: fingerprint(e.keys.ca),
 		ID: rand.Text()[:10], Secret: rand.Text(), Role: role,
 	}
-	n.State().Nodes(func(rec fsm.Node) bool {
-		if rec.Role == fsm.RoleCoordinator {
-			t.Addresses = append(t.Addresses, rec.Address)
-		}
-		return true
-	})
 	now := n.now()
 	expires := now.Add(req.Lifetime)
 	err := n.propose(ctx, fsm.PutToken{Now: now.Unix(), Token: fsm.Token{
@@ -82,6 +76,16 @@ func (n *Node) CreateToken(ctx context.Context, req admin.TokenRequest) (admin.T
 	}})
 	if err != nil {
 		return admin.TokenAnswer{}, fmt.Errorf("creating token: %w", err)
+	}
+	// Only now is this node's copy known to be current: one that has just started would name nobody.
+	n.State().Nodes(func(rec fsm.Node) bool {
+		if rec.Role == fsm.RoleCoordinator {
+			t.Addresses = append(t.Addresses, rec.Address)
+		}
+		return true
+	})
+	if len(t.Addresses) == 0 {
+		return admin.TokenAnswer{}, notProposed("no coordinator has registered yet: try again in a moment")
 	}
 	return admin.TokenAnswer{ID: t.ID, Token: t.String(), Role: string(role), Uses: req.Uses, Expires: expires.UTC()}, nil
 }

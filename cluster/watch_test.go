@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"murder/fsm"
+	"murder/internal/mbox"
 )
 
 // A learner whose copy is found to differ throws it away and ends; started again it has the right one.
@@ -161,6 +162,7 @@ func TestLeaderDiskHangs(t *testing.T) {
 	mu.Unlock()
 	begun := time.Now()
 	s.hang()
+	go l.Write(testContext(t), []mbox.Write{activate("user.stuck")})
 	if id := <-exits; id != l.cfg.NodeID {
 		t.Fatalf("%s ended", id)
 	}
@@ -199,4 +201,23 @@ func (s *hangingStore) StoreLogs(l []*raft.Log) error {
 		<-s.release
 	}
 	return s.logAndStable.StoreLogs(l)
+}
+
+// Copies can be compared when one of them begins behind the last change of the map.
+func TestDigestAfterQuietRestart(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 1)
+	l, f1 := r.nodes["c1"], r.nodes["f1"]
+	write(t, l, activate("user.a"))
+	if _, err := l.reign.Load().do(testContext(t), fsm.Empty{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the learner there", func() bool { return f1.State().Index() >= l.State().Index() })
+	if err := f1.engine.Load().raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	r.kill("f1")
+	f1 = r.open(r.cfgs["f1"])
+	r.eventually("a complete copy", f1.Synced)
+	r.equalDigests()
 }

@@ -15,7 +15,7 @@ import (
 //
 //	frame     length(4, big endian, of what follows) | kind(1) | id | payload
 //	hello     JSON: who the server is                      server, first, id 0
-//	refused   text for the operator, then the end          server, instead of hello
+//	refused   epoch | text for the operator, then the end  server, instead of hello
 //	propose   flow string | batch as the log holds it      client
 //	readIndex -                                            client
 //	call      method string | JSON                         client

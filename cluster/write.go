@@ -20,7 +20,7 @@ import (
 func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	begun := time.Now()
+	begun, leads := time.Now(), n.reign.Load() != nil
 	verdicts := make([]mbox.Verdict, 0, len(writes))
 	var last uint64
 	for len(writes) > 0 {
@@ -38,7 +38,7 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 			if len(verdicts) > 0 {
 				err = fmt.Errorf("%w: %d of the writes were made", mbox.ErrUnknownOutcome, len(verdicts))
 			}
-			n.metrics.write(begun, err)
+			n.metrics.write(begun, leads, err)
 			return nil, err
 		}
 		for _, r := range results {
@@ -48,10 +48,10 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 		writes = writes[k:]
 	}
 	if err := n.replica.wait(ctx, last); err != nil {
-		n.metrics.write(begun, err)
+		n.metrics.write(begun, leads, err)
 		return nil, fmt.Errorf("%w: it was made, but this node has not caught up with it", mbox.ErrUnknownOutcome)
 	}
-	n.metrics.write(begun, nil)
+	n.metrics.write(begun, leads, nil)
 	return verdicts, nil
 }
 
@@ -191,12 +191,17 @@ func (n *Node) notLeading() error {
 	return notProposed("node %s does not lead: node %s does", n.cfg.NodeID, id)
 }
 
-// pause waits before the next attempt: a little, and no longer once the leader changes.
+// pause waits before the next attempt: a little, and no longer once the leader changes. A new leader has
+// to begin its work first, and is asked often for a while.
 func (n *Node) pause(ctx context.Context, failures int) error {
 	n.leaderMu.Lock()
-	changed := n.leaderChanged
+	changed, since := n.leaderChanged, time.Since(n.leaderSince)
 	n.leaderMu.Unlock()
-	t := time.NewTimer(min(5*time.Millisecond<<min(failures, 6), 250*time.Millisecond))
+	longest := 250 * time.Millisecond
+	if since < time.Second {
+		longest = 10 * time.Millisecond
+	}
+	t := time.NewTimer(min(5*time.Millisecond<<min(failures, 6), longest))
 	defer t.Stop()
 	select {
 	case <-changed:

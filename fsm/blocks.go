@@ -21,7 +21,7 @@ type blockWriter struct {
 	buf  []byte // not yet a full block
 	one  []byte // the row being made
 	open section
-	rows [sectionTrailer + 1]uint64
+	rows [lastSection + 1]uint64
 }
 
 func (b *blockWriter) begin(t section) {
@@ -72,7 +72,7 @@ type blockReader struct {
 	buf  []byte // of the open section: read and verified, not yet taken
 	more bool   // the open section may have further blocks
 	open section
-	rows [sectionTrailer + 1]uint64
+	rows [lastSection + 1]uint64
 }
 
 // next opens the next section, skipping unknown ones that are optional.
@@ -87,7 +87,7 @@ func (b *blockReader) next() error {
 		}
 		t, flags, needs := section(head[0]), head[1], uint64(head[2])
 		b.open, b.buf, b.more = t, b.buf[:0], true
-		if t >= sectionHeader && t <= sectionTrailer && needs <= SnapshotVersion {
+		if t >= sectionHeader && t <= lastSection && needs <= SnapshotVersion {
 			return nil
 		}
 		if flags&sectionOptional == 0 {

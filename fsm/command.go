@@ -16,7 +16,7 @@ type MailboxWrite struct {
 	At int64 // proposer's wall clock, Unix seconds; only for the history
 }
 
-// Empty changes nothing. It proves leadership (read index) and carries the commit index (nudge).
+// Empty changes nothing. It proves leadership (read index).
 type Empty struct{}
 
 // NewTerm is the first command of every leader: leases start again, so that the time without a

@@ -55,6 +55,7 @@ func TestLeaseRenewal(t *testing.T) {
 	r.wantGone("x")
 }
 
+// R7: a name that a session reserved and did not use is free soon after the end of the session.
 func TestLeaseEndOfSession(t *testing.T) {
 	r := newRig(t)
 	r.write(reserve("x", "a!p", by("1", srvA)))
@@ -83,7 +84,7 @@ func TestLeasesExpireInOrder(t *testing.T) {
 	r.wantGone("c", "a", "b", "late")
 }
 
-// A new leader starts all leases again, and a clock that goes back shortens none.
+// R8: a new leader starts all leases again, and a clock that goes back shortens none.
 func TestLeaseAcrossTerms(t *testing.T) {
 	r := newRig(t)
 	r.pass(1000 * second)

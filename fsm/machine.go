@@ -26,6 +26,7 @@ type Machine struct {
 	tombstones table[mbox.Name, Tombstone]
 	cuts       table[mbox.Name, CutRename]
 	conflicts  table[string, Conflict]
+	departures table[string, Departure]
 	events     table[uint64, Event]
 	nodes      table[string, Node]
 	settings   table[string, Setting]
@@ -36,6 +37,7 @@ type Machine struct {
 	deadlines    *index // deadline, session
 	tombAge      *index // index, name
 	cutAge       *index // index, name
+	departureAge *index // index, key
 	eventNames   *index // name, number
 
 	// What follows is not replicated.
@@ -69,6 +71,7 @@ func New() *Machine {
 		tombstones:     newTable[mbox.Name](d, sectionTombstones, appendTombstone),
 		cuts:           newTable[mbox.Name](d, sectionCuts, appendCut),
 		conflicts:      newTable[string](d, sectionConflicts, appendConflict),
+		departures:     newTable[string](d, sectionDepartures, appendDeparture),
 		events:         newTable[uint64](d, sectionEvents, appendEvent),
 		nodes:          newTable[string](d, sectionNodes, appendNode),
 		settings:       newTable[string](d, sectionSettings, appendSetting),
@@ -78,6 +81,7 @@ func New() *Machine {
 		deadlines:      newIndex(),
 		tombAge:        newIndex(),
 		cutAge:         newIndex(),
+		departureAge:   newIndex(),
 		eventNames:     newIndex(),
 	}
 }
@@ -149,6 +153,7 @@ func (m *Machine) View() *View {
 			tombstones: m.tombstones.rows.Copy(),
 			cuts:       m.cuts.rows.Copy(),
 			conflicts:  m.conflicts.rows.Copy(),
+			departures: m.departures.rows.Copy(),
 			events:     m.events.rows.Copy(),
 			eventNames: m.eventNames.Copy(),
 			nodes:      m.nodes.rows.Copy(),

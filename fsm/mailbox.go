@@ -70,8 +70,9 @@ func (m *Machine) reserve(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 
 func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 	next := mbox.Entry{Name: w.Name, Location: w.Location, ACL: w.ACL, State: mbox.Active}
-	same := cur.Location.Server() == w.Location.Server()
-	kind := EventActivated
+	holder := cur.Location.Server()
+	same := holder == w.Location.Server()
+	kind, leaves := EventActivated, false
 	switch {
 	case cur.State == mbox.Absent:
 		if m.phantom(w) {
@@ -89,9 +90,10 @@ func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 			m.claim(w, cur)
 			return mbox.Verdict{Outcome: mbox.InTransfer, Holder: cur.Location}
 		}
-		kind = EventMoved
+		kind, leaves = EventMoved, true
 	case w.By.Flags&mbox.Takeover != 0:
-		kind = EventTakeover
+		// With Permissive it is a backup that comes back, which may be wrong about the holder.
+		kind, leaves = EventTakeover, w.By.Flags&mbox.Permissive == 0
 	case w.By.Flags&mbox.Permissive != 0:
 		kind = EventForced
 	default:
@@ -99,6 +101,12 @@ func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 		return mbox.Verdict{Outcome: mbox.Conflict, Holder: cur.Location}
 	}
 	m.put(cur, next)
+	switch {
+	case leaves:
+		m.depart(w, holder)
+	case same && cur.Transfer: // what has arrived elsewhere is a part at most
+		m.depart(w, "")
+	}
 	m.event(kind, w, next.Location, cur.Location)
 	return mbox.Verdict{}
 }
@@ -202,6 +210,10 @@ func (m *Machine) put(cur, next mbox.Entry) {
 		m.dropHold(next.Name)
 		m.dropTombstone(next.Name)
 		m.dropCut(next.Name)
+		m.dropDeparture(next.Name, next.Location.Server())
+	}
+	if cur.Location.Server() != next.Location.Server() {
+		m.dropDeparture(next.Name, "")
 	}
 	m.settle(next.Name, next.Location.Server())
 }
@@ -212,6 +224,7 @@ func (m *Machine) remove(cur mbox.Entry, w MailboxWrite) {
 	m.mail.delete(cur.Name)
 	m.changes = append(m.changes, mbox.Change{Entry: mbox.Entry{Name: cur.Name, Index: m.index}, Old: cur.Location})
 	m.dropHold(cur.Name)
+	m.dropDeparture(cur.Name, "")
 	m.settle(cur.Name, "")
 	if _, ok := m.tombstones.get(cur.Name); !ok || cur.State == mbox.Active || cur.Transfer {
 		m.bury(Tombstone{Entry: cur, Deleted: m.index, Clock: m.clock, At: w.At, Session: w.By.ID})

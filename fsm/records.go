@@ -66,6 +66,16 @@ type Conflict struct {
 	Peer        string
 }
 
+// Departure says that a server's copy of a mailbox, if it still has one, is a leftover: the mailbox is
+// elsewhere. An empty Server stands for every server but the holder, which has given up a move.
+type Departure struct {
+	Name   mbox.Name
+	Server mbox.Server
+	Index  uint64 // log index
+	Clock  uint64 // lease clock
+	At     int64
+}
+
 // EventKind says what happened to a mailbox. The values are stored: never renumber them.
 type EventKind uint8
 
@@ -122,6 +132,7 @@ const (
 	maxTombstones     = 100_000
 	maxCutRenames     = 1024
 	maxConflicts      = 250_000 // further ones are refused as usual but not registered
+	maxDepartures     = 1 << 20
 	maxNodes          = 1024
 	maxAttributes     = 64 // of a node
 	maxSettings       = 1024
@@ -143,6 +154,7 @@ const (
 	leaseGranularity = second // a lease is not renewed for less
 	phantomTime      = 60 * second
 	tombstoneTime    = 7 * 24 * 3600 * second
+	departureTime    = 90 * 24 * 3600 * second
 	silentTime       = 3600 * second // an incarnation that says nothing for so long is dropped
 	aliveGranularity = 60 * second
 )

@@ -3,6 +3,7 @@ package fsm
 import "murder/internal/mbox"
 
 // What is remembered about names beyond their records: history, tombstones, cut renames, conflicts.
+// Departures have a file of their own.
 
 // event adds a line to the history of w.Name, and drops the oldest lines beyond the bounds.
 func (m *Machine) event(kind EventKind, w MailboxWrite, location, old mbox.Location) {
@@ -70,8 +71,8 @@ func (m *Machine) dropCut(n mbox.Name) bool {
 	return ok
 }
 
-// dropAged forgets old tombstones and cut renames. Both have their oldest first, because neither the
-// log index nor the lease clock ever goes back.
+// dropAged forgets old tombstones, cut renames and departures. All have their oldest first, because
+// neither the log index nor the lease clock ever goes back.
 func (m *Machine) dropAged() {
 	for {
 		oldest, ok := m.tombAge.Min()
@@ -88,6 +89,14 @@ func (m *Machine) dropAged() {
 			break
 		}
 		m.dropCut(c.Name)
+	}
+	for {
+		oldest, ok := m.departureAge.Min()
+		d, _ := m.departures.get(oldest.t)
+		if !ok || m.clock < d.Clock+departureTime {
+			break
+		}
+		m.forgetDeparture(oldest.t)
 	}
 }
 
@@ -126,6 +135,7 @@ func (m *Machine) settle(n mbox.Name, holder mbox.Server) {
 
 func (m *Machine) resolve(c Resolve) Result {
 	done := false
+	w := MailboxWrite{Write: mbox.Write{Name: c.Name, By: mbox.Session{Identity: c.Identity}}, At: c.At}
 	switch c.What {
 	case RegisterCutRenames:
 		done = m.dropCut(c.Name)
@@ -133,6 +143,7 @@ func (m *Machine) resolve(c Resolve) Result {
 		for _, x := range claims(&m.conflicts.rows, c.Name) {
 			if c.Claimant == "" || c.Claimant == x.Claimant {
 				m.conflicts.delete(conflictKey(c.Name, x.Claimant))
+				m.depart(w, x.Claimant)
 				done = true
 			}
 		}
@@ -140,7 +151,6 @@ func (m *Machine) resolve(c Resolve) Result {
 	if !done {
 		return Result{Refusal: RefusedUnknown, Detail: string(c.Name)}
 	}
-	w := MailboxWrite{Write: mbox.Write{Name: c.Name, By: mbox.Session{Identity: c.Identity}}, At: c.At}
 	location := mbox.Location("")
 	if it, ok := m.mail.get(c.Name); ok {
 		location = it.location

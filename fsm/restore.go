@@ -176,6 +176,8 @@ func (l *loader) add(t section, r *reader) bool {
 	case sectionConflicts:
 		c := readConflict(r)
 		m.conflicts.set(conflictKey(c.Name, c.Claimant), c)
+	case sectionDepartures:
+		m.setDeparture(readDeparture(r))
 	case sectionEvents:
 		e := readEvent(r, &l.event)
 		m.events.set(e.N, e)
@@ -238,8 +240,14 @@ func (l *loader) mailbox(r *reader) bool {
 // trailer compares the number of rows of every section before it.
 func (l *loader) trailer(r *reader) bool {
 	ok := r.digest() == l.header.Digest
-	for t := sectionHeader; t < sectionTrailer; t++ {
-		ok = r.uint() == l.b.rows[t] && ok
+	for t := sectionHeader; t <= lastSection; t++ {
+		switch {
+		case t == sectionTrailer:
+		case t > sectionTrailer && len(r.b) == 0: // written before there was such a section
+			ok = l.b.rows[t] == 0 && ok
+		default:
+			ok = r.uint() == l.b.rows[t] && ok
+		}
 	}
 	return ok
 }

@@ -118,6 +118,18 @@ func readConflict(r *reader) Conflict {
 		At: r.int(), Identity: r.string(), Peer: r.string()}
 }
 
+func appendDeparture(dst []byte, d Departure) []byte {
+	dst = appendString(dst, d.Name)
+	dst = appendString(dst, d.Server)
+	dst = appendUint(dst, d.Index)
+	dst = appendUint(dst, d.Clock)
+	return appendInt(dst, d.At)
+}
+
+func readDeparture(r *reader) Departure {
+	return Departure{Name: mbox.Name(r.string()), Server: mbox.Server(r.string()), Index: r.uint(), Clock: r.uint(), At: r.int()}
+}
+
 func appendEvent(dst []byte, e Event) []byte {
 	dst = appendUint(dst, e.N)
 	dst = appendUint(dst, e.Index)

@@ -45,6 +45,8 @@ const (
 	sectionProposers
 	sectionResults
 	sectionTrailer
+	sectionDepartures // before the trailer all the same
+	lastSection       = sectionDepartures
 )
 
 const sectionOptional = 1
@@ -132,6 +134,7 @@ func (s *Snapshot) writeSections(b *blockWriter) {
 	writeRows(b, sectionTombstones, v.tombstones, appendTombstone)
 	writeRows(b, sectionCuts, v.cuts, appendCut)
 	writeRows(b, sectionConflicts, v.conflicts, appendConflict)
+	writeRows(b, sectionDepartures, v.departures, appendDeparture)
 	writeRows(b, sectionEvents, v.events, appendEvent)
 	writeRows(b, sectionNodes, v.nodes, appendNode)
 	writeRows(b, sectionSettings, v.settings, appendSetting)
@@ -140,8 +143,10 @@ func (s *Snapshot) writeSections(b *blockWriter) {
 	rows := b.rows // of the sections before the trailer
 	b.begin(sectionTrailer)
 	buf := append(b.rowBuf(), v.digest[:]...)
-	for t := sectionHeader; t < sectionTrailer; t++ {
-		buf = appendUint(buf, rows[t])
+	for t := sectionHeader; t <= lastSection; t++ {
+		if t != sectionTrailer {
+			buf = appendUint(buf, rows[t])
+		}
 	}
 	b.row(buf)
 	b.end()

@@ -37,6 +37,8 @@ func everything(t testing.TB) *rig {
 	r.write(endSession("2"))
 	r.write(remove("user.u1.box^4", by("2", srvA)))
 	r.write(deactivate("user.u2.box^6", "a.example!p", by("3", srvA)))
+	r.write(deactivate("user.u2.box^7", "a.example!p", by("3", srvA)))
+	r.write(activate("user.u2.box^7", "b.example!p", acl, by("4", srvB)))
 	r.write(reserve("new", "a.example!p", by("3", srvA)))
 	r.batch(Envelope{p.Proposer, p.Incarnation, 3, 2, MailboxWrite{Write: reserve("new", "b.example!p", by("4", srvB))}})
 	return r
@@ -47,7 +49,7 @@ func TestSnapshotHasEverything(t *testing.T) {
 	back := restored(t, r.m)
 	for name, length := range map[string]int{
 		"holds": back.holds.len(), "leases": back.leases.len(), "tombstones": back.tombstones.len(), "cuts": back.cuts.len(),
-		"conflicts": back.conflicts.len(), "events": back.events.len(), "nodes": back.nodes.len(), "settings": back.settings.len(),
+		"conflicts": back.conflicts.len(), "departures": back.departures.len(), "events": back.events.len(), "nodes": back.nodes.len(), "settings": back.settings.len(),
 		"tokens": back.tokens.len(), "proposers": len(back.proposers.clone()), "results": len(back.proposers.clone()[0].results),
 	} {
 		if length == 0 {
@@ -56,7 +58,7 @@ func TestSnapshotHasEverything(t *testing.T) {
 	}
 	for what, indexes := range map[string][2]*index{
 		"sessionHolds": {r.m.sessionHolds, back.sessionHolds}, "deadlines": {r.m.deadlines, back.deadlines},
-		"tombAge": {r.m.tombAge, back.tombAge}, "cutAge": {r.m.cutAge, back.cutAge}, "eventNames": {r.m.eventNames, back.eventNames},
+		"tombAge": {r.m.tombAge, back.tombAge}, "cutAge": {r.m.cutAge, back.cutAge}, "departureAge": {r.m.departureAge, back.departureAge}, "eventNames": {r.m.eventNames, back.eventNames},
 	} {
 		if !slices.Equal(indexes[0].Items(), indexes[1].Items()) {
 			t.Errorf("index %s is not rebuilt: %v and %v", what, indexes[0].Items(), indexes[1].Items())

@@ -21,6 +21,7 @@ type View struct {
 	tombstones *btree.Map[mbox.Name, *Tombstone]
 	cuts       *btree.Map[mbox.Name, *CutRename]
 	conflicts  *btree.Map[string, *Conflict]
+	departures *btree.Map[string, *Departure]
 	events     *btree.Map[uint64, *Event]
 	eventNames *index
 	nodes      *btree.Map[string, *Node]

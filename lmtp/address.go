@@ -154,7 +154,7 @@ func (m Mapping) Target(a Address) (Target, bool) {
 	if !m.KeepCase {
 		local, domain = strings.ToLower(local), strings.ToLower(domain)
 	}
-	if !m.Namespace.Virtual || domain == m.Namespace.DefaultDomain {
+	if !m.Namespace.Virtual || m.isDefault(domain) {
 		domain = ""
 	}
 	if strings.EqualFold(local, m.PostUser) {
@@ -173,6 +173,21 @@ func (m Mapping) Target(a Address) (Target, bool) {
 		t.Folder += "." + folder
 	}
 	return t, t.Name.Validate() == nil
+}
+
+func (m Mapping) isDefault(domain string) bool {
+	return domain != "" && strings.EqualFold(domain, m.Namespace.DefaultDomain)
+}
+
+// domain is an address's domain for the backend: as it came, unless it is the default one.
+//
+// Cyrus: up to 3.6 lmtpd does not take DEF.org for def.org, opens def.org!user.alice, and dies of it
+// after the delivery, so that the mail would come again and again.
+func (m Mapping) domain(a Address) string {
+	if m.Namespace.Virtual && m.isDefault(a.domain) {
+		return m.Namespace.DefaultDomain
+	}
+	return a.domain
 }
 
 func (m Mapping) shared(a Address, domain string) (Target, bool) {

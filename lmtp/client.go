@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,60 @@ func unexpected(doing string, rep reply, toClient reply) *failure {
 		toClient = replyBackendBye
 	}
 	return &failure{err: fmt.Errorf("%s: %s", doing, rep), reply: toClient}
+}
+
+// asFailure is an error of pool.get.
+func asFailure(err error) *failure {
+	if f, ok := err.(*failure); ok {
+		return f
+	}
+	return &failure{err: err, reply: replyUnreachable}
+}
+
+// mail is the command that begins a transaction; size is 0 if it is not known.
+func (c *client) mail(env *envelope, size int64) string {
+	command := "MAIL FROM:<" + env.from + ">"
+	if c.offersSize && size > 0 {
+		command += " SIZE=" + strconv.FormatInt(size, 10)
+	}
+	if env.body != "" && c.eightBit {
+		command += " BODY=" + env.body
+	}
+	if c.offersAuth {
+		command += " AUTH=" + mailAuth(env.poster)
+	}
+	return command
+}
+
+// announced is the size to name before the message is there: what the client says, unless it exaggerates
+// beyond what the backend takes.
+func (c *client) announced(size int64) int64 {
+	if c.size > 0 && size > c.size && size-c.size <= sizeSlack {
+		return c.size
+	}
+	return size
+}
+
+// envelope is the commands up to the last RCPT. On a connection that has been used RSET comes first,
+// which also finds out whether the backend is still there.
+func (c *client) envelope(env *envelope, size int64, rcpts []*recipient) []string {
+	commands := make([]string, 0, len(rcpts)+3) // with room for DATA
+	if c.uses > 0 {
+		commands = append(commands, "RSET")
+	}
+	commands = append(commands, c.mail(env, size))
+	for _, rc := range rcpts {
+		commands = append(commands, c.rcpt(rc))
+	}
+	return commands
+}
+
+func (c *client) rcpt(rc *recipient) string {
+	command := "RCPT TO:<" + rc.route.Path + ">"
+	if rc.ignoreQuota && c.ignoreQuota {
+		command += " IGNOREQUOTA"
+	}
+	return command
 }
 
 // expired reports whether a connection should not be used again.
@@ -243,23 +298,42 @@ func (c *client) exchange(commands []string, patience time.Duration, take func(i
 	if c.pipelining {
 		step = flight
 	}
-	for i := 0; i < len(commands); {
-		batch := commands[i:min(i+step, len(commands))]
-		c.conn.SetDeadline(time.Now().Add(patience))
-		if _, err := c.conn.Write([]byte(strings.Join(batch, "\r\n") + "\r\n")); err != nil {
-			return i, err
+	n := 0
+	for n < len(commands) {
+		batch := commands[n:min(n+step, len(commands))]
+		err := c.send(batch, patience)
+		if err == nil {
+			n, err = c.replies(n, n+len(batch), patience, take)
 		}
-		for range batch {
-			c.conn.SetReadDeadline(time.Now().Add(patience))
-			rep, err := readReply(c.in)
-			if err != nil {
-				return i, err
-			}
-			if err := take(i, rep); err != nil {
-				return i + 1, err
-			}
-			i++
+		if err != nil {
+			return n, err
 		}
 	}
-	return len(commands), nil
+	return n, nil
+}
+
+// send writes commands at once.
+func (c *client) send(commands []string, patience time.Duration) error {
+	c.conn.SetWriteDeadline(time.Now().Add(patience))
+	_, err := c.conn.Write([]byte(strings.Join(commands, "\r\n") + "\r\n"))
+	return err
+}
+
+// replies hands the replies to the commands n to end-1 to take. It returns the number of the first
+// command without a reply.
+func (c *client) replies(n, end int, patience time.Duration, take func(i int, rep reply) error) (int, error) {
+	for n < end {
+		if c.in.Buffered() == 0 {
+			c.conn.SetReadDeadline(time.Now().Add(patience))
+		}
+		rep, err := readReply(c.in)
+		if err != nil {
+			return n, err
+		}
+		n++
+		if err := take(n-1, rep); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }

@@ -74,9 +74,8 @@ func FuzzCommand(f *testing.F) {
 			t.Fatalf("verb %q", verb)
 		}
 		if e, refusal := parseMail(args); refusal.code == 0 {
-			d := &delivery{tx: &transaction{envelope: e}, msg: &message{}}
-			tr := transfer{delivery: d, c: &client{capabilities: capabilities{offersSize: true, eightBit: true, offersAuth: true}}}
-			checkCommand(t, tr.mail(), e.from)
+			c := &client{capabilities: capabilities{offersSize: true, eightBit: true, offersAuth: true}}
+			checkCommand(t, c.mail(&e, 1), e.from)
 		}
 		if a, _, refusal := parseRcpt(args); refusal.code == 0 {
 			checkCommand(t, "RCPT TO:<"+a.Path+">", a.Path)

@@ -68,6 +68,10 @@ type Limits struct {
 	Reply    time.Duration // replies after the final dot [300s]
 	Straggle time.Duration // waiting for more after one "too big" for several recipients [2s]
 
+	// Ahead is how long backends wait for a message that they have been told of while the client sends
+	// it [1s]; negative tells them only once it is complete.
+	Ahead time.Duration
+
 	AuthPause time.Duration // before an account that may not deliver is refused [3s]
 }
 
@@ -83,11 +87,18 @@ type Config struct {
 	Admins []string
 	// TrustedNetworks need no AUTH.
 	TrustedNetworks []netip.Prefix
+	// Proxies are load balancers whose connections begin with a header of the PROXY protocol.
+	Proxies []netip.Prefix
 	// SoftNoAuth answers untrusted clients with a temporary failure. Cyrus: soft_noauth.
 	SoftNoAuth bool
 	// TLS offers STARTTLS; nil does not.
 	TLS *tls.Config
 
+	// CheckAtBackend puts each recipient to his backend at RCPT, so that the MTA hears of a full mailbox
+	// before it sends the message. It costs an exchange with the backend for each recipient, and a
+	// process there for as long as the client takes to send its message. Without it the map alone
+	// answers RCPT.
+	CheckAtBackend bool
 	// MaxMessage is the largest message in octets. 0 means no limit of our own: SIZE then shows the
 	// smallest limit seen on a backend, while each recipient is held to its own backend's. Where
 	// limits differ, set the largest: MTAs bounce by what SIZE says.
@@ -162,6 +173,7 @@ func (l *Limits) fill() {
 	or(&l.Stall, 60*time.Second)
 	or(&l.Reply, 300*time.Second)
 	or(&l.Straggle, 2*time.Second)
+	or(&l.Ahead, time.Second)
 	or(&l.AuthPause, 3*time.Second)
 }
 

@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -27,40 +29,64 @@ type message struct {
 func (ss *session) receive() (*message, error) {
 	m := &message{spool: &spool{store: ss.srv.store}}
 	limits := &ss.cfg.Limits
+	began := time.Now()
 	n := normaliser{maxLine: limits.Line, fold: ss.cfg.Fold}
-	hash := sha256.New()
-	var out []byte
+	var hash hash.Hash
+	if ss.cfg.SyntheticMessageID {
+		hash = sha256.New()
+	}
 	for done := false; !done; {
 		if ss.in.Buffered() == 0 {
-			if err := ss.more(limits.Data); err != nil {
+			if err := ss.moreOf(began); err != nil {
 				m.spool.close()
 				return nil, err
 			}
 		}
-		src, _ := ss.in.Peek(ss.in.Buffered())
-		var used int
-		out, used, done = n.feed(out[:0], src)
-		ss.in.Discard(used)
-		if m.refusal.code != 0 {
-			continue
-		}
-		if m.refusal = ss.judge(&n); m.refusal.code != 0 {
-			continue
-		}
-		if ss.cfg.SyntheticMessageID {
-			hash.Write(out)
-		}
-		if _, err := m.spool.Write(out); err != nil {
-			ss.log.Error("cannot spool a message", "err", err)
-			m.refusal = replySpoolError
-			if errors.Is(err, errNoSpace) {
-				m.refusal = replySpoolFull
-			}
+		done = ss.piece(m, &n, hash)
+	}
+	m.head = ss.fields(&n, hash)
+	m.size = n.size + int64(len(m.head))
+	ss.swift = time.Since(began) < min(swiftMessage, limits.Ahead)
+	return m, nil
+}
+
+// piece adds what has been read to the message, and reports whether it is complete. hash may be nil.
+func (ss *session) piece(m *message, n *normaliser, hash hash.Hash) (done bool) {
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	src, _ := ss.in.Peek(ss.in.Buffered())
+	out, used, done := n.feed(buf[:0], src)
+	ss.in.Discard(used)
+	if m.refusal.code == 0 {
+		m.refusal = ss.judge(n)
+	}
+	if m.refusal.code != 0 {
+		return done
+	}
+	if hash != nil {
+		hash.Write(out)
+	}
+	if _, err := m.spool.Write(out); err != nil {
+		ss.log.Error("cannot spool a message", "err", err)
+		m.refusal = replySpoolError
+		if errors.Is(err, errNoSpace) {
+			m.refusal = replySpoolFull
 		}
 	}
-	m.head = ss.fields(&n, hash.Sum(nil))
-	m.size = n.size + int64(len(m.head))
-	return m, nil
+	return done
+}
+
+// moreOf waits for more of a message whose beginning it knows. Backends that have been told of it ahead
+// wait for a while only.
+func (ss *session) moreOf(began time.Time) error {
+	if len(ss.tx.holds) > 0 && !ss.cfg.CheckAtBackend {
+		err := ss.more(min(ss.cfg.Limits.Ahead-time.Since(began), ss.cfg.Limits.Data))
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		ss.tx.release()
+	}
+	return ss.more(ss.cfg.Limits.Data)
 }
 
 // more waits for octets of a message.
@@ -92,7 +118,7 @@ func (ss *session) judge(n *normaliser) reply {
 
 // fields are the trace (RFC 5321 section 4.4, RFC 3848) and whatever else is added. Return-Path is
 // the backend's to add.
-func (ss *session) fields(n *normaliser, hash []byte) []byte {
+func (ss *session) fields(n *normaliser, hash hash.Hash) []byte {
 	var b strings.Builder
 	if !ss.cfg.NoTrace {
 		with := "LMTP"
@@ -112,8 +138,8 @@ func (ss *session) fields(n *normaliser, hash []byte) []byte {
 		fmt.Fprintf(&b, "Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n",
 			ss.lhlo, from, ss.cfg.Hostname, with, ss.id, time.Now().Format(time.RFC1123Z))
 	}
-	if ss.cfg.SyntheticMessageID && !n.messageID {
-		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", hex.EncodeToString(hash[:16]), ss.cfg.Hostname)
+	if hash != nil && !n.messageID {
+		fmt.Fprintf(&b, "Message-ID: <%s@%s>\r\n", hex.EncodeToString(hash.Sum(nil)[:16]), ss.cfg.Hostname)
 	}
 	return []byte(b.String())
 }

@@ -2,7 +2,6 @@ package lmtp
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"slices"
@@ -13,8 +12,8 @@ import (
 	"murder/internal/mbox"
 )
 
-// delivery carries one message to all its backends. Each backend has a goroutine; each recipient is
-// settled exactly once.
+// delivery carries one message to all its backends at once: to the first in the goroutine of the
+// session, to the others in goroutines of their own. Each recipient is settled exactly once.
 type delivery struct {
 	srv     *Server
 	cfg     *Config
@@ -25,6 +24,16 @@ type delivery struct {
 	began   time.Time
 	results chan result // has room for every recipient
 	work    sync.WaitGroup
+	// progress hands on what is known so far. It is for the goroutine of the session.
+	progress func()
+}
+
+// group is the recipients on one backend.
+type group struct {
+	server mbox.Server
+	rcpts  []*recipient
+	hold   *hold // where they have been accepted already, if not nil
+	own    bool  // it is delivered to in the goroutine of the session
 }
 
 // result is the final word on one recipient.
@@ -39,21 +48,41 @@ func (d *delivery) settle(rc *recipient, rep reply) {
 	d.results <- result{rc, rep}
 }
 
-// start looks every recipient up again, because mailboxes may have moved while the message came in,
-// and sets out for all backends at once.
-func (d *delivery) start() {
-	groups := make(map[mbox.Server][]*recipient)
+// run looks every recipient up again, because mailboxes may have moved while the message came in, and
+// delivers to all backends at once. When it returns, the first is done.
+//
+// The session has nothing else to do meanwhile, so it spares itself a goroutine; and as replies go out
+// in the order of recipients, the first backend's come first.
+func (d *delivery) run() {
+	groups := d.groups()
+	d.tx.take(groups)
+	for _, g := range groups[min(1, len(groups)):] {
+		d.work.Go(func() { d.deliver(g) })
+	}
+	if len(groups) > 0 {
+		groups[0].own = true
+		d.deliver(groups[0])
+	}
+}
+
+// groups sorts the recipients by their backends, in the order of RCPT, and settles those who have none.
+func (d *delivery) groups() (groups []*group) {
 	d.locate()
+	of := make(map[mbox.Server]*group, 1)
 	for _, rc := range d.tx.rcpts {
 		if rc.route.Status != Found {
 			d.settle(rc, d.srv.replyFor(rc.route))
 			continue
 		}
-		groups[rc.route.Server] = append(groups[rc.route.Server], rc)
+		g := of[rc.route.Server]
+		if g == nil {
+			g = &group{server: rc.route.Server}
+			of[g.server] = g
+			groups = append(groups, g)
+		}
+		g.rcpts = append(g.rcpts, rc)
 	}
-	for server, rcpts := range groups {
-		d.work.Go(func() { d.group(server, rcpts) })
-	}
+	return groups
 }
 
 // locate finds the present route of every recipient. Those that are not active wait for the map
@@ -70,21 +99,20 @@ func (d *delivery) locate() {
 	wait.Wait()
 }
 
-// group delivers to the recipients of one backend. What has not been delivered for certain is tried
-// once more on a new connection; a pooled connection that proves dead does not count.
-func (d *delivery) group(server mbox.Server, rcpts []*recipient) {
-	log := d.log.With("backend", string(server))
-	left := rcpts
-	defer d.rescue(rcpts)
-	p := d.srv.pools.of(server)
+// deliver delivers to the recipients of one backend. What has not been delivered for certain is tried
+// once more on a new connection; a connection that was there before and proves dead does not count.
+func (d *delivery) deliver(g *group) {
+	defer d.rescue(g.rcpts)
+	p := d.srv.pools.of(g.server)
 	fresh, retried := false, false
 	for {
-		f := d.attempt(p, left, fresh)
-		left = slices.DeleteFunc(slices.Clone(left), func(rc *recipient) bool { return rc.settled })
+		f := d.attempt(p, g, fresh)
+		g.hold = nil
 		if f == nil {
 			break
 		}
-		log.Warn("backend failed", "err", f.err, "left", len(left))
+		g.rcpts = slices.DeleteFunc(slices.Clone(g.rcpts), func(rc *recipient) bool { return rc.settled })
+		d.log.Warn("backend failed", "backend", string(g.server), "err", f.err, "left", len(g.rcpts))
 		switch {
 		case d.ctx.Err() != nil:
 			f.reply = replyLost
@@ -95,10 +123,10 @@ func (d *delivery) group(server mbox.Server, rcpts []*recipient) {
 			fresh, retried = true, true
 			continue
 		}
-		d.settleAll(left, f.reply)
+		d.settleAll(g.rcpts, f.reply)
 		break
 	}
-	d.srv.metrics.deliveries.WithLabelValues(string(server)).Observe(time.Since(d.began).Seconds())
+	p.seconds.Observe(time.Since(d.began).Seconds())
 }
 
 // rescue keeps a panic from hurting more than the recipients at hand. It must be deferred.
@@ -119,13 +147,15 @@ func (d *delivery) settleAll(rcpts []*recipient, rep reply) {
 }
 
 // attempt delivers over one connection. It returns nil if all recipients are settled, or will be.
-func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool) *failure {
-	c, err := p.get(d.ctx, fresh)
-	if err != nil {
-		if f, ok := err.(*failure); ok {
-			return f
+func (d *delivery) attempt(p *pool, g *group, fresh bool) *failure {
+	var c *client
+	if g.hold != nil {
+		c = g.hold.c
+	} else {
+		var err error
+		if c, err = p.get(d.ctx, fresh, true); err != nil {
+			return asFailure(err)
 		}
-		return &failure{err: err, reply: replyUnreachable}
 	}
 	usable := false
 	defer func() {
@@ -137,8 +167,8 @@ func (d *delivery) attempt(p *pool, rcpts []*recipient, fresh bool) *failure {
 	}()
 	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
 	defer stop()
-	t := &transfer{delivery: d, c: c}
-	f := t.run(rcpts)
+	t := &transfer{delivery: d, c: c, own: g.own}
+	f := t.run(g)
 	usable = stop() && f == nil && !t.spent
 	return f
 }
@@ -153,31 +183,45 @@ func (d *delivery) absent(rc *recipient, server mbox.Server) {
 		d.settle(rc, d.srv.replyFor(route))
 	case route.Status == Found && route.Server != server && !rc.moved:
 		rc.moved, rc.route = true, route
-		d.group(route.Server, []*recipient{rc})
+		d.deliver(&group{server: route.Server, rcpts: []*recipient{rc}})
 	default:
-		d.srv.metrics.alerts.WithLabelValues("not_at_backend").Inc()
-		d.log.Error("mailbox is not where the map says", "mailbox", string(rc.route.Name), "backend", string(server), "status", route.Status.String())
+		d.srv.alertAbsent(d.log, rc, server, route.Status)
 		d.settle(rc, replyNotAtBackend)
 	}
+}
+
+func (s *Server) alertAbsent(log *slog.Logger, rc *recipient, server mbox.Server, now Status) {
+	s.metrics.alerts.WithLabelValues("not_at_backend").Inc()
+	log.Error("mailbox is not where the map says", "mailbox", string(rc.route.Name), "backend", string(server), "status", now.String())
 }
 
 // transfer is one transaction with one backend.
 type transfer struct {
 	*delivery
 	c     *client
+	own   bool // in the goroutine of the session
 	spent bool // the connection is of no more use although all went well
 }
 
-// run sends envelope and message. The recipients that it settles stay settled whatever it returns.
-func (t *transfer) run(rcpts []*recipient) *failure {
+// run sends the envelope, unless the backend has it already, and the message. The recipients that it
+// settles stay settled whatever it returns.
+func (t *transfer) run(g *group) *failure {
 	// Room for the fields that the backend adds itself. One that finds a message too big at the end
 	// gives one answer for all recipients.
 	const added = 1024
 	if t.c.size > 0 && t.msg.size+added > t.c.size {
-		t.settleAll(rcpts, replyTooBig)
+		t.settleAll(g.rcpts, replyTooBig)
+		t.spent = g.hold != nil && g.hold.ahead // it waits for the message
 		return nil
 	}
-	accepted, data, f := t.envelope(rcpts)
+	accepted := g.rcpts
+	var data reply
+	var f *failure
+	if g.hold != nil && !g.hold.ahead {
+		data, f = t.data()
+	} else {
+		accepted, data, f = t.envelope(g)
+	}
 	switch {
 	case f != nil:
 		return f
@@ -194,30 +238,18 @@ func (t *transfer) run(rcpts []*recipient) *failure {
 	return t.replies(accepted)
 }
 
-// envelope sends MAIL, RCPT and DATA in one flight, and returns the recipients accepted and the answer
-// to DATA. Without PIPELINING there is no DATA when nobody has been accepted.
+// envelope sends MAIL, RCPT and DATA in one flight, unless they have been sent ahead, and returns the
+// recipients accepted and the answer to DATA. Without PIPELINING there is no DATA when nobody has been
+// accepted.
 //
 // Cyrus: after a refused MAIL it accepts RCPT and DATA.
-func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data reply, f *failure) {
-	var commands []string
-	reused := t.c.uses > 0
+func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *failure) {
+	rcpts := g.rcpts
+	mail, reused, refused := 0, t.c.uses > 0, false
 	if reused {
-		commands = append(commands, "RSET") // also finds out whether the backend is still there
+		mail = 1 // behind RSET
 	}
-	mail := len(commands) // where MAIL stands
-	last := mail + len(rcpts) + 1
-	refused := false
-	commands = append(commands, t.mail())
-	for _, rc := range rcpts {
-		command := "RCPT TO:<" + rc.route.Path + ">"
-		if rc.ignoreQuota && t.c.ignoreQuota {
-			command += " IGNOREQUOTA"
-		}
-		commands = append(commands, command)
-	}
-	if t.c.pipelining {
-		commands = append(commands, "DATA")
-	}
+	last := mail + len(rcpts) + 1 // where DATA stands
 	take := func(i int, rep reply) error {
 		switch {
 		case i == last:
@@ -239,7 +271,17 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data rep
 		}
 		return nil
 	}
-	n, err := t.c.exchange(commands, t.cfg.Limits.Envelope, take)
+	var n int
+	var err error
+	if g.hold != nil {
+		n, err = t.c.replies(0, last+1, t.cfg.Limits.Envelope, take)
+	} else {
+		commands := t.c.envelope(&t.tx.envelope, t.msg.size, rcpts)
+		if t.c.pipelining {
+			commands = append(commands, "DATA")
+		}
+		n, err = t.c.exchange(commands, t.cfg.Limits.Envelope, take)
+	}
 	if err == nil && len(accepted) > 0 && !t.c.pipelining {
 		_, err = t.c.exchange([]string{"DATA"}, t.cfg.Limits.Envelope, func(_ int, rep reply) error { return take(last, rep) })
 	}
@@ -254,33 +296,42 @@ func (t *transfer) envelope(rcpts []*recipient) (accepted []*recipient, data rep
 	return accepted, data, nil
 }
 
-func (t *transfer) mail() string {
-	command := "MAIL FROM:<" + t.tx.from + ">"
-	if t.c.offersSize {
-		command += fmt.Sprintf(" SIZE=%d", t.msg.size)
+// data sends DATA in a transaction that was begun while the client talked. Whatever goes wrong before
+// 354 is put down to the time that has passed since.
+func (t *transfer) data() (data reply, f *failure) {
+	_, err := t.c.exchange([]string{"DATA"}, t.cfg.Limits.Envelope, func(_ int, rep reply) error {
+		data = rep
+		return nil
+	})
+	switch {
+	case err != nil:
+		f = lost("DATA", err)
+	case data.code != 354:
+		f = unexpected("DATA", data, replyBackendState)
+	default:
+		return data, nil
 	}
-	if t.tx.body != "" && t.c.eightBit {
-		command += " BODY=" + t.tx.body
-	}
-	if t.c.offersAuth {
-		command += " AUTH=" + mailAuth(t.tx.poster)
-	}
-	return command
+	f.stale = true
+	return data, f
 }
 
-// fatal returns the failure that a reply means for the whole connection, or nil if it is about the
-// message or the recipient.
-func (t *transfer) fatal(doing string, rep reply) *failure {
+// fatal returns the failure that a reply of c means for the whole connection, or nil if it is about
+// the message or the recipient.
+func (s *Server) fatal(c *client, doing string, rep reply) *failure {
 	switch rep.code {
 	case 421:
 		return unexpected(doing, rep, replyBackendBye)
 	case 430, 530, 535:
 		f := unexpected(doing, rep, replyBackendAuth)
-		t.srv.metrics.alerts.WithLabelValues("identity").Inc()
-		t.cfg.Backends.LoginFailed(t.c.server, backend.LMTP, f)
+		s.metrics.alerts.WithLabelValues("identity").Inc()
+		s.cfg.Backends.LoginFailed(c.server, backend.LMTP, f)
 		return f
 	case 500, 503:
 		return unexpected(doing, rep, replyBackendState)
+	case 501:
+		if doing != "RCPT" { // which may name a mailbox that the backend cannot have
+			return unexpected(doing, rep, replyBackendState)
+		}
 	}
 	if rep.code/100 != 4 && rep.code/100 != 5 {
 		return unexpected(doing, rep, replyBackendState)
@@ -291,10 +342,7 @@ func (t *transfer) fatal(doing string, rep reply) *failure {
 // refused passes a refusal of MAIL or DATA on to the recipients, unless it says that the connection
 // is in no state to deliver.
 func (t *transfer) refused(doing string, rep reply, rcpts []*recipient) *failure {
-	if rep.code == 501 {
-		return unexpected(doing, rep, replyBackendState)
-	}
-	if f := t.fatal(doing, rep); f != nil {
+	if f := t.srv.fatal(t.c, doing, rep); f != nil {
 		return f
 	}
 	t.settleAll(rcpts, rep.passedOn())
@@ -302,17 +350,23 @@ func (t *transfer) refused(doing string, rep reply, rcpts []*recipient) *failure
 }
 
 func (t *transfer) refusedRcpt(rep reply, rc *recipient) *failure {
-	if f := t.fatal("RCPT", rep); f != nil {
+	if f := t.srv.fatal(t.c, "RCPT", rep); f != nil {
 		return f
 	}
 	t.judge(rc, rep)
 	return nil
 }
 
+// denies reports whether a backend says that a recipient is not there although the map says he is.
+func (rep reply) denies(rc *recipient) bool {
+	code := rep.enhanced()
+	return rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead
+}
+
 // judge settles a recipient by the backend's word, unless it says that he is not there: the map knows
 // better.
 func (t *transfer) judge(rc *recipient, rep reply) {
-	if code := rep.enhanced(); rep.code == 550 && (code == "" || code == "5.1.1") && !rc.route.Instead {
+	if rep.denies(rc) {
 		server, away := t.c.server, *rc
 		rc.settled = true // as far as this group is concerned
 		t.work.Go(func() { t.absent(&away, server) })
@@ -324,14 +378,19 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 // replies reads one reply for each recipient. From here on nothing is tried again.
 func (t *transfer) replies(rcpts []*recipient) *failure {
 	for i, rc := range rcpts {
-		t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
+		if t.c.in.Buffered() == 0 {
+			if t.own && i > 0 {
+				t.progress()
+			}
+			t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
+		}
 		rep, err := readReply(t.c.in)
 		f := (*failure)(nil)
 		if err != nil {
 			f = lost("waiting for the outcome", err)
 			f.retry = false
 		} else if !rep.is2xx() {
-			f = t.fatal("outcome", rep)
+			f = t.srv.fatal(t.c, "outcome", rep)
 		}
 		if f != nil {
 			t.srv.metrics.uncertain.Add(float64(len(rcpts) - i))

@@ -13,6 +13,6 @@
 // line ends, and dots are stuffed anew after that. Cyrus ends DATA on more than CRLF.CRLF, so anything
 // less would let a sender's message speak LMTP to a backend.
 //
-// Known gaps: SMTPUTF8 (backends refuse it), DSN, CHUNKING and BINARYMIME are not offered; recipients
-// are checked against the map only, so a full mailbox is reported after the data and not at RCPT.
+// Known gaps: SMTPUTF8 (backends refuse it), DSN, CHUNKING and BINARYMIME are not offered; unless
+// Config.CheckAtBackend is set, a full mailbox is reported after the data and not at RCPT.
 package lmtp

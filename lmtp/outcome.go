@@ -25,6 +25,7 @@ func (ss *session) verbData(args string) {
 		return
 	}
 	ss.say(replyData)
+	ss.tellAhead()
 	msg, err := ss.receive()
 	if err != nil {
 		ss.log.Info("client left before the end of its message", "from", ss.tx.from, "err", err)
@@ -47,15 +48,8 @@ func (ss *session) deliver(msg *message) {
 		srv: ss.srv, cfg: ss.cfg, log: ss.log, tx: ss.tx, msg: msg, ctx: ctx,
 		began: time.Now(), results: make(chan result, len(rcpts)),
 	}
-	if msg.refusal.code != 0 {
-		d.settleAll(rcpts, msg.refusal)
-	} else {
-		d.start()
-	}
-	known := make([]result, len(rcpts))
-	gone := false
-	for next := 0; next < len(rcpts); {
-		res := <-d.results
+	known, next, gone := make([]result, len(rcpts)), 0, false
+	take := func(res result) {
 		known[res.rcpt.index] = res
 		for ; next < len(rcpts) && known[next].rcpt != nil; next++ {
 			ss.say(known[next].reply)
@@ -63,6 +57,19 @@ func (ss *session) deliver(msg *message) {
 		if len(d.results) == 0 && !gone && ss.flush() != nil {
 			gone = true
 		}
+	}
+	d.progress = func() {
+		for len(d.results) > 0 {
+			take(<-d.results)
+		}
+	}
+	if msg.refusal.code != 0 {
+		d.settleAll(rcpts, msg.refusal)
+	} else {
+		d.run()
+	}
+	for next < len(rcpts) {
+		take(<-d.results)
 	}
 	d.work.Wait()
 	ss.over = ss.over || gone
@@ -74,32 +81,26 @@ const logged = 50
 
 // account writes what became of a transaction into log and metrics.
 func (ss *session) account(results []result, msg *message, gone bool, dur time.Duration) {
-	type outcome struct {
-		count int
-		names []string
-	}
-	outcomes := make(map[string]*outcome)
-	for _, res := range results {
-		class := resultOf(res.reply)
-		ss.srv.metrics.recipients.WithLabelValues("data", class).Inc()
-		o := outcomes[class]
-		if o == nil {
-			o = new(outcome)
-			outcomes[class] = o
-		}
-		o.count++
-		if o.count <= logged {
+	attrs := make([]slog.Attr, 0, 12)
+	attrs = append(attrs, slog.String("from", ss.tx.from), slog.Int64("size", msg.size), slog.Int("rcpts", len(results)))
+	for _, class := range []string{"ok", "deferred", "refused"} {
+		count, names := 0, []string(nil)
+		for _, res := range results {
+			if resultOf(res.reply) != class {
+				continue
+			}
+			if count++; count > logged {
+				continue
+			}
 			name := res.rcpt.route.Path + " at " + string(res.rcpt.route.Server)
 			if !res.reply.is2xx() {
 				name += ": " + res.reply.String()
 			}
-			o.names = append(o.names, name)
+			names = append(names, name)
 		}
-	}
-	attrs := []slog.Attr{slog.String("from", ss.tx.from), slog.Int64("size", msg.size), slog.Int("rcpts", len(results))}
-	for _, class := range []string{"ok", "deferred", "refused"} {
-		if o := outcomes[class]; o != nil {
-			attrs = append(attrs, slog.Int(class, o.count), slog.Any(class+"_rcpts", o.names))
+		if count > 0 {
+			ss.srv.metrics.recipients.WithLabelValues("data", class).Add(float64(count))
+			attrs = append(attrs, slog.Int(class, count), slog.Any(class+"_rcpts", names))
 		}
 	}
 	if gone {

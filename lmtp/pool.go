@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/internal/backend"
 	"murder/internal/mbox"
 )
@@ -13,15 +15,16 @@ import (
 // pools holds the connections to all backends. Every one pins a process there, so they are few and
 // short-lived.
 type pools struct {
-	cfg *Config
+	cfg     *Config
+	metrics *metrics
 
 	mu     sync.Mutex
 	closed bool
 	m      map[mbox.Server]*pool
 }
 
-func newPools(cfg *Config) *pools {
-	return &pools{cfg: cfg, m: make(map[mbox.Server]*pool)}
+func newPools(cfg *Config, m *metrics) *pools {
+	return &pools{cfg: cfg, metrics: m, m: make(map[mbox.Server]*pool)}
 }
 
 func (ps *pools) of(server mbox.Server) *pool {
@@ -29,7 +32,7 @@ func (ps *pools) of(server mbox.Server) *pool {
 	defer ps.mu.Unlock()
 	p := ps.m[server]
 	if p == nil {
-		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed}
+		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server))}
 		ps.m[server] = p
 	}
 	return p
@@ -73,8 +76,9 @@ var errBusy = errors.New("no connection to the backend became free")
 
 // pool is the connections to one backend.
 type pool struct {
-	cfg    *Config
-	server mbox.Server
+	cfg     *Config
+	server  mbox.Server
+	seconds prometheus.Observer // from the client's final dot to the last reply
 
 	mu      sync.Mutex
 	closed  bool
@@ -84,9 +88,10 @@ type pool struct {
 	size    int64          // message limit seen last
 }
 
-// get returns a connection that is signed on. With fresh it is a new one.
-func (p *pool) get(ctx context.Context, fresh bool) (*client, error) {
-	c, err := p.slot(ctx)
+// get returns a connection that is signed on. With fresh it is a new one. Without wait there must be
+// one, or room for one, at once.
+func (p *pool) get(ctx context.Context, fresh, wait bool) (*client, error) {
+	c, err := p.slot(ctx, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +113,22 @@ func (p *pool) get(ctx context.Context, fresh bool) (*client, error) {
 	return c, nil
 }
 
+// spare returns an unused connection if nobody waits for one, or nil.
+func (p *pool) spare() *client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if p.closed || n == 0 || p.idle[n-1].expired(p.cfg) {
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle = p.idle[:n-1]
+	c.expiry.Stop()
+	return c
+}
+
 // slot returns an unused connection, or nil for the permission to open one.
-func (p *pool) slot(ctx context.Context) (*client, error) {
+func (p *pool) slot(ctx context.Context, wait bool) (*client, error) {
 	p.mu.Lock()
 	switch n := len(p.idle); {
 	case p.closed:
@@ -125,7 +144,7 @@ func (p *pool) slot(ctx context.Context) (*client, error) {
 		p.open++
 		p.mu.Unlock()
 		return nil, nil
-	case len(p.waiters) >= p.cfg.Limits.BackendWaiters:
+	case !wait || len(p.waiters) >= p.cfg.Limits.BackendWaiters:
 		p.mu.Unlock()
 		return nil, errBusy
 	}

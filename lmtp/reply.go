@@ -2,6 +2,7 @@ package lmtp
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -191,6 +192,9 @@ func readReplyLine(r *bufio.Reader) (string, error) {
 	var kept []byte
 	for {
 		part, err := r.ReadSlice('\n')
+		if err == nil && kept == nil && len(part) <= 4+replyOctets {
+			return string(bytes.TrimRight(part, "\r\n")), nil
+		}
 		if room := 4 + replyOctets - len(kept); room > 0 {
 			kept = append(kept, part[:min(room, len(part))]...)
 		}

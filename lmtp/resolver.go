@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -122,7 +123,7 @@ func (r *Resolver) resolve(ctx context.Context, a Address, poster mbox.UserID, f
 // look consults the local copy: the mailbox itself, then what stands in for unknown ones.
 func (r *Resolver) look(a Address, t Target, ok bool, poster mbox.UserID) Route {
 	v := r.cfg.Directory.View()
-	route := Route{Status: Unknown, Target: t, Path: a.Path, Index: v.Index()}
+	route := Route{Status: Unknown, Target: t, Path: strings.TrimSuffix(a.Path, a.domain) + r.cfg.Mapping.domain(a), Index: v.Index()}
 	if ok {
 		r.find(v, &route, a, poster)
 	}
@@ -152,8 +153,8 @@ func (r *Resolver) find(v mbox.View, route *Route, a Address, poster mbox.UserID
 			// The backend gets the name as it is: it need not be set to match fuzzily.
 			if detail, ok := r.cfg.Mapping.detail(e.Name); ok {
 				route.Path = a.local + "+" + detail
-				if a.domain != "" {
-					route.Path += "@" + a.domain
+				if domain := r.cfg.Mapping.domain(a); domain != "" {
+					route.Path += "@" + domain
 				}
 			}
 		}

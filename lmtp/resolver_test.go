@@ -167,3 +167,22 @@ func TestImpossibleNames(t *testing.T) {
 		t.Errorf("%d barriers", n)
 	}
 }
+
+// Cyrus must find its default domain in an address as it is configured there.
+func TestPathForTheBackend(t *testing.T) {
+	ns := mbox.Namespace{Dot: true, Virtual: true, DefaultDomain: "Def.org"}
+	r, err := NewResolver(ResolverConfig{
+		Directory: newDirectory(active("user.alice", "be1"), active("ex.com!user.alice", "be2"), shared("news", "be1", "anyone\tlp\t")),
+		Mapping:   Mapping{Namespace: ns, Fuzzy: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{
+		"alice": "alice", "Alice+X@DEF.ORG": "Alice+X@Def.org", "ALICE@EX.com": "ALICE@EX.com", "+News@def.org": "+news@Def.org", "+NEWS": "+news",
+	} {
+		if route, sure := r.Peek(address(t, in), ""); !sure || route.Status != Found || route.Path != want {
+			t.Errorf("%s: got %+v, want %s", in, route, want)
+		}
+	}
+}

@@ -8,27 +8,21 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"murder/internal/limit"
+	"murder/internal/listen"
 )
 
 // Server accepts mail. Its methods may be called from any goroutine.
 type Server struct {
 	cfg     Config
-	conns   *limit.Conns
+	gate    listen.Gate[*session]
 	metrics *metrics
 	pools   *pools
 	store   *store
-	ctx     context.Context
+	ctx     context.Context // ends when sessions must give up
 	stop    context.CancelFunc
-	work    sync.WaitGroup // sessions
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	sessions  map[*session]struct{}
 }
 
 // New returns a server that listens on nothing yet. Shutdown must be called to release it.
@@ -36,15 +30,11 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{
-		cfg:       cfg,
-		conns:     limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerSource),
-		metrics:   newMetrics(cfg.Metrics),
-		listeners: make(map[net.Listener]struct{}),
-		sessions:  make(map[*session]struct{}),
-	}
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics)}
+	s.gate.Limit = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerSource)
+	s.gate.Log = cfg.Logger
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.pools = newPools(&s.cfg)
+	s.pools = newPools(&s.cfg, s.metrics)
 	s.store = newStore(cfg.SpoolDir, cfg.Limits, s.metrics)
 	return s, nil
 }
@@ -85,92 +75,45 @@ func (s *Server) Serve(ln net.Listener, opt ListenOptions) error {
 		ln.Close()
 		return err
 	}
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ln.Close()
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-		ln.Close()
-	}()
-	for {
-		conn, err := ln.Accept()
-		var temporary interface{ Temporary() bool }
-		switch {
-		case err == nil:
-			s.accept(conn, opt)
-		case s.draining():
-			return nil
-		case errors.As(err, &temporary) && temporary.Temporary():
-			// Out of descriptors, most likely: those who are connected go on.
-			s.cfg.Logger.Error("accept failed", "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-s.ctx.Done():
-			}
-		default:
-			return fmt.Errorf("accepting lmtp connections: %w", err)
-		}
-	}
+	return s.gate.Serve(ln, func(conn net.Conn) { s.serve(conn, opt) })
 }
 
-func (s *Server) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
-}
-
-func (s *Server) accept(conn net.Conn, opt ListenOptions) {
-	peer := addrPort(conn.RemoteAddr())
+// serve is the life of one connection.
+func (s *Server) serve(conn net.Conn, opt ListenOptions) {
+	defer conn.Close()
 	if !s.mayConnect(conn, opt) {
 		s.cfg.Logger.Warn("unix socket: user may not connect")
-		conn.Close()
 		return
 	}
-	release, err := s.conns.Acquire(peer.Addr())
+	peer, local, err := listen.Named(conn, s.cfg.Proxies)
 	if err != nil {
-		s.metrics.refused.Inc()
-		s.cfg.Logger.Warn("client turned away", "peer", peer, "err", err)
-		s.turnAway(conn, opt, replyFull)
+		s.cfg.Logger.Warn("connection without a client", "err", err)
 		return
 	}
-	ss := newSession(s, conn, peer, opt)
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		release()
-		s.turnAway(conn, opt, replyClosing)
+	ss := newSession(s, conn, peer, local, opt)
+	leave, err := s.gate.Enter(peer.Addr(), ss)
+	if err != nil {
+		s.turnAway(ss, opt, err)
 		return
 	}
-	s.sessions[ss] = struct{}{}
-	s.work.Add(1)
-	s.mu.Unlock()
+	defer leave()
 	s.metrics.sessions.Inc()
-	go func() {
-		defer s.work.Done()
-		defer s.metrics.sessions.Dec()
-		defer release()
-		defer func() {
-			s.mu.Lock()
-			delete(s.sessions, ss)
-			s.mu.Unlock()
-		}()
-		ss.run(opt.TLS)
-	}()
+	defer s.metrics.sessions.Dec()
+	ss.run(opt.TLS)
 }
 
 // turnAway tells a client why it cannot stay. One that expects TLS just finds the connection closed.
-func (s *Server) turnAway(conn net.Conn, opt ListenOptions, rep reply) {
-	if opt.TLS == nil {
-		conn.SetDeadline(time.Now().Add(time.Second))
-		conn.Write(rep.appendTo(nil))
+func (s *Server) turnAway(ss *session, opt ListenOptions, err error) {
+	rep := replyClosing
+	if !errors.Is(err, listen.ErrClosing) {
+		rep = replyFull
+		s.metrics.refused.Inc()
+		ss.log.Warn("client turned away", "err", err)
 	}
-	conn.Close()
+	if opt.TLS == nil {
+		ss.conn.SetDeadline(time.Now().Add(time.Second))
+		ss.conn.Write(rep.appendTo(nil))
+	}
 }
 
 func (s *Server) mayConnect(conn net.Conn, opt ListenOptions) bool {
@@ -187,47 +130,16 @@ func (s *Server) trusts(conn net.Conn, peer netip.AddrPort, opt ListenOptions) b
 	if _, unix := conn.(*net.UnixConn); unix || opt.Trusted {
 		return true
 	}
-	return slices.ContainsFunc(s.cfg.TrustedNetworks, func(p netip.Prefix) bool { return p.Contains(peer.Addr()) })
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
+	return listen.Trusts(s.cfg.TrustedNetworks, peer.Addr())
 }
 
 // Shutdown stops accepting, sends idle clients away, lets transactions finish until ctx ends, and
 // then closes what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closing = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	for ss := range s.sessions {
-		ss.drain()
-	}
-	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		s.work.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	over := context.AfterFunc(ctx, s.stop)
+	err := s.gate.Shutdown(ctx)
+	over()
 	s.stop()
-	s.mu.Lock()
-	for ss := range s.sessions {
-		ss.sock.Close()
-	}
-	s.mu.Unlock()
-	<-done
 	s.pools.close()
 	return err
 }

@@ -4,24 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"murder/internal/auth"
 	"murder/internal/mbox"
-	"murder/internal/tlsconf"
 )
 
 func TestHello(t *testing.T) {
@@ -261,13 +252,14 @@ func TestMapStates(t *testing.T) {
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<new>", "451 4.2.1")
 	m.say("RCPT TO:<dave>", "451 4.4.6")
-	if n := h.dir.asked(); n != 1 {
+	m.say("RCPT TO:<nobody>", "550 5.1.1")
+	if n := h.dir.asked(); n != 2 { // for the first, and for nobody
 		t.Errorf("%d barriers", n)
 	}
 	h.dir.later(active("user.late", "be2"))
 	m.say("RCPT TO:<late>", "250")
 	h.dir.fail(mbox.ErrUnavailable)
-	m.say("RCPT TO:<nobody>", "451 4.4.3")
+	m.say("RCPT TO:<nobody2>", "451 4.4.3")
 	m.say("RCPT TO:<alice>", "250")
 	h.dir.mu.Lock()
 	h.dir.unsynced = true
@@ -361,166 +353,6 @@ func TestSyntheticMessageID(t *testing.T) {
 	}
 }
 
-func newAuth(t *testing.T, plaintext bool) *auth.Mechanisms {
-	t.Helper()
-	users, err := auth.ReadUsers(strings.NewReader("mta:{PLAIN}secret\nalice:{PLAIN}hers\n"), "users")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return auth.NewMechanisms(auth.Config{Source: users, Pause: time.Millisecond, AllowPlaintext: plaintext})
-}
-
-func plain(user, password string) string {
-	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
-}
-
-func TestAuth(t *testing.T) {
-	h, _, _ := two(t, func(c *hostConfig) {
-		c.listen.Trusted = false
-		c.Auth, c.Admins, c.Limits.AuthPause = newAuth(t, false), []string{"mta"}, time.Millisecond
-		c.Limits.BadCommands = 100
-	})
-	m := h.dial(t)
-	m.say("AUTH PLAIN "+plain("mta", "secret"), "503")
-	m.send("LHLO x\r\n")
-	if rep := m.reply(); !strings.Contains(rep, "AUTH ") || !strings.Contains(rep, " PLAIN") {
-		t.Errorf("got %q", rep)
-	}
-	transcript(m, `
-		C: MAIL FROM:<>
-		S: 530 5.7.0
-		C: RCPT TO:<alice>
-		S: 503
-		C: VRFY alice
-		S: 530 5.7.0
-		C: AUTH PLAIN `+plain("mta", "wrong")+`
-		S: 535 5.7.8
-		C: AUTH PLAIN `+plain("alice", "hers")+`
-		S: 535 5.7.8
-		C: MAIL FROM:<>
-		S: 530 5.7.0
-		C: AUTH NOSUCH
-		S: 504 5.5.4
-		C: AUTH
-		S: 501
-		C: AUTH PLAIN
-		S: 334 
-		C: *
-		S: 501 5.7.0
-		C: AUTH PLAIN !!!
-		S: 501 5.5.2
-		C: AUTH PLAIN
-		S: 334 
-		C: `+plain("mta", "secret")+`
-		S: 235 2.7.0
-		C: AUTH PLAIN
-		S: 503
-		C: MAIL FROM:<>
-		S: 250`)
-	if n := h.dir.asked(); n != 0 {
-		t.Errorf("the map was asked %d times", n)
-	}
-	h, _, _ = two(t, func(c *hostConfig) { c.listen.Trusted, c.SoftNoAuth = false, true })
-	m = h.session(t)
-	m.say("MAIL FROM:<>", "451 4.7.0")
-	m.say("AUTH PLAIN", "504")
-}
-
-func TestTrustedNetworks(t *testing.T) {
-	h, _, _ := two(t, func(c *hostConfig) {
-		c.listen.Trusted, c.TrustedNetworks = false, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	})
-	outcome(t, h.session(t).deliver(testMessage, "alice"), "250")
-}
-
-func TestSTARTTLS(t *testing.T) {
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-	if err := tlsconf.WriteSelfSigned(cert, key, "fe1"); err != nil {
-		t.Fatal(err)
-	}
-	certs, err := tlsconf.Load(tlsconf.Config{CertFile: cert, KeyFile: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, be1, _ := two(t, func(c *hostConfig) {
-		c.TLS, c.listen.Trusted = certs.TLS(), false
-		c.Auth, c.Admins = newAuth(t, false), []string{"mta"}
-	})
-	m := h.dial(t)
-	m.send("LHLO x\r\n")
-	if rep := m.reply(); !strings.Contains(rep, "250-STARTTLS\n") {
-		t.Errorf("got %q", rep)
-	}
-	m.say("STARTTLS now", "501")
-	m.send("STARTTLS\r\nMAIL FROM:<injected@x>\r\nNOOP\r\n")
-	m.expect("220 2.0.0")
-	conn := tls.Client(m.conn, &tls.Config{InsecureSkipVerify: true})
-	m.conn, m.in = conn, bufio.NewReader(conn)
-	m.say("MAIL FROM:<>", "530") // not "503 nested": the injected one is gone
-	m.say("AUTH PLAIN", "503")   // LHLO is due again
-	m.send("LHLO x\r\n")
-	if rep := m.reply(); strings.Contains(rep, "STARTTLS") {
-		t.Errorf("got %q", rep)
-	}
-	m.say("STARTTLS", "503")
-	m.say("AUTH PLAIN "+plain("mta", "secret"), "235")
-	outcome(t, m.deliver(testMessage, "alice"), "250")
-	if data := be1.delivered()[0].data; !strings.Contains(data, " with LMTPSA id ") {
-		t.Errorf("got %q", data)
-	}
-}
-
-func TestUnixSocket(t *testing.T) {
-	h, be1, _ := two(t, func(c *hostConfig) { c.listen.Trusted = false })
-	for uids, welcome := range map[*[]uint32]bool{nil: true, {uint32(os.Getuid())}: true, {uint32(os.Getuid()) + 1}: false} {
-		ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "lmtp"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var opt ListenOptions
-		if uids != nil {
-			opt.PeerUIDs = *uids
-		}
-		served := make(chan error, 1)
-		go func() { served <- h.Serve(ln, opt) }()
-		conn, err := net.Dial("unix", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &mta{t: t, conn: conn, in: bufio.NewReader(conn)}
-		if !welcome {
-			if _, err := m.in.ReadByte(); !errors.Is(err, io.EOF) {
-				t.Errorf("got %v", err)
-			}
-		} else {
-			m.expect("220")
-			m.say("LHLO x", "250")
-			outcome(t, m.deliver(testMessage, "alice"), "250")
-		}
-		conn.Close()
-		ln.Close()
-		<-served
-	}
-	if mails := be1.delivered(); len(mails) != 2 || !strings.Contains(mails[0].data, "from x (unix socket)") {
-		t.Errorf("got %+v", mails)
-	}
-}
-
-func TestDangerousListeners(t *testing.T) {
-	h, _, _ := two(t, nil)
-	if err := h.checkListener(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 25}, &ListenOptions{}); !errors.Is(err, ErrListener) {
-		t.Errorf("port 25: %v", err)
-	}
-	ln, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Serve(ln, ListenOptions{Trusted: true}); !errors.Is(err, ErrListener) {
-		t.Errorf("trusted on all addresses: %v", err)
-	}
-}
-
 func TestTooManyClients(t *testing.T) {
 	h, _, _ := two(t, func(c *hostConfig) { c.Limits.Connections = 1 })
 	h.session(t)
@@ -561,45 +393,6 @@ func TestShutdown(t *testing.T) {
 	if len(be1.delivered()) != 1 {
 		t.Error("not delivered")
 	}
-}
-
-// Messages go to files when they are large or memory is short, and nothing is left behind.
-func TestSpool(t *testing.T) {
-	spool := t.TempDir()
-	h, be1, be2 := two(t, func(c *hostConfig) {
-		c.SpoolDir, c.NoTrace = spool, true
-		c.Limits.SpoolMemory, c.Limits.Memory, c.Limits.Spool = 10000, 8192, 1<<20
-	})
-	m := h.session(t)
-	for _, size := range []int{100, 9000, 9999, 200000} {
-		body := "a: b\r\n\r\n" + strings.Repeat("x", 78) + "\r\n"
-		body += strings.Repeat(".234567.\r\n", size/10)
-		outcome(t, m.deliver(strings.ReplaceAll(body, "\n.", "\n.."), "alice", "carol"), "250", "250")
-		for _, be := range []*stub{be1, be2} {
-			mails := be.delivered()
-			if got := mails[len(mails)-1].data; got != body {
-				t.Errorf("%s: %d octets differ", be.name, size)
-			}
-		}
-	}
-	outcome(t, m.deliver(strings.Repeat("0123456789\r\n", 1<<20/10), "alice", "carol"), "452 4.3.1", "452 4.3.1")
-	m.say("NOOP", "250") // the transaction is over
-	if mem, files := h.store.memory.Load(), h.store.files.Load(); mem != 0 || files != 0 {
-		t.Errorf("%d in memory, %d in files", mem, files)
-	}
-	if left, _ := os.ReadDir(spool); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
-	}
-	h.store.limits.SpoolFloor = 1 << 62
-	m.say("MAIL FROM:<>", "250")
-	m.say("RCPT TO:<alice>", "250")
-	m.say("DATA", "452 4.3.1")
-	h.store.limits.SpoolFloor = -1
-	m.say("DATA", "354")
-	m.send(testMessage + ".\r\n")
-	m.expect("250")
-	h.store.dir = filepath.Join(spool, "missing")
-	outcome(t, m.deliver(strings.Repeat("0123456789\r\n", 2000), "alice"), "451 4.3.0")
 }
 
 // One line tells what became of a message.

@@ -18,7 +18,7 @@ import (
 	"murder/internal/auth"
 )
 
-// session is one client. Everything but drain belongs to the goroutine of run.
+// session is one client. Everything but Drain and Cut belongs to the goroutine of run.
 type session struct {
 	srv  *Server
 	cfg  *Config
@@ -30,13 +30,15 @@ type session struct {
 	out  []byte // replies not written yet
 	line []byte
 
-	peer    netip.AddrPort
+	peer    netip.AddrPort // invalid on a unix socket
+	local   netip.AddrPort
 	tls     *tls.ConnectionState
 	trusted bool
 	authc   string // who has authenticated
 	lhlo    string // what the client calls itself; "" before LHLO
 	tx      *transaction
-	bad     int // wrong commands in a row
+	swift   bool // the last message came at once
+	bad     int  // wrong commands in a row
 	over    bool
 
 	mu       sync.Mutex
@@ -50,10 +52,10 @@ var (
 	errLongLine = errors.New("line too long")
 )
 
-func newSession(s *Server, conn net.Conn, peer netip.AddrPort, opt ListenOptions) *session {
+func newSession(s *Server, conn net.Conn, peer, local netip.AddrPort, opt ListenOptions) *session {
 	ss := &session{
 		srv: s, cfg: &s.cfg, id: rand.Text()[:16], sock: conn, conn: conn,
-		in: bufio.NewReaderSize(conn, 16<<10), peer: peer, trusted: s.trusts(conn, peer, opt),
+		in: bufio.NewReaderSize(conn, 16<<10), peer: peer, local: local, trusted: s.trusts(conn, peer, opt),
 	}
 	ss.log = s.cfg.Logger.With("conn", ss.id, "peer", ss.origin())
 	return ss
@@ -66,8 +68,8 @@ func (ss *session) origin() string {
 	return "unix"
 }
 
-// drain asks the session to end as soon as it is between transactions.
-func (ss *session) drain() {
+// Drain asks the session to end as soon as it is between transactions.
+func (ss *session) Drain() {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	ss.draining = true
@@ -75,6 +77,9 @@ func (ss *session) drain() {
 		ss.sock.SetReadDeadline(time.Unix(1, 0))
 	}
 }
+
+// Cut ends the session now.
+func (ss *session) Cut() { ss.sock.Close() }
 
 // setBusy marks the bounds of a transaction.
 func (ss *session) setBusy(busy bool) {
@@ -95,7 +100,7 @@ func (ss *session) arm(d time.Duration) error {
 
 // run serves the client until it leaves.
 func (ss *session) run(implicit *tls.Config) {
-	defer ss.conn.Close()
+	defer func() { ss.conn.Close() }()
 	defer func() {
 		if p := recover(); p != nil {
 			ss.srv.metrics.alerts.WithLabelValues("panic").Inc()
@@ -223,6 +228,7 @@ func (ss *session) reset() {
 	if ss.tx == nil {
 		return
 	}
+	ss.tx.release()
 	ss.tx = nil
 	ss.setBusy(false)
 }
@@ -231,5 +237,5 @@ func (ss *session) reset() {
 func (ss *session) allowed() bool { return ss.trusted || ss.authc != "" }
 
 func (ss *session) authConn() auth.Conn {
-	return auth.Conn{Protocol: "lmtp", Peer: ss.peer, Local: addrPort(ss.sock.LocalAddr()), TLS: ss.tls, SessionID: ss.id}
+	return auth.Conn{Protocol: "lmtp", Peer: ss.peer, Local: ss.local, TLS: ss.tls, SessionID: ss.id}
 }

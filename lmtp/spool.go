@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+	"time"
 )
 
 // errNoSpace means that no more messages can be taken.
@@ -18,7 +19,11 @@ type store struct {
 	metrics *metrics
 	memory  atomic.Int64
 	files   atomic.Int64
+	looked  atomic.Int64 // when there was room in the directory, in unix nanoseconds
 }
+
+// lookEvery is how long a look at the free space holds.
+const lookEvery = time.Second
 
 func newStore(dir string, limits Limits, m *metrics) *store {
 	return &store{dir: dir, limits: limits, metrics: m}
@@ -29,7 +34,8 @@ func (st *store) room() error {
 	if st.files.Load() >= st.limits.Spool {
 		return errNoSpace
 	}
-	if st.limits.SpoolFloor < 0 {
+	now := time.Now().UnixNano()
+	if st.limits.SpoolFloor < 0 || now-st.looked.Load() < int64(lookEvery) {
 		return nil
 	}
 	if free, err := freeSpace(st.dir); err != nil {
@@ -37,6 +43,7 @@ func (st *store) room() error {
 	} else if free < st.limits.SpoolFloor {
 		return errNoSpace
 	}
+	st.looked.Store(now)
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 
 // stub is an LMTP backend that keeps what it gets. A script may answer in its place.
 type stub struct {
-	t    *testing.T
+	t    testing.TB
 	name mbox.Server
 	ln   net.Listener
 	work sync.WaitGroup
@@ -66,7 +66,7 @@ const (
 
 var stubLHLO = []string{"stub", "8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING", "SIZE", "AUTH PLAIN", "IGNOREQUOTA", "Ok SESSIONID=<stub>"}
 
-func newStub(t *testing.T, name mbox.Server) *stub {
+func newStub(t testing.TB, name mbox.Server) *stub {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -136,6 +136,13 @@ func (s *stub) delivered() []stubMail {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]stubMail(nil), s.mails...)
+}
+
+// forget drops what has been delivered and said so far.
+func (s *stub) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mails, s.log = nil, nil
 }
 
 func (s *stub) commands() []string {
@@ -295,7 +302,7 @@ func settingsOf(stubs ...*stub) map[mbox.Server]backend.Settings {
 // host is a server under test with a directory and stubs behind it.
 type host struct {
 	*Server
-	t    *testing.T
+	t    testing.TB
 	dir  *directory
 	set  *backend.Set
 	addr string
@@ -310,7 +317,7 @@ type hostConfig struct {
 }
 
 // newHost serves a trusted listener.
-func newHost(t *testing.T, dir *directory, stubs []*stub, adjust func(*hostConfig)) *host {
+func newHost(t testing.TB, dir *directory, stubs []*stub, adjust func(*hostConfig)) *host {
 	t.Helper()
 	c := hostConfig{listen: ListenOptions{Trusted: true}, mapping: Mapping{PostUser: "bb", Namespace: mbox.Namespace{Dot: true}}}
 	c.Hostname = "fe1"
@@ -351,12 +358,12 @@ func newHost(t *testing.T, dir *directory, stubs []*stub, adjust func(*hostConfi
 
 // mta is a client of the server under test.
 type mta struct {
-	t    *testing.T
+	t    testing.TB
 	conn net.Conn
 	in   *bufio.Reader
 }
 
-func (h *host) dial(t *testing.T) *mta {
+func (h *host) dial(t testing.TB) *mta {
 	t.Helper()
 	conn, err := net.Dial("tcp", h.addr)
 	if err != nil {
@@ -369,7 +376,7 @@ func (h *host) dial(t *testing.T) *mta {
 }
 
 // session is dial and LHLO.
-func (h *host) session(t *testing.T) *mta {
+func (h *host) session(t testing.TB) *mta {
 	t.Helper()
 	m := h.dial(t)
 	m.say("LHLO mta.example", "250 Ok SESSIONID=")

@@ -23,6 +23,7 @@ type transaction struct {
 	envelope
 	rcpts []*recipient
 	began time.Time
+	holds map[mbox.Server]*hold
 }
 
 // recipient is one accepted RCPT.
@@ -285,9 +286,14 @@ func (ss *session) rcpt(args string) {
 		}
 		route = ss.cfg.Resolver.Resolve(ss.srv.ctx, address, mbox.UserID(ss.tx.poster))
 	}
+	rc := &recipient{index: len(ss.tx.rcpts), address: address, route: route, ignoreQuota: ignoreQuota}
 	rep := ss.srv.replyFor(route)
-	if route.Status == Found && ss.srv.pools.broken(route.Server) {
+	switch {
+	case route.Status != Found:
+	case ss.srv.pools.broken(route.Server):
 		rep = replyUnreachable
+	case ss.cfg.CheckAtBackend:
+		rep = ss.ask(rc)
 	}
 	if !rep.is2xx() {
 		if route.Status == Loop {
@@ -298,7 +304,7 @@ func (ss *session) rcpt(args string) {
 		ss.say(rep)
 		return
 	}
-	ss.tx.rcpts = append(ss.tx.rcpts, &recipient{index: len(ss.tx.rcpts), address: address, route: route, ignoreQuota: ignoreQuota})
+	ss.tx.rcpts = append(ss.tx.rcpts, rc)
 	ss.say(replyRecipient)
 }
 

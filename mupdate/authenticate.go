@@ -201,6 +201,7 @@ func (c *conn) login(r auth.Result) error {
 	if c.order = id.Order; c.order == mbox.OrderDB {
 		c.order = rule.Order
 	}
+	c.unified = id.Unified || rule.Unified
 	if c.role == Backend {
 		if c.bound = slices.Clone(id.Servers); len(c.bound) == 0 {
 			c.bound = slices.Clone(rule.Servers)

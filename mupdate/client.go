@@ -38,6 +38,8 @@ type ClientConfig struct {
 	// SASL chooses a mechanism among those offered; secured tells whether a password would travel
 	// safely. Password is a simple one.
 	SASL func(offered []string, secured bool) (sasl.Client, error)
+	// Compress asks for DEFLATE after the login where the server offers it.
+	Compress bool
 
 	DialTimeout time.Duration // for each address; default 3 s
 	Timeout     time.Duration // without any answer to a command; default 30 s
@@ -46,14 +48,20 @@ type ClientConfig struct {
 // ErrNoMechanism is returned when the server offers nothing that the client can use.
 var ErrNoMechanism = errors.New("no usable SASL mechanism")
 
-// Password returns a ClientConfig.SASL for PLAIN with a name and password. In clear it is used
-// towards this host only.
+// Password returns a ClientConfig.SASL for a name and password: PLAIN, or in clear beyond this host and
+// where PLAIN is not offered SCRAM.
 func Password(user, password string) func([]string, bool) (sasl.Client, error) {
 	return func(offered []string, secured bool) (sasl.Client, error) {
-		if !secured || !slices.ContainsFunc(offered, func(o string) bool { return strings.EqualFold(o, sasl.Plain) }) {
-			return nil, fmt.Errorf("%w among %q", ErrNoMechanism, offered)
+		for _, mech := range []string{auth.Plain, auth.ScramSHA256, auth.ScramSHA1} {
+			switch {
+			case !slices.ContainsFunc(offered, func(o string) bool { return strings.EqualFold(o, mech) }):
+			case mech != auth.Plain:
+				return auth.NewScramClient(mech, user, password, "")
+			case secured:
+				return sasl.NewPlainClient("", user, password), nil
+			}
 		}
-		return sasl.NewPlainClient("", user, password), nil
+		return nil, fmt.Errorf("%w among %q", ErrNoMechanism, offered)
 	}
 }
 
@@ -109,6 +117,9 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 			c, err := dialOne(ctx, cfg, host, net.JoinHostPort(ip, port))
 			if err == nil {
 				if err = c.login(ctx); err == nil {
+					err = c.compress(ctx)
+				}
+				if err == nil {
 					return c, nil
 				}
 				c.Close()
@@ -334,6 +345,20 @@ func (c *Client) login(ctx context.Context) error {
 		}
 		c.out.line(base64.StdEncoding.EncodeToString(response))
 	}
+}
+
+// compress begins DEFLATE, if it is wanted and offered.
+func (c *Client) compress(ctx context.Context) error {
+	if !c.cfg.Compress || !c.greeting.Compress {
+		return nil
+	}
+	defer c.bounded(ctx)()
+	c.out.line(`Z01 COMPRESS "DEFLATE"`)
+	if err := c.complete(ctx); err != nil {
+		return fmt.Errorf("compressing: %w", err)
+	}
+	deflateLayer(&c.in, &c.out)
+	return nil
 }
 
 func (c *Client) readLine(ctx context.Context) (string, error) {

@@ -13,37 +13,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/emersion/go-sasl"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/xdg-go/scram"
 
 	"murder/internal/mbox"
 )
 
 func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
-
-type scramConv struct{ *scram.ClientConversation }
-
-func (s scramConv) Start() (string, []byte, error) {
-	first, err := s.Step("")
-	return "SCRAM-SHA-256", []byte(first), err
-}
-
-func (s scramConv) Next(challenge []byte) ([]byte, error) {
-	answer, err := s.Step(string(challenge))
-	return []byte(answer), err
-}
-
-func scramAuth(user, password string) func([]string, bool) (sasl.Client, error) {
-	return func([]string, bool) (sasl.Client, error) {
-		c, err := scram.SHA256.NewClient(user, password, "")
-		if err != nil {
-			return nil, err
-		}
-		return scramConv{c.NewConversation()}, nil
-	}
-}
 
 // The whole vocabulary, over every kind of connection.
 func TestClientCommands(t *testing.T) {
@@ -55,9 +31,10 @@ func TestClientCommands(t *testing.T) {
 	}
 	roots.AddCert(leaf)
 	for _, c := range []struct {
-		name string
-		mode TLSMode
-	}{{"clear", NoTLS}, {"starttls", StartTLS}, {"implicit", Implicit}} {
+		name     string
+		mode     TLSMode
+		compress bool
+	}{{"clear", NoTLS, false}, {"starttls", StartTLS, false}, {"implicit", Implicit, false}, {"compressed", NoTLS, true}, {"compressed in TLS", StartTLS, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := testConfig(t, newMemory())
@@ -74,9 +51,33 @@ func TestClientCommands(t *testing.T) {
 			}
 			exercise(t, ClientConfig{
 				Addresses: []string{addr}, TLSMode: c.mode, TLS: &tls.Config{RootCAs: roots},
-				SASL: Password("be-a", testPassword),
+				SASL: Password("be-a", testPassword), Compress: c.compress,
 			})
 		})
+	}
+}
+
+// A password is shown to nobody but this host in clear: SCRAM takes the place of PLAIN.
+func TestPassword(t *testing.T) {
+	for _, c := range []struct {
+		offered string
+		secured bool
+		want    string
+	}{
+		{"SCRAM-SHA-256 SCRAM-SHA-1 PLAIN", true, "PLAIN"},
+		{"SCRAM-SHA-256 SCRAM-SHA-1 PLAIN", false, "SCRAM-SHA-256"},
+		{"scram-sha-1 DIGEST-MD5", true, "SCRAM-SHA-1"},
+		{"PLAIN LOGIN", false, ""},
+		{"", true, ""},
+	} {
+		client, err := Password("u", "p")(strings.Fields(c.offered), c.secured)
+		mech := ""
+		if err == nil {
+			mech, _, err = client.Start()
+		}
+		if mech != c.want || (err != nil) != (c.want == "") || err != nil && !errors.Is(err, ErrNoMechanism) {
+			t.Errorf("%q, secured %v: %s, %v", c.offered, c.secured, mech, err)
+		}
 	}
 }
 
@@ -105,22 +106,23 @@ func exercise(t *testing.T, cfg ClientConfig) {
 			t.Errorf("%s: got %s, want %q", step.what, got, step.want)
 		}
 	}
+	reserved := mbox.Entry{Name: "n", Location: "a.example!p", State: mbox.Reserved}
+	if e, ok, err := c.Find(ctx, "n"); err != nil || !ok || e != reserved {
+		t.Errorf("find: %+v %v %v", e, ok, err)
+	}
+	if _, ok, err := c.Find(ctx, "none"); err != nil || ok {
+		t.Errorf("find of nothing: %v %v", ok, err)
+	}
 	var got []mbox.Entry
 	if err := c.List(ctx, "a.example!", func(e mbox.Entry) error { got = append(got, e); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	want := []mbox.Entry{
 		{Name: "caf\xe9", Location: "a.example!p", ACL: long, State: mbox.Active},
-		{Name: "n", Location: "a.example!p", State: mbox.Reserved},
+		reserved,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-	if e, ok, err := c.Find(ctx, "n"); err != nil || !ok || e != want[1] {
-		t.Errorf("find: %+v %v %v", e, ok, err)
-	}
-	if _, ok, err := c.Find(ctx, "none"); err != nil || ok {
-		t.Errorf("find of nothing: %v %v", ok, err)
 	}
 	if err := c.Delete(ctx, "n"); err != nil {
 		t.Error(err)

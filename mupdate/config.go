@@ -33,6 +33,9 @@ type Identity struct {
 	// Takeover may ACTIVATE over another server's record; Permissive lets every write win, as with
 	// Cyrus's own master.
 	Takeover, Permissive bool
+	// Unified says that the servers are backends and frontends at once (Cyrus: mupdate_config: unified),
+	// which must not hear of their own mailboxes by UPDATE and wipe nothing whatever FIND says.
+	Unified bool
 	// Order is the sort order of this client's own mailbox list. MUPDATE tells no client version,
 	// so it must be configured: mbox.OrderDB (the default) suits Cyrus 3.6 and later.
 	Order mbox.Order
@@ -43,6 +46,7 @@ type Identity struct {
 type PeerRule struct {
 	Prefix  netip.Prefix
 	Servers []mbox.Server
+	Unified bool
 	Order   mbox.Order
 }
 

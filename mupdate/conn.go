@@ -49,6 +49,7 @@ type conn struct {
 	role    Role
 	bound   []mbox.Server // the session may speak for these only; empty means any
 	order   mbox.Order
+	unified bool
 
 	verb    string // of the command at hand, for metrics
 	pending []mbox.Write
@@ -56,8 +57,15 @@ type conn struct {
 	wrote   bool      // something was proposed
 	open    mbox.Name // of the last write made, until the client shows that it knows
 	fresh   bool      // a barrier covers everything received so far
-	brake   conflictBrake
 	stream  *stream
+
+	// Of a session that compares a server's list with the map.
+	syncing    mbox.Server // whose
+	listed     uint64      // index of the LIST
+	misordered bool        // has been logged
+	conflicts  int
+	withheld   mbox.Name // of the last name that FIND did not show
+	brake      conflictBrake
 }
 
 func newConn(s *Server, nc net.Conn) *conn {

@@ -36,6 +36,12 @@ type TransferView interface {
 	TransferOrphaned(mbox.Name) bool
 }
 
+// LeftoverView knows whether a server's own copy of a mailbox, which the map puts elsewhere, is only what
+// is left of it there: it was moved away, or an operator has decided against that copy.
+type LeftoverView interface {
+	Leftover(mbox.Name, mbox.Server) bool
+}
+
 // DeletedView walks names that were deleted not long ago, in any order. all tells that none of the
 // last days is missing.
 type DeletedView interface {

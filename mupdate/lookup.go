@@ -3,7 +3,6 @@ package mupdate
 import (
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"murder/internal/mbox"
@@ -49,6 +48,7 @@ func (c *conn) list(f *frame, args []string) error {
 		c.session.Flags |= mbox.Sync
 		if server, _, ok := strings.Cut(prefix, "!"); ok {
 			c.learn(mbox.Server(server))
+			c.syncing = mbox.Server(server)
 		}
 	}
 	if err := c.barrier(c.srv.cfg.CommandTimeout); err != nil {
@@ -58,7 +58,9 @@ func (c *conn) list(f *frame, args []string) error {
 		c.reply(f.tag, "NO", noQuorum)
 		return nil
 	}
-	if err := c.dump(f.tag, located(c.srv.cfg.Directory.View(), prefix), all); err != nil {
+	view := c.srv.cfg.Directory.View()
+	c.listed = view.Index()
+	if err := c.dump(f.tag, located(view, prefix), c.order, all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "list complete")
@@ -81,11 +83,11 @@ func located(view mbox.View, prefix string) records {
 	}
 }
 
-// dump writes the wanted records in the session's order.
-func (c *conn) dump(tag string, from records, want func(*mbox.Entry) bool) error {
+// dump writes the wanted records in an order.
+func (c *conn) dump(tag string, from records, order mbox.Order, want func(*mbox.Entry) bool) error {
 	limit := time.Now().Add(c.srv.cfg.DumpTimeout)
 	var err error
-	from.inOrder(c.order, func(e *mbox.Entry) bool {
+	from.inOrder(order, func(e *mbox.Entry) bool {
 		if want(e) {
 			c.out.row(tag, e)
 			if len(c.out.buf) >= flushAt {
@@ -115,89 +117,4 @@ func (from records) inOrder(order mbox.Order, yield func(*mbox.Entry) bool) {
 			return
 		}
 	}
-}
-
-// protect withholds the truth where ctl_mboxlist -m would destroy the asking backend's mailbox over
-// it: FIND that names another server makes it wipe its own copy, NO does not.
-//
-// To a sync session a reserved name is never shown. Until the move is complete the copy of the
-// destination may be the only one, whoever is still connected, and a name that is being created
-// elsewhere has no mailbox yet.
-func (c *conn) protect(view mbox.View, e *mbox.Entry) string {
-	sync := c.session.Flags&mbox.Sync != 0
-	holder := e.Location.Server()
-	if !sync && len(c.bound) == 0 || len(c.session.Servers) == 0 || c.speaksFor(holder) {
-		return ""
-	}
-	if e.Transfer {
-		if v, ok := view.(TransferView); sync || ok && v.TransferOrphaned(e.Name) {
-			return inTransfer
-		}
-		return ""
-	}
-	v, ok := view.(ConflictView)
-	if ok && v.InConflict(e.Name) || sync && e.State == mbox.Reserved ||
-		e.State == mbox.Active && c.brake.count(holder, c.srv) {
-		return conflictText(e.Name, e.Location)
-	}
-	return ""
-}
-
-// conflictBrake stops a backend whose servername has changed from being told, name by name, that all
-// its mailboxes live on its former self.
-type conflictBrake struct {
-	holder  mbox.Server
-	names   int
-	alarmed bool
-}
-
-// count reports whether the brake is on for one more name held by holder.
-func (b *conflictBrake) count(holder mbox.Server, s *Server) bool {
-	if s.cfg.ConflictBrake < 0 || s.seen.lately(holder) {
-		return false
-	}
-	if b.holder != holder {
-		b.holder, b.names = holder, 0
-	}
-	b.names++
-	if b.names <= s.cfg.ConflictBrake {
-		return false
-	}
-	if !b.alarmed {
-		b.alarmed = true
-		s.metrics.alarms.Inc()
-		s.log.Error("a backend asks for many names held by a server that has not been seen: was it renamed? answers are withheld",
-			"backend", holder, "names", b.names)
-	}
-	return true
-}
-
-// sightings remembers which servers have spoken to this node not long ago. Backends come for one
-// command at a time, so an open connection is no measure.
-type sightings struct {
-	mu   sync.Mutex
-	last map[mbox.Server]time.Time
-}
-
-const (
-	sightingLasts = time.Hour
-	maxSightings  = 4096
-)
-
-func (s *sightings) note(server mbox.Server) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last == nil {
-		s.last = make(map[mbox.Server]time.Time)
-	}
-	if _, ok := s.last[server]; ok || len(s.last) < maxSightings {
-		s.last[server] = time.Now()
-	}
-}
-
-func (s *sightings) lately(server mbox.Server) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	at, ok := s.last[server]
-	return ok && time.Since(at) < sightingLasts
 }

@@ -18,6 +18,7 @@ type memory struct {
 	ended       map[string]bool           // sessions
 	began       map[mbox.Name]string      // session that began a transfer
 	contest     map[mbox.Name]bool        // the conflict register
+	left        map[mbox.Name]mbox.Server // where a leftover may be
 	unconfirmed []mbox.Name               // what ends of sessions named
 	log         []mbox.Change
 	index       uint64
@@ -35,7 +36,7 @@ type memory struct {
 func newMemory() *memory {
 	return &memory{
 		records: map[mbox.Name]mbox.Entry{}, owners: map[mbox.Name]mbox.Server{}, ended: map[string]bool{},
-		began: map[mbox.Name]string{}, contest: map[mbox.Name]bool{}, moved: make(chan struct{}),
+		began: map[mbox.Name]string{}, contest: map[mbox.Name]bool{}, left: map[mbox.Name]mbox.Server{}, moved: make(chan struct{}),
 	}
 }
 
@@ -128,7 +129,9 @@ func (m *memory) decide(w mbox.Write) mbox.Verdict {
 			m.contest[w.Name] = true
 			return verdict(mbox.Conflict)
 		}
-		next.State = mbox.Active
+		if next.State = mbox.Active; e.Transfer && !same {
+			m.left[w.Name] = e.Location.Server()
+		}
 		if e.State != mbox.Active || e.Location != next.Location || e.ACL != next.ACL {
 			m.put(next)
 		}
@@ -200,7 +203,7 @@ func (m *memory) have(entries ...mbox.Entry) {
 func (m *memory) View() mbox.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful}
+	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), left: maps.Clone(m.left), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful}
 	for name, session := range m.began {
 		v.orphans[name] = m.ended[session]
 	}
@@ -221,12 +224,14 @@ type memoryView struct {
 	names, gone      []mbox.Name
 	forgetful        bool
 	contest, orphans map[mbox.Name]bool
+	left             map[mbox.Name]mbox.Server
 }
 
-func (v *memoryView) Index() uint64                     { return v.index }
-func (v *memoryView) Len() int                          { return len(v.names) }
-func (v *memoryView) InConflict(n mbox.Name) bool       { return v.contest[n] }
-func (v *memoryView) TransferOrphaned(n mbox.Name) bool { return v.orphans[n] }
+func (v *memoryView) Index() uint64                            { return v.index }
+func (v *memoryView) Len() int                                 { return len(v.names) }
+func (v *memoryView) InConflict(n mbox.Name) bool              { return v.contest[n] }
+func (v *memoryView) TransferOrphaned(n mbox.Name) bool        { return v.orphans[n] }
+func (v *memoryView) Leftover(n mbox.Name, s mbox.Server) bool { return s != "" && v.left[n] == s }
 func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) bool {
 	slices.Values(v.gone)(yield)
 	return !v.forgetful

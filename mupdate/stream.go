@@ -17,7 +17,7 @@ import (
 type stream struct {
 	c     *conn
 	tag   string
-	hosts []mbox.Server
+	scope scope
 	after uint64    // rows up to this index are out, but for held ones
 	at    time.Time // when they were
 	held  []mbox.Change
@@ -40,8 +40,8 @@ type post struct {
 	last            bool // end the stream behind it
 }
 
-func newStream(c *conn, tag string, hosts []mbox.Server, after uint64) *stream {
-	s := &stream{c: c, tag: tag, hosts: hosts, after: after, at: time.Now(), posts: make(chan post, 16), done: make(chan struct{})}
+func newStream(c *conn, tag string, scope scope, after uint64) *stream {
+	s := &stream{c: c, tag: tag, scope: scope, after: after, at: time.Now(), posts: make(chan post, 16), done: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(c.srv.ctx)
 	c.srv.metrics.streams.Inc()
 	return s
@@ -266,14 +266,14 @@ func (s *stream) rows(changes []mbox.Change) (n int, err error) {
 	if len(changes) > 1 {
 		later = make(map[mbox.Name]int, len(changes))
 		for i := range changes {
-			if s.wants(&changes[i]) {
+			if s.scope.wants(&changes[i]) {
 				later[changes[i].Name] = i
 			}
 		}
 	}
 	for i := range changes {
 		ch := &changes[i]
-		if !s.wants(ch) || later != nil && later[ch.Name] != i || s.hold(ch) {
+		if !s.scope.wants(ch) || later != nil && later[ch.Name] != i || s.hold(ch) {
 			continue
 		}
 		s.c.out.row(s.tag, &ch.Entry)
@@ -297,7 +297,7 @@ const resyncWithin = 24 * time.Hour
 func (s *stream) resync() error {
 	view := s.c.srv.cfg.Directory.View()
 	deleted, ok := view.(DeletedView)
-	if !ok || len(s.hosts) > 0 || time.Since(s.at) > resyncWithin {
+	if !ok || !s.scope.whole() || time.Since(s.at) > resyncWithin {
 		return mbox.ErrLagged
 	}
 	s.held = nil // the view knows better
@@ -327,9 +327,4 @@ func (s *stream) resync() error {
 	s.c.srv.metrics.rows.Add(float64(n))
 	s.after, s.at = view.Index(), time.Now()
 	return err
-}
-
-func (s *stream) wants(ch *mbox.Change) bool {
-	return len(s.hosts) == 0 || slices.Contains(s.hosts, ch.Old.Server()) ||
-		ch.State != mbox.Absent && slices.Contains(s.hosts, ch.Location.Server())
 }

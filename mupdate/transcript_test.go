@@ -31,6 +31,7 @@ import (
 //	drop                  close from our side
 //	tls, deflate          begin a layer
 //	quorum lost|back|unknown
+//	left NAME SERVER      what SERVER has of a mailbox is known to be a leftover
 //	wait STATE NAME [LOCATION [ACL]]   until the record is so; STATE may be absent
 //	is STATE NAME [LOCATION [ACL]]     the record is so now
 //	repeat N TEXT         send TEXT N times
@@ -110,6 +111,10 @@ func option(t *testing.T, cfg *Config, dir *memory, key string) {
 		cfg.StrictRFC = true
 	case "read-only":
 		cfg.ReadOnly = true
+	case "unified":
+		id := cfg.Identities["be-a"]
+		id.Unified = true
+		cfg.Identities["be-a"] = id
 	case "noop-strict":
 		cfg.NoopStrict = true
 	case "delete-unknown=no", "delete-unknown":
@@ -200,6 +205,12 @@ func (p *player) step(verb, rest string) error {
 			return err
 		}
 		return p.check(want, verb == "wait")
+	case "left":
+		name, server, _ := strings.Cut(rest, " ")
+		p.dir.mu.Lock()
+		defer p.dir.mu.Unlock()
+		p.dir.left[mbox.Name(name)] = mbox.Server(server)
+		return nil
 	case "quorum":
 		p.dir.mu.Lock()
 		defer p.dir.mu.Unlock()

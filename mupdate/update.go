@@ -13,6 +13,10 @@ import (
 //
 // With arguments only records of these servers are dumped, and changes are sent when the old or the
 // new server is among them (Cyrus: the partial update that PARTIAL-UPDATE advertises).
+//
+// In a unified Murder a server does not hear of its own mailboxes. Its slave would write what it hears
+// over the server's own entries, without the parts that MUPDATE does not know (Cyrus 3.6: "mbentry has
+// no uniqueid"), and the mailboxes could no longer be opened.
 func (c *conn) update(f *frame, args []string) error {
 	srv := c.srv
 	if err := c.barrier(srv.cfg.NoopTimeout); err != nil {
@@ -25,11 +29,8 @@ func (c *conn) update(f *frame, args []string) error {
 		c.log.Warn("dump from an unconfirmed copy", "user", c.session.Identity, "err", err)
 	}
 	view := srv.cfg.Directory.View()
-	var hosts []mbox.Server
-	for _, a := range args {
-		hosts = append(hosts, mbox.Server(a))
-	}
-	if len(hosts) == 0 {
+	scope := c.scope(args)
+	if len(scope.only) == 0 {
 		if last, ok := srv.guard.check(view); !ok {
 			srv.metrics.alarms.Inc()
 			c.log.Error("dump withheld: it holds less than half of what the last one held; an operator must confirm",
@@ -38,50 +39,90 @@ func (c *conn) update(f *frame, args []string) error {
 			return nil
 		}
 	}
-	rows := located(view, "")
-	if len(hosts) > 0 {
-		rows = func(yield func(mbox.Entry) bool) {
-			view.Ascend("", func(e mbox.Entry) bool {
-				return !slices.Contains(hosts, e.Location.Server()) || yield(e)
-			})
-		}
+	order := c.order
+	if order == mbox.OrderOctet {
+		order = mbox.OrderDB // see replay
 	}
-	if err := c.dump(f.tag, rows, all); err != nil {
+	if err := c.dump(f.tag, located(view, ""), order, scope.dumps); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "streaming starts")
-	if err := c.replay(f.tag, rows, view); err != nil {
+	if err := c.replay(f.tag, view, order, &scope); err != nil {
 		return err
 	}
 	if err := c.flush(); err != nil {
 		return err
 	}
-	c.stream = newStream(c, f.tag, hosts, view.Index())
+	c.stream = newStream(c, f.tag, scope, view.Index())
 	go c.stream.run()
 	return nil
+}
+
+// scope is what of the map a stream shows.
+type scope struct {
+	only    []mbox.Server // these servers, if there are any
+	without []mbox.Server // not what is on these
+}
+
+// scope is what a follower is to have.
+func (c *conn) scope(args []string) (s scope) {
+	for _, a := range args {
+		s.only = append(s.only, mbox.Server(a))
+	}
+	switch {
+	case c.unified && len(c.bound) > 0:
+		s.without = c.bound
+	case c.unified:
+		c.log.Warn("a unified server follows, and it is not known which: what it hears of its own mailboxes spoils them; bind its identity or address to its name",
+			"user", c.session.Identity)
+	case len(c.bound) > 0:
+		c.log.Info("a backend follows the map: if it is a unified server, its identity or address must say so",
+			"user", c.session.Identity, "backend", c.bound[0])
+	}
+	return s
+}
+
+func (s *scope) whole() bool { return len(s.only)+len(s.without) == 0 }
+
+func (s *scope) dumps(e *mbox.Entry) bool {
+	server := e.Location.Server()
+	return (len(s.only) == 0 || slices.Contains(s.only, server)) && !slices.Contains(s.without, server)
+}
+
+func (s *scope) wants(ch *mbox.Change) bool {
+	server := ch.Location.Server() // "" if it is gone
+	if ch.State == mbox.Absent {
+		server = ch.Old.Server()
+	}
+	if slices.Contains(s.without, server) {
+		return false
+	}
+	return len(s.only) == 0 || slices.Contains(s.only, server) || slices.Contains(s.only, ch.Old.Server())
 }
 
 // replay repeats as stream rows the records that a Cyrus slave may have dropped. It merges the dump
 // into its own list by comparing octets, while both come in another order; where its list holds a
 // surplus name the merge can step out of line and delete names that are in the dump. That can only hit
-// a name that some earlier name, sent or deleted not long ago, exceeds by octets.
-func (c *conn) replay(tag string, rows records, view mbox.View) error {
+// a name that some earlier name of its list, sent or deleted not long ago, exceeds by octets: never one
+// of a slave whose own list is in the order of octets (Cyrus up to 3.4), which can thus have the dump
+// in any order.
+func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope) error {
 	switch c.srv.cfg.Replay {
 	case ReplayOff:
 		return nil
 	case ReplayAll:
-		return c.dump(tag, rows, all)
+		return c.dump(tag, located(view, ""), order, scope.dumps)
 	}
-	gone := deleted(view, c.order)
+	gone := deleted(view, order)
 	var highest mbox.Name
-	return c.dump(tag, rows, func(e *mbox.Entry) bool {
-		for len(gone) > 0 && c.order.Compare(gone[0], e.Name) < 0 {
+	return c.dump(tag, located(view, ""), order, func(e *mbox.Entry) bool {
+		for len(gone) > 0 && order.Compare(gone[0], e.Name) < 0 {
 			highest = max(highest, gone[0])
 			gone = gone[1:]
 		}
 		suspect := e.Name < highest
 		highest = max(highest, e.Name)
-		return suspect
+		return suspect && scope.dumps(e)
 	})
 }
 

@@ -27,6 +27,10 @@ func (c *conn) write(tag string, kind mbox.Kind, args []string) error {
 	}
 	c.learn(w.Location.Server())
 	w.By = c.session
+	if kind == mbox.Activate && w.Name == c.withheld {
+		// Cyrus: ctl_mboxlist -m without -a sends this although FIND was refused. It is no takeover.
+		w.By.Flags &^= mbox.Takeover
+	}
 	c.pending = append(c.pending, w)
 	c.tags = append(c.tags, tag)
 	if len(c.pending) >= c.srv.cfg.ReadAhead {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -232,6 +233,10 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without a URL that nobody has typed
+		}
 		return nil, fmt.Errorf("talking to the node: %w", err)
 	}
 	if resp.StatusCode < 300 || resp.Header.Get(healthHeader) != "" {

@@ -12,29 +12,6 @@ import (
 	"murder/cmd/murderctl/output"
 )
 
-func newMailboxResolve(c *ctl) *cobra.Command {
-	var req admin.RepairRequest
-	var deleted bool
-	cmd := &cobra.Command{
-		Use: "resolve NAME --holder SERVER", Short: "Decide who has a mailbox that two servers claim, or that got stuck in a move", Args: cobra.ExactArgs(1),
-		Long: "SERVER keeps or gets the record, and the claims of others are cleared. The other servers wipe their\n" +
-			"copy at their next ctl_mboxlist -m, so look first which copy has the mail.\n" +
-			"--deleted says instead that a name in the list of cut renames was meant to be deleted.",
-	}
-	cmd.Flags().StringVar(&req.Holder, "holder", "", "`server` that shall have it")
-	cmd.Flags().BoolVar(&deleted, "deleted", false, "it was deleted on purpose: list it no longer")
-	cmd.Flags().BoolVar(&req.Force, "force", false, "also where it looks wrong")
-	cmd.MarkFlagsOneRequired("holder", "deleted")
-	cmd.MarkFlagsMutuallyExclusive("holder", "deleted")
-	return c.repairs(cmd, func() admin.RepairRequest {
-		req.Do = admin.DoResolve
-		if deleted {
-			req.Do = admin.DoDismiss
-		}
-		return req
-	})
-}
-
 func newMailboxRelease(c *ctl) *cobra.Command {
 	req := admin.RepairRequest{Do: admin.DoRelease}
 	cmd := &cobra.Command{
@@ -43,28 +20,33 @@ func newMailboxRelease(c *ctl) *cobra.Command {
 			"came from, which needs --force: see mailbox resolve for the other direction.",
 	}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "also when the mailbox is being moved")
-	return c.repairs(cmd, func() admin.RepairRequest { return req })
+	c.repairs(cmd, func() admin.RepairRequest { return req })
+	return cmd
 }
 
 func newMailboxRestore(c *ctl) *cobra.Command {
-	return c.repairs(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "restore NAME", Short: "Bring back the record of a deleted mailbox", Args: cobra.ExactArgs(1),
 		Long: "Records of the last week are remembered. The mailbox must still be on its server, as after a\n" +
 			"rename that was cut off in the middle.",
-	}, func() admin.RepairRequest { return admin.RepairRequest{Do: admin.DoRestore} })
+	}
+	c.repairs(cmd, func() admin.RepairRequest { return admin.RepairRequest{Do: admin.DoRestore} })
+	return cmd
 }
 
 func newMailboxRemove(c *ctl) *cobra.Command {
-	return c.repairs(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "remove NAME", Short: "Take a record out of the map, if it has not changed since it was shown", Args: cobra.ExactArgs(1),
 		Long: "For records whose mailbox is gone. The server is not asked: if it still has the mailbox, its next\n" +
 			"ctl_mboxlist -m brings the record back.",
-	}, func() admin.RepairRequest { return admin.RepairRequest{Do: admin.DoRemove} })
+	}
+	c.repairs(cmd, func() admin.RepairRequest { return admin.RepairRequest{Do: admin.DoRemove} })
+	return cmd
 }
 
 // repairs makes cmd show a plan, and carry it out with --yes if nothing has changed in between.
-func (c *ctl) repairs(cmd *cobra.Command, request func() admin.RepairRequest) *cobra.Command {
-	yes := yesFlag(cmd)
+func (c *ctl) repairs(cmd *cobra.Command, request func() admin.RepairRequest) (yes *bool) {
+	yes = yesFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
 			req := request()
@@ -90,7 +72,7 @@ func (c *ctl) repairs(cmd *cobra.Command, request func() admin.RepairRequest) *c
 			return c.show(cmd, plan, t)
 		})
 	}
-	return cmd
+	return yes
 }
 
 // operator is who is at the keyboard, for the history.

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"crypto/tls"
 	"net"
 	"net/netip"
 
@@ -45,23 +45,30 @@ func (d *daemon) self() []mbox.Server {
 
 func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error {
 	c := &d.cfg.LMTP
-	if len(c.Listen) == 0 {
+	if len(c.Listen)+len(c.ListenTLS) == 0 {
 		return nil
 	}
 	trusted, err := prefixes(c.TrustedNetworks)
 	if err != nil {
 		return err
 	}
+	proxies, err := prefixes(c.Proxies)
+	if err != nil {
+		return err
+	}
 	srv, err := lmtp.New(lmtp.Config{
 		Hostname: hostname(c.Hostname), Resolver: resolver, Backends: d.backends, Auth: auth, Admins: c.Admins,
-		TrustedNetworks: trusted, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
-		DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
+		TrustedNetworks: trusted, Proxies: proxies, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
+		CheckAtBackend: c.RcptCheck == "backend", DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
 		Limits: lmtp.Limits{Connections: c.MaxConnections, Recipients: c.MaxRecipients}, Logger: d.log, Metrics: d.reg,
 	})
 	if err != nil {
 		return err
 	}
-	return d.start("lmtp", c.Listen, func(ln net.Listener) error { return srv.Serve(ln, lmtp.ListenOptions{}) }, srv.Shutdown)
+	serve := func(ln net.Listener, implicit *tls.Config) error {
+		return srv.Serve(ln, lmtp.ListenOptions{TLS: implicit})
+	}
+	return d.startBoth("lmtp", c.Listen, c.ListenTLS, d.tlsFor(), serve, srv.Shutdown)
 }
 
 func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
@@ -76,11 +83,7 @@ func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
 	if err != nil {
 		return err
 	}
-	stop := func(context.Context) error {
-		srv.Shutdown()
-		return nil
-	}
-	if err := d.start("socketmap", c.Listen, srv.Serve, stop); err != nil {
+	if err := d.start("socketmap", c.Listen, srv.Serve, srv.Shutdown); err != nil {
 		return err
 	}
 	for name, table := range c.Tables {

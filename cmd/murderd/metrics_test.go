@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"regexp"
 	"testing"
 
 	"murder/cluster"
@@ -17,6 +18,27 @@ func TestMetricsPageIsCurrent(t *testing.T) {
 	have, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil || !bytes.Equal(have, b.Bytes()) {
 		t.Error("docs/metrics.md is not what a node registers: run make docs", err)
+	}
+}
+
+// An alert on a metric that does not exist never fires.
+func TestAlertsAreOnMetrics(t *testing.T) {
+	rules, err := os.ReadFile("../../deploy/prometheus/murder.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`murder_[a-z_]+`).FindAll(rules, -1)
+	if len(names) < 10 {
+		t.Errorf("only %d metrics are watched", len(names))
+	}
+	for _, name := range names {
+		if !bytes.Contains(page, append(append([]byte("`"), name...), '`')) {
+			t.Errorf("there is no metric %s", name)
+		}
 	}
 }
 

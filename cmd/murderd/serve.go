@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -139,33 +140,51 @@ func serve(ctx context.Context, file string) error {
 // openNode opens the cluster port.
 func (d *daemon) openNode() error {
 	c := d.cfg.Cluster
+	bootstrap, err := bootstrapOf(&c)
+	if err != nil {
+		return err
+	}
 	d.backups = newBackups(d.cfg.Backup, func(ctx context.Context, w io.Writer) error { return d.node.Backup(ctx, w) }, d.log, d.reg)
 	node, err := cluster.Open(cluster.Config{
-		NodeID:            d.cfg.Node.ID,
-		DataDir:           d.cfg.Node.DataDir,
-		Role:              cluster.Role(d.cfg.Node.Role),
-		Listen:            c.Listen,
-		Advertise:         d.advertise(c.Listen, c.Advertise),
-		GossipListen:      d.cfg.Gossip.Listen,
-		Services:          d.advertised(),
-		Timing:            c.Timing,
-		Voters:            c.Voters,
-		PromoteAfter:      c.PromoteAfter.Duration,
-		BinaryVersion:     version,
-		AutoFinalize:      c.AutoFinalize,
-		SnapshotInterval:  c.SnapshotInterval.Duration,
-		SnapshotThreshold: c.SnapshotThreshold,
-		TrailingLogs:      c.TrailingLogs,
-		Findings:          d.findings,
-		Answers:           d.answers(),
-		Logger:            d.log,
-		Metrics:           d.reg,
+		NodeID:             d.cfg.Node.ID,
+		DataDir:            d.cfg.Node.DataDir,
+		Role:               cluster.Role(d.cfg.Node.Role),
+		Listen:             c.Listen,
+		CleanupDeadServers: c.CleanupDead,
+		Advertise:          d.advertise(c.Listen, c.Advertise),
+		GossipListen:       d.cfg.Gossip.Listen,
+		Services:           d.advertised(),
+		Timing:             c.Timing,
+		Voters:             c.Voters,
+		PromoteAfter:       c.PromoteAfter.Duration,
+		BinaryVersion:      version,
+		AutoFinalize:       c.AutoFinalize,
+		Bootstrap:          bootstrap,
+		SnapshotInterval:   c.SnapshotInterval.Duration,
+		SnapshotThreshold:  c.SnapshotThreshold,
+		TrailingLogs:       c.TrailingLogs,
+		Findings:           d.findings,
+		Answers:            d.answers(),
+		Logger:             d.log,
+		Metrics:            d.reg,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the node: %w", err)
 	}
 	d.node = node
 	return nil
+}
+
+// bootstrapOf reads the secret of nodes that make their cluster by themselves.
+func bootstrapOf(c *config.Cluster) (cluster.Bootstrap, error) {
+	if c.BootstrapExpect == 0 {
+		return cluster.Bootstrap{}, nil
+	}
+	secret, err := os.ReadFile(c.BootstrapSecret)
+	if err != nil {
+		return cluster.Bootstrap{}, fmt.Errorf("reading the bootstrap secret: %w", err)
+	}
+	return cluster.Bootstrap{Expect: c.BootstrapExpect, Peers: c.BootstrapPeers, Secret: bytes.TrimSpace(secret)}, nil
 }
 
 // advertise is the address under which others reach a listener: what the operator says, else the

@@ -118,7 +118,7 @@ func identities(list map[string]config.Identity) (map[string]mupdate.Identity, e
 		}
 		known[name] = mupdate.Identity{
 			Role:    map[string]mupdate.Role{"": mupdate.Reader, "reader": mupdate.Reader, "backend": mupdate.Backend, "admin": mupdate.Admin}[id.Role],
-			Servers: servers(id.Servers), Takeover: id.Takeover, Permissive: id.Permissive, Order: order,
+			Servers: servers(id.Servers), Takeover: id.Takeover, Permissive: id.Permissive, Unified: id.Unified, Order: order,
 		}
 	}
 	return known, nil
@@ -136,7 +136,7 @@ func peerRules(list map[string]config.PeerSettings) ([]mupdate.PeerRule, error) 
 		if err != nil {
 			return nil, fmt.Errorf("mupdate peer %s: %w", text, err)
 		}
-		rules = append(rules, mupdate.PeerRule{Prefix: prefix, Servers: servers(p.Servers), Order: order})
+		rules = append(rules, mupdate.PeerRule{Prefix: prefix, Servers: servers(p.Servers), Unified: p.Unified, Order: order})
 	}
 	slices.SortFunc(rules, func(a, b mupdate.PeerRule) int { return b.Prefix.Bits() - a.Prefix.Bits() })
 	return rules, nil
@@ -189,11 +189,13 @@ func (d *daemon) placement() imap.Placement {
 }
 
 // loginConfig is what POP3 and ManageSieve share.
-func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *tls.Config) login.Config {
+func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *tls.Config, proxies []string) (login.Config, error) {
+	trusted, err := prefixes(proxies)
 	return login.Config{
 		Hostname: hostname(""), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
-		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Limits: limits, Logger: d.log, Metrics: d.reg,
-	}
+		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Proxies: trusted, Limits: limits,
+		Logger: d.log, Metrics: d.reg,
+	}, err
 }
 
 func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
@@ -203,7 +205,11 @@ func (d *daemon) openPOP3(auth *auth.Mechanisms) error {
 	}
 	cert := d.tlsFor("pop3")
 	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
-	srv, err := pop3.New(pop3.Config{Config: d.loginConfig(auth, limits, cert), Subfolders: c.Subfolders})
+	base, err := d.loginConfig(auth, limits, cert, c.Proxies)
+	if err != nil {
+		return err
+	}
+	srv, err := pop3.New(pop3.Config{Config: base, Subfolders: c.Subfolders})
 	if err != nil {
 		return err
 	}
@@ -218,7 +224,11 @@ func (d *daemon) openSieve(auth *auth.Mechanisms) error {
 	}
 	cert := d.tlsFor("managesieve")
 	limits := login.Limits{Connections: c.MaxConnections, PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Idle: c.IdleTimeout.Duration}
-	srv, err := sieve.New(sieve.Config{Config: d.loginConfig(auth, limits, cert), Referrals: c.Referrals})
+	base, err := d.loginConfig(auth, limits, cert, c.Proxies)
+	if err != nil {
+		return err
+	}
+	srv, err := sieve.New(sieve.Config{Config: base, Referrals: c.Referrals})
 	if err != nil {
 		return err
 	}

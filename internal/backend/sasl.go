@@ -1,22 +1,14 @@
 package backend
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/emersion/go-sasl"
-	"github.com/xdg-go/scram"
 
+	"murder/internal/auth"
 	"murder/internal/mbox"
-)
-
-const (
-	scramSHA256   = "SCRAM-SHA-256"
-	scramSHA1     = "SCRAM-SHA-1"
-	maxIterations = 1 << 17
 )
 
 // SASL chooses a mechanism among those a server offers and returns its client, to act as authz (""
@@ -30,9 +22,9 @@ func (s *Set) SASL(server mbox.Server, offered []string, authz string, secured b
 	set := s.Settings(server)
 	order := set.Mechs
 	if order == nil {
-		order = []string{sasl.External, sasl.Plain, scramSHA256, scramSHA1}
+		order = []string{sasl.External, sasl.Plain, auth.ScramSHA256, auth.ScramSHA1}
 		if set.TLS != NoTLS && set.Verify == VerifyNone {
-			order = []string{sasl.External, scramSHA256, scramSHA1, sasl.Plain}
+			order = []string{sasl.External, auth.ScramSHA256, auth.ScramSHA1, sasl.Plain}
 		}
 	}
 	withheld := ""
@@ -50,8 +42,8 @@ func (s *Set) SASL(server mbox.Server, offered []string, authz string, secured b
 			withheld = "; PLAIN withheld in clear"
 		case mech == sasl.Plain:
 			return mech, sasl.NewPlainClient(authz, set.Authname, set.Password), nil
-		case mech == scramSHA256 || mech == scramSHA1:
-			client, err := newScramClient(mech, set.Authname, set.Password, authz)
+		case mech == auth.ScramSHA256 || mech == auth.ScramSHA1:
+			client, err := auth.NewScramClient(mech, set.Authname, set.Password, authz)
 			if err != nil {
 				return "", nil, fmt.Errorf("%w: %w", ErrNoMechanism, err)
 			}
@@ -59,47 +51,4 @@ func (s *Set) SASL(server mbox.Server, offered []string, authz string, secured b
 		}
 	}
 	return "", nil, fmt.Errorf("%w among %q of %s%s", ErrNoMechanism, offered, server, withheld)
-}
-
-// scramClient adapts xdg-go's conversation to sasl.Client.
-type scramClient struct {
-	mech string
-	conv *scram.ClientConversation
-}
-
-func newScramClient(mech, user, password, authz string) (*scramClient, error) {
-	generator := scram.SHA256
-	if mech == scramSHA1 {
-		generator = scram.SHA1
-	}
-	client, err := generator.NewClient(user, password, authz)
-	if err != nil {
-		client, err = generator.NewClientUnprepped(user, password, authz)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &scramClient{mech: mech, conv: client.NewConversation()}, nil
-}
-
-func (c *scramClient) Start() (mech string, ir []byte, err error) {
-	first, err := c.conv.Step("")
-	return c.mech, []byte(first), err
-}
-
-// Next implements sasl.Client. The answer to the server's final message is empty, not nil.
-func (c *scramClient) Next(challenge []byte) ([]byte, error) {
-	if c.conv.Done() {
-		return nil, sasl.ErrUnexpectedServerChallenge
-	}
-	for field := range strings.SplitSeq(string(challenge), ",") {
-		// The number of iterations is the server's choice but our time.
-		if digits, ok := strings.CutPrefix(field, "i="); ok {
-			if n, err := strconv.Atoi(digits); err != nil || n > maxIterations {
-				return nil, errors.New("scram: too many iterations")
-			}
-		}
-	}
-	answer, err := c.conv.Step(string(challenge))
-	return []byte(answer), err
 }

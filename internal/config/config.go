@@ -67,6 +67,10 @@ type Cluster struct {
 	SnapshotThreshold uint64   `toml:"snapshot_threshold" doc:"A snapshot is due after this many log entries."`
 	TrailingLogs      uint64   `toml:"trailing_logs" doc:"Log entries kept for nodes that were away; who is further behind gets a snapshot."`
 	AutoFinalize      string   `toml:"auto_finalize" doc:"When the cluster version is raised after the last node has been upgraded: a duration, now or never (murderctl cluster finalize). Until then nodes can go back."`
+	CleanupDead       bool     `toml:"cleanup_dead_servers" doc:"Remove nodes by themselves: a coordinator after a day of silence, if enough others are alive and vote; anything else after an hour. The leader's setting counts."`
+	BootstrapExpect   int      `toml:"bootstrap_expect" doc:"For automation that carries no join tokens around: so many coordinators, started with the same settings, make the cluster by themselves, and every node joins it. 0: murderctl cluster init and join. A node that is a member ignores it."`
+	BootstrapPeers    []string `toml:"bootstrap_peers" doc:"The advertised addresses of these coordinators, host:port. The same on every node."`
+	BootstrapSecret   string   `toml:"bootstrap_secret_file" doc:"File with a secret of at least 16 octets, the same on every node. Who knows it can join."`
 	ReadyTimeout      Duration `toml:"ready_timeout" doc:"How long to wait at start for a complete map before serving anyway."`
 }
 
@@ -191,12 +195,14 @@ type Identity struct {
 	Servers      []string `toml:"servers" doc:"Servernames that a backend may write for. Empty: any."`
 	Takeover     bool     `toml:"takeover" doc:"May take over records of other servers (planned failover of a backend)."`
 	Permissive   bool     `toml:"permissive" doc:"Every write wins, as with Cyrus's own master."`
+	Unified      bool     `toml:"unified" doc:"Its servers are backends and frontends at once (Cyrus: mupdate_config: unified), and do not hear of their own mailboxes when they follow the map. Their names must be in servers, here or for their address."`
 	Order        string   `toml:"order" doc:"Sort order of its mailbox list: dbname (Cyrus 3.6 and later), octet or mboxsort. Default: dbname."`
 }
 
 // PeerSettings describe clients by address.
 type PeerSettings struct {
 	Servers []string `toml:"servers" doc:"Servernames that these clients may write for."`
+	Unified bool     `toml:"unified" doc:"They are backends and frontends at once, as in mupdate.identities."`
 	Order   string   `toml:"order" doc:"Sort order of their mailbox lists: dbname, octet or mboxsort. Default: dbname."`
 }
 
@@ -234,6 +240,7 @@ type PlaceRule struct {
 type POP3 struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STLS."`
 	ListenTLS      []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -244,6 +251,7 @@ type POP3 struct {
 // Sieve is the ManageSieve frontend.
 type Sieve struct {
 	Listen         []string `toml:"listen" doc:"Addresses with STARTTLS."`
+	Proxies        []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	MaxConnections int      `toml:"max_connections" doc:"Sessions at a time."`
 	MaxPerAddress  int      `toml:"max_per_address" doc:"Sessions from one address; 0 for no limit."`
 	MaxPerUser     int      `toml:"max_per_user" doc:"Sessions of one user; 0 for no limit."`
@@ -253,7 +261,9 @@ type Sieve struct {
 
 // LMTP is delivery.
 type LMTP struct {
-	Listen          []string `toml:"listen" doc:"Addresses and paths of unix sockets. Whoever reaches a socket may deliver."`
+	Listen          []string `toml:"listen" doc:"Addresses with STARTTLS, and paths of unix sockets. Whoever reaches a socket may deliver."`
+	ListenTLS       []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Proxies         []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
 	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
 	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
@@ -262,6 +272,7 @@ type LMTP struct {
 	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
 	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
 	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
+	RcptCheck       string   `toml:"rcpt_check" doc:"Who answers RCPT: map, or backend, so that the MTA hears of a full mailbox before it sends the message, at the price of a process on the backend for as long as that takes."`
 	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, for the time of a migration."`
 	UnknownBackend  string   `toml:"unknown_user_backend" doc:"Servername of the backend that makes mailboxes when mail arrives. Cyrus: autocreate_post there."`
 	Catchall        string   `toml:"catchall" doc:"User who gets mail for unknown recipients. Cyrus: lmtp_catchall_mailbox."`
@@ -309,7 +320,7 @@ func Default(role string) *Config {
 			Placement: "least-mailboxes"},
 		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
 		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, Downcase: true},
+		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, RcptCheck: "map", Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}
 	switch role {

@@ -150,6 +150,7 @@ func (c *Config) validateCluster(k *checker) {
 	if !slices.Contains([]int{1, 3, 5}, c.Cluster.Voters) {
 		k.add("cluster.voters", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", c.Cluster.Voters)
 	}
+	c.validateBootstrap(k)
 	if a := c.Cluster.AutoFinalize; a != "now" && a != "never" {
 		if d, err := time.ParseDuration(a); err != nil || d < 0 {
 			k.add("cluster.auto_finalize", "", "%q is not possible: want a duration such as 24h, now or never", a)
@@ -164,6 +165,25 @@ func (c *Config) validateCluster(k *checker) {
 	if c.Admin.Listen != "" {
 		k.address("admin.listen", c.Admin.Listen, false)
 	}
+}
+
+func (c *Config) validateBootstrap(k *checker) {
+	n, peers := c.Cluster.BootstrapExpect, c.Cluster.BootstrapPeers
+	switch {
+	case n == 0 && len(peers) == 0:
+		return
+	case !slices.Contains([]int{1, 3, 5}, n):
+		k.add("cluster.bootstrap_expect", "an even number tolerates no more failures than the odd one below it", "%d is not possible: want 1, 3 or 5", n)
+	case n != len(peers):
+		k.add("cluster.bootstrap_peers", "name all coordinators, this one too", "names %d coordinators, and cluster.bootstrap_expect is %d", len(peers), n)
+	}
+	for _, p := range peers {
+		k.address("cluster.bootstrap_peers", p, false)
+	}
+	if c.Cluster.BootstrapSecret == "" {
+		k.add("cluster.bootstrap_secret_file", "\"openssl rand -hex 32\" makes a secret; the same on every node", "is not set")
+	}
+	k.readable("cluster.bootstrap_secret_file", c.Cluster.BootstrapSecret)
 }
 
 func (c *Config) validateTLS(k *checker) {
@@ -284,16 +304,16 @@ func (c *Config) validateFrontends(k *checker) {
 		}
 	}
 	k.addresses("lmtp.listen", c.LMTP.Listen, true)
-	for _, addr := range c.LMTP.Listen {
+	for _, addr := range slices.Concat(c.LMTP.Listen, c.LMTP.ListenTLS) {
 		if _, port, _ := net.SplitHostPort(addr); port == "25" {
 			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
 		}
 	}
-	for _, network := range c.LMTP.TrustedNetworks {
-		if _, err := ParsePrefix(network); err != nil {
-			k.add("lmtp.trusted_networks", "", "%q is no address: want one like 10.0.0.5 or a prefix like 10.0.0.0/24", network)
-		}
-	}
+	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
+	k.prefixes("lmtp.trusted_networks", c.LMTP.TrustedNetworks)
+	k.prefixes("lmtp.proxies", c.LMTP.Proxies)
+	k.prefixes("pop3.proxies", c.POP3.Proxies)
+	k.prefixes("sieve.proxies", c.Sieve.Proxies)
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
 	for _, name := range slices.Sorted(maps.Keys(c.Socketmap.Tables)) {
 		key := keyPath([]string{"socketmap", "tables", name})
@@ -303,7 +323,7 @@ func (c *Config) validateFrontends(k *checker) {
 	for _, l := range []listener{
 		{"imap.listen", c.IMAP.Listen, false}, {"imap.listen_tls", c.IMAP.ListenTLS, true},
 		{"pop3.listen", c.POP3.Listen, false}, {"pop3.listen_tls", c.POP3.ListenTLS, true},
-		{"sieve.listen", c.Sieve.Listen, false},
+		{"sieve.listen", c.Sieve.Listen, false}, {"lmtp.listen_tls", c.LMTP.ListenTLS, true},
 	} {
 		k.addresses(l.key, l.addrs, false)
 		if c.TLS.CertFile != "" || len(l.addrs) == 0 {
@@ -322,7 +342,7 @@ func (c *Config) validateFrontends(k *checker) {
 			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
 			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
 			{key: "sieve.listen", addrs: c.Sieve.Listen},
-			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
+			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "lmtp.listen_tls", addrs: c.LMTP.ListenTLS}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
 		} {
 			if len(l.addrs) > 0 {
 				k.add(l.key, "set node.role to \"frontend\" or \"both\"", "a node of role %s has no mail frontends", c.Node.Role)

@@ -18,7 +18,7 @@ const (
 	// OrderOctet is the dotted name in plain octets: Cyrus up to 3.4 with improved_mboxlist_sort off.
 	OrderOctet
 	// OrderMboxsort is Cyrus up to 3.4 with improved_mboxlist_sort on: "." sorts below every other
-	// printable octet.
+	// octet.
 	OrderMboxsort
 )
 
@@ -112,10 +112,16 @@ func dbOctetIn(s string, i, bang int) int {
 	return int(c)
 }
 
-// mboxsortOctet lets "." sort below every other printable octet.
+// mboxsortOctet lets "." sort below every other octet that a name can have (Cyrus 3.4: bsearch.c,
+// convert_to_compare, which also moves the control characters up to make room).
 func mboxsortOctet(c byte) int {
-	if c == '.' {
-		return 0x1f
+	switch {
+	case c == '\t' || c == '\n':
+		return 1
+	case c == '.':
+		return 2
+	case 1 <= c && c <= 8:
+		return int(c) + 2
 	}
 	return int(c)
 }

@@ -15,6 +15,7 @@ func TestOrders(t *testing.T) {
 		{OrderOctet, []Name{"a", "a - SH", "a-b", "a.b"}},
 		{OrderDB, []Name{"a", "a.b", "a - SH", "a-b"}},
 		{OrderMboxsort, []Name{"a", "a.b", "a - SH", "a-b"}},
+		{OrderMboxsort, []Name{"a\t", "a.b", "a\x01", "a\x08", "a\x0b", "a\x1f", "a "}},
 		{OrderDB, []Name{"user.t.a", "user.t.a.b", "user.t.a-b", "user.t.a^b"}},
 		{OrderDB, []Name{"ex.org!user.a", "ex.org!user.a.b", "ex.org.uk!user.a", "user.b"}},
 	} {

@@ -4,18 +4,18 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/backend"
+	"murder/internal/limit"
+	"murder/internal/listen"
 	"murder/internal/mbox"
 	"murder/lmtp"
 )
@@ -47,15 +47,10 @@ type Config struct {
 // Server answers look-ups. Its methods may be called from any goroutine.
 type Server struct {
 	cfg     Config
+	gate    listen.Gate[*conn]
 	lookups *prometheus.CounterVec
 	ctx     context.Context
 	stop    context.CancelFunc
-	work    sync.WaitGroup
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	conns     map[net.Conn]struct{}
 }
 
 // New returns a server that listens on nothing yet. Shutdown must be called to release it.
@@ -70,14 +65,13 @@ func New(cfg Config) (*Server, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg:       cfg,
-		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[net.Conn]struct{}),
+		cfg: cfg,
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "murder_lookups_total",
 			Help: "Questions of MTAs, by protocol (socketmap, tcp_table) and result (ok, notfound, temp, bad).",
 		}, []string{"protocol", "result"}),
 	}
+	s.gate.Limit, s.gate.Log = limit.NewConns(cfg.Connections, 0), cfg.Logger
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if cfg.Metrics != nil {
 		var already prometheus.AlreadyRegisteredError
@@ -113,60 +107,28 @@ type conn struct {
 	buf []byte
 }
 
-func (s *Server) serve(ln net.Listener, request func(context.Context, *conn) error) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ln.Close()
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-		ln.Close()
-	}()
-	for {
-		nc, err := ln.Accept()
-		var temporary interface{ Temporary() bool }
-		switch {
-		case err == nil:
-			s.accept(nc, request)
-		case s.ctx.Err() != nil:
-			return nil
-		case errors.As(err, &temporary) && temporary.Temporary():
-			s.cfg.Logger.Error("accept failed", "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-s.ctx.Done():
-			}
-		default:
-			return fmt.Errorf("accepting look-up connections: %w", err)
-		}
-	}
-}
+// Drain implements listen.Session. MTAs connect again elsewhere.
+func (c *conn) Drain() { c.Close() }
 
-func (s *Server) accept(nc net.Conn, request func(context.Context, *conn) error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing || len(s.conns) >= s.cfg.Connections {
-		nc.Close()
-		return
-	}
-	s.conns[nc] = struct{}{}
-	s.work.Go(func() {
+// Cut implements listen.Session.
+func (c *conn) Cut() { c.Close() }
+
+func (s *Server) serve(ln net.Listener, request func(context.Context, *conn) error) error {
+	return s.gate.Serve(ln, func(nc net.Conn) {
+		c := &conn{Conn: nc, in: bufio.NewReaderSize(nc, maxTableLine)}
+		defer nc.Close()
+		leave, err := s.gate.Enter(listen.AddrPort(nc.RemoteAddr()).Addr(), c)
+		if err != nil {
+			s.cfg.Logger.Warn("look-up connection refused", "peer", nc.RemoteAddr().String(), "err", err)
+			return
+		}
+		defer leave()
 		defer func() {
 			if p := recover(); p != nil {
 				s.cfg.Logger.Error("look-up panicked", "panic", p, "stack", string(debug.Stack()))
 			}
-			s.mu.Lock()
-			delete(s.conns, nc)
-			s.mu.Unlock()
-			nc.Close()
 		}()
-		c := &conn{Conn: nc, in: bufio.NewReaderSize(nc, maxTableLine)}
-		err := s.run(c, request)
+		err = s.run(c, request)
 		if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.cfg.Logger.Debug("look-up connection closed", "peer", nc.RemoteAddr().String(), "err", err)
 		}
@@ -199,17 +161,8 @@ func (c *conn) flush() error {
 	return err
 }
 
-// Shutdown stops accepting and closes the connections; MTAs connect again elsewhere.
-func (s *Server) Shutdown() {
-	s.mu.Lock()
-	s.closing = true
+// Shutdown stops accepting and closes the connections.
+func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	for nc := range s.conns {
-		nc.Close()
-	}
-	s.mu.Unlock()
-	s.work.Wait()
+	return s.gate.Shutdown(ctx)
 }

@@ -84,7 +84,7 @@ func fixture(t testing.TB) (*Server, *directory) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Shutdown)
+	t.Cleanup(func() { s.Shutdown(context.Background()) })
 	return s, dir
 }
 
@@ -124,7 +124,7 @@ func TestAsk(t *testing.T) {
 	check("mailbox", "alice", "TEMP ")
 }
 
-func listen(t testing.TB) net.Listener {
+func loopback(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -136,11 +136,11 @@ func listen(t testing.TB) net.Listener {
 // serve starts f and returns a connection to it.
 func serve(t testing.TB, s *Server, f func(net.Listener) error) net.Conn {
 	t.Helper()
-	ln := listen(t)
+	ln := loopback(t)
 	done := make(chan error, 1)
 	go func() { done <- f(ln) }()
 	t.Cleanup(func() {
-		s.Shutdown()
+		s.Shutdown(context.Background())
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

@@ -118,7 +118,7 @@ func TestAutocreate(t *testing.T) {
 		t.Error("the administrator has an INBOX")
 	}
 	n := 0
-	for _, seen := range r.stubs["b2"].seen {
+	for _, seen := range r.stubs["b2"].commands() {
 		if seen == ": CREATE user/denied" {
 			n++
 		}

@@ -172,6 +172,13 @@ func (b *stub) change(how func(*stub)) {
 	how(b)
 }
 
+// commands returns what has come, each after the user and a colon.
+func (b *stub) commands() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.seen)
+}
+
 // forget makes saw begin anew.
 func (b *stub) forget() {
 	b.mu.Lock()
@@ -714,7 +721,7 @@ func (c *stubConn) expunge(set string) {
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if cond() {
 			return
 		}

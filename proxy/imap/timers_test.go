@@ -123,10 +123,7 @@ func TestOurIdentityRefused(t *testing.T) {
 	}
 	inVirtualTime(t, rigOptions{settings: wrong}, func(t *testing.T, r *rig) {
 		attempts := func() (n int) {
-			b2 := r.stubs["b2"]
-			b2.mu.Lock()
-			defer b2.mu.Unlock()
-			for _, seen := range b2.seen {
+			for _, seen := range r.stubs["b2"].commands() {
 				if strings.HasPrefix(seen, ": AUTHENTICATE") {
 					n++
 				}

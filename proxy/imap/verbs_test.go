@@ -144,7 +144,7 @@ func TestVerbsGoWhereTheTableSays(t *testing.T) {
 				want = [2]bool{}
 			}
 			if saw != want {
-				t.Errorf("seen by %v, want %v\nb1 %q\nb2 %q", saw, want, r.stubs["b1"].seen, r.stubs["b2"].seen)
+				t.Errorf("seen by %v, want %v\nb1 %q\nb2 %q", saw, want, r.stubs["b1"].commands(), r.stubs["b2"].commands())
 			}
 		})
 	}
@@ -176,13 +176,11 @@ func TestVerbsAgain(t *testing.T) {
 			d.send("x " + v.sample())
 			last := d.until("x")
 			sent := 0
-			at.mu.Lock()
-			for _, seen := range at.seen {
+			for _, seen := range at.commands() {
 				if strings.Contains(seen, v.wire()+" ") {
 					sent++
 				}
 			}
-			at.mu.Unlock()
 			want, answer := 1, "x NO [UNAVAILABLE]..."
 			if v.idempotent {
 				want, answer = 2, "x OK..."

@@ -107,7 +107,7 @@ type SignOn func(ctx context.Context, b *Backend, authz string) error
 // Connect signs on to the backend of a mailbox as authz, and makes the session that of account. When
 // that fails and the map turns out to have changed, it tries the new place.
 func (c *Session) Connect(account auth.Account, authz string, name mbox.Name, signOn SignOn) (*Backend, error) {
-	if !c.srv.claim(account.Name) {
+	if !c.srv.users.Acquire(account.Name) {
 		return nil, fmt.Errorf("admitting %s: %w", account.Name, ErrTooMany)
 	}
 	b, err := c.reach(authz, name, signOn)
@@ -118,7 +118,7 @@ func (c *Session) Connect(account auth.Account, authz string, name mbox.Name, si
 		err = fmt.Errorf("%s: %w", c.reason, mbox.ErrUnavailable)
 	}
 	if err != nil {
-		c.srv.release(account.Name)
+		c.srv.users.Release(account.Name)
 		return nil, err
 	}
 	c.user, c.backend = account.Name, b

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -64,7 +65,9 @@ type Config struct {
 	Namespace mbox.Namespace
 	Self      mbox.Server // our own name, if the map could name us by mistake
 	TLS       *tls.Config // nil: neither STARTTLS nor TLS listeners
-	Limits    Limits
+	// Proxies are load balancers whose connections begin with a header of the PROXY protocol.
+	Proxies []netip.Prefix
+	Limits  Limits
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil for none

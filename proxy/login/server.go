@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 
 	"murder/internal/backend"
 	"murder/internal/limit"
+	"murder/internal/listen"
 )
 
 // Protocol is what a Server speaks.
@@ -30,17 +30,11 @@ type Server struct {
 	cfg     Config
 	proto   Protocol
 	metrics *metrics
-	conns   *limit.Conns
+	gate    listen.Gate[*Session]
+	users   *limit.Users
 	ctx     context.Context
 	stop    context.CancelFunc
-	work    sync.WaitGroup // sessions
 	own     sync.WaitGroup // what Go has started
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	sessions  map[string]*Session
-	users     map[string]int // sessions of each user
 }
 
 // NewServer returns a server that listens on nothing yet.
@@ -48,11 +42,9 @@ func NewServer(cfg Config, proto Protocol) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", proto.Name, err)
 	}
-	s := &Server{
-		cfg: cfg, proto: proto, metrics: newMetrics(cfg.Metrics, proto.Name),
-		conns:     limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress),
-		listeners: make(map[net.Listener]struct{}), sessions: make(map[string]*Session), users: make(map[string]int),
-	}
+	s := &Server{cfg: cfg, proto: proto, metrics: newMetrics(cfg.Metrics, proto.Name), users: limit.NewUsers(cfg.Limits.PerUser)}
+	s.gate.Limit = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress)
+	s.gate.Log = cfg.Logger
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -64,87 +56,43 @@ func (s *Server) Config() *Config { return &s.cfg }
 // With a TLS configuration sessions start with a handshake; with nil they start in clear and
 // STARTTLS is offered if Config.TLS is set.
 func (s *Server) Serve(ln net.Listener, implicit *tls.Config) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ln.Close()
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-		ln.Close()
-	}()
-	for {
-		conn, err := ln.Accept()
-		if err == nil {
-			s.accept(conn, implicit)
-			continue
-		}
-		s.mu.Lock()
-		closing := s.closing
-		s.mu.Unlock()
-		if closing {
-			return nil
-		}
-		// Out of descriptors, most likely: those who are connected go on.
-		var temporary interface{ Temporary() bool }
-		if !errors.As(err, &temporary) || !temporary.Temporary() {
-			return fmt.Errorf("accepting %s connections: %w", s.proto.Name, err)
-		}
-		s.cfg.Logger.Error("accept failed", "protocol", s.proto.Name, "err", err)
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-s.ctx.Done():
-		}
-	}
+	return s.gate.Serve(ln, func(sock net.Conn) { s.serve(sock, implicit) })
 }
 
-func (s *Server) accept(sock net.Conn, implicit *tls.Config) {
-	if tcp, ok := sock.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3})
+// serve is the life of one connection.
+func (s *Server) serve(sock net.Conn, implicit *tls.Config) {
+	peer, local, err := listen.Named(sock, s.cfg.Proxies)
+	if err != nil {
+		s.cfg.Logger.Warn("connection without a client", "protocol", s.proto.Name, "err", err)
+		sock.Close()
+		return
 	}
-	peer := addrPort(sock.RemoteAddr())
-	release, err := s.conns.Acquire(peer.Addr())
-	s.mu.Lock()
-	if err != nil || s.closing {
-		s.mu.Unlock()
-		if err == nil {
-			release()
-		}
+	c := s.newSession(sock, peer, local)
+	defer c.close()
+	leave, err := s.gate.Enter(peer.Addr(), c)
+	if err != nil {
 		s.metrics.refused.Inc()
 		if implicit == nil {
 			sock.SetDeadline(time.Now().Add(time.Second))
 			sock.Write([]byte(s.proto.Full))
 		}
-		sock.Close()
 		return
 	}
-	c := s.newSession(sock, peer)
-	s.sessions[c.ID] = c
-	s.work.Add(1)
-	s.mu.Unlock()
+	defer leave()
 	s.metrics.sessions.Inc()
-	go func() {
-		defer s.work.Done()
-		defer release()
-		defer s.forget(c)
-		defer c.close()
-		defer c.guard()
-		if implicit != nil {
-			if err := c.StartTLS(implicit); err != nil {
-				return
-			}
+	defer s.metrics.sessions.Dec()
+	defer c.guard()
+	if implicit != nil {
+		if err := c.StartTLS(implicit); err != nil {
+			return
 		}
-		s.proto.Run(c)
-	}()
+	}
+	s.proto.Run(c)
 }
 
-func (s *Server) newSession(sock net.Conn, peer netip.AddrPort) *Session {
+func (s *Server) newSession(sock net.Conn, peer, local netip.AddrPort) *Session {
 	c := &Session{
-		ID: rand.Text()[:12], srv: s, cfg: &s.cfg, sock: sock, peer: peer, local: addrPort(sock.LocalAddr()), since: time.Now(),
+		ID: rand.Text()[:12], srv: s, cfg: &s.cfg, sock: sock, peer: peer, local: local, since: time.Now(),
 	}
 	c.client = leg{Conn: sock, stall: s.cfg.Limits.Write, last: &c.last}
 	c.Reader.Reset(&c.client)
@@ -154,82 +102,12 @@ func (s *Server) newSession(sock net.Conn, peer netip.AddrPort) *Session {
 	return c
 }
 
-func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
-}
-
-func (s *Server) forget(c *Session) {
-	if c.user != "" {
-		s.release(c.user)
-	}
-	s.mu.Lock()
-	delete(s.sessions, c.ID)
-	s.mu.Unlock()
-	s.metrics.sessions.Dec()
-}
-
-// claim counts a session of user, unless he has enough; release takes it back.
-func (s *Server) claim(user string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if most := s.cfg.Limits.PerUser; most > 0 && s.users[user] >= most {
-		return false
-	}
-	s.users[user]++
-	return true
-}
-
-func (s *Server) release(user string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users[user]--; s.users[user] <= 0 {
-		delete(s.users, user)
-	}
-}
-
-func (s *Server) list() []*Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]*Session, 0, len(s.sessions))
-	for _, c := range s.sessions {
-		list = append(list, c)
-	}
-	return list
-}
-
 // Shutdown stops accepting, ends the sessions that can be ended without harm (those not logged in,
 // and where the protocol has a word for it the idle ones), waits for the others, and cuts those that
 // are left when ctx ends. It returns ctx's error if there were any.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closing = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	s.mu.Unlock()
-	for _, c := range s.list() {
-		c.end("server is shutting down", false)
-	}
-	done := make(chan struct{})
-	go func() {
-		s.work.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-		for _, c := range s.list() {
-			c.end("server is shutting down", true)
-		}
-	}
+	err := s.gate.Shutdown(ctx)
 	s.stop()
-	<-done
 	s.own.Wait()
 	return err
 }
@@ -251,7 +129,7 @@ type Info struct {
 // Sessions lists the sessions, oldest first.
 func (s *Server) Sessions() []Info {
 	var infos []Info
-	for _, c := range s.list() {
+	for _, c := range s.gate.Inside() {
 		infos = append(infos, c.info())
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
@@ -260,12 +138,11 @@ func (s *Server) Sessions() []Info {
 
 // Kick ends a session; false means there is no such session.
 func (s *Server) Kick(id, reason string) bool {
-	s.mu.Lock()
-	c := s.sessions[id]
-	s.mu.Unlock()
-	if c == nil {
-		return false
+	for _, c := range s.gate.Inside() {
+		if c.ID == id {
+			c.end(cmp.Or(reason, "disconnected by the administrator"), true)
+			return true
+		}
 	}
-	c.end(cmp.Or(reason, "disconnected by the administrator"), true)
-	return true
+	return false
 }

@@ -168,13 +168,22 @@ func (c *Session) end(reason string, force bool) {
 	}
 }
 
+const shuttingDown = "server is shutting down"
+
+// Drain ends the session if that can be done without harm. It implements listen.Session.
+func (c *Session) Drain() { c.end(shuttingDown, false) }
+
+// Cut ends the session at once. It implements listen.Session.
+func (c *Session) Cut() { c.end(shuttingDown, true) }
+
 func (c *Session) close() {
 	c.cancel()
 	c.mu.Lock()
-	b := c.backend
+	b, user := c.backend, c.user
 	c.mu.Unlock()
 	if b != nil {
 		b.Close()
+		c.srv.users.Release(user)
 	}
 	c.sock.SetDeadline(time.Now().Add(time.Second)) // for the last words of TLS
 	c.client.Conn.Close()

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,21 @@ func TestFailures(t *testing.T) {
 			set := cfg.Backends.(*backend.Set)
 			be1 := set.Settings("be1")
 			be1.TLS = backend.StartTLS
+			set.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"be1": be1})
+		}, "-ERR [SYS/TEMP] Server unavailable$"},
+		{"certificate", func(p *peer) {
+			p.Send("+OK\r\n")
+			p.Want("CAPA")
+			p.Send("+OK\r\nSASL PLAIN\r\nSTLS\r\n.\r\n")
+			p.Want("STLS")
+			p.Send("+OK\r\n")
+			p.Conn = tlsServer(p.Conn, logintest.TLS(t))
+			p.R.Reset(p.Conn)
+			p.Want("<EOF>") // no password
+		}, func(cfg *Config, _ *logintest.Map) {
+			set := cfg.Backends.(*backend.Set)
+			be1 := set.Settings("be1")
+			be1.TLS, be1.Verify = backend.StartTLS, backend.VerifyCA
 			set.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"be1": be1})
 		}, "-ERR [SYS/TEMP] Server unavailable$"},
 	} {
@@ -441,6 +457,41 @@ func TestImplicitTLSAndLimits(t *testing.T) {
 		t.Error("kick")
 	}
 	p.Want("<EOF>$")
+}
+
+// One user's sessions are bounded; behind a load balancer it is the client's address that counts.
+func TestLimitsBehindAProxy(t *testing.T) {
+	m, ports := alices(t, maildrop("alice", echo))
+	s, dial := start(t, m, ports, func(c *Config) {
+		c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		c.Limits.PerUser, c.Limits.PerAddress = 1, 2
+	})
+	from := func(addr string) *peer {
+		p := dial()
+		p.Send("PROXY TCP4 " + addr + " 192.0.2.1 1234 110\r\n")
+		return p
+	}
+	one, two := from("192.0.2.7"), from("192.0.2.7")
+	for _, p := range []*peer{one, two} {
+		p.Want("+OK")
+		p.Ask("USER alice", "-ERR [AUTH] Use STLS first$") // not on this host, wherever the proxy is
+		p.Ask("STLS", "+OK")
+		p.StartTLS()
+		p.Ask("USER alice", "+OK")
+	}
+	one.Ask("PASS secret", "+OK")
+	two.Ask("PASS secret", "-ERR [IN-USE] Too many connections$")
+	from("192.0.2.7").Want("-ERR [IN-USE] Too many connections$", "<EOF>$")
+	from("192.0.2.8").Want("+OK")
+	if list := s.Sessions(); len(list) != 3 || list[0].Peer != "192.0.2.7:1234" {
+		t.Errorf("%+v", list)
+	}
+	one.Ask("QUIT", "+OK", "<EOF>$")
+	for end := time.Now().Add(10 * time.Second); len(s.Sessions()) > 2 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // nobody announces that a session has been forgotten
+	}
+	two.Ask("USER alice", "+OK")
+	two.Ask("PASS secret", "+OK")
 }
 
 func TestShutdown(t *testing.T) {

@@ -27,6 +27,7 @@ const (
 type world struct {
 	cluster *harness.Cluster
 	rig     *cyrus.Rig // nil where Cyrus cannot run: then the backends are the demo ones
+	net     *loopback.Net
 	close   []func()
 }
 
@@ -86,14 +87,17 @@ func newWorld() (w *world, err error) {
 		}
 	})
 	if real {
+		w.net = net
 		w.rig, err = cyrus.New(cyrus.Options{Net: net, Master: true, Backends: backends, Frontends: 1, Mupdate: w.cluster.Addr("c1", "mupdate"),
 			FrontendMupdate: w.cluster.Addr("f1", "mupdate"), Conf: map[string][]string{"fe1": {"force_sasl_client_mech: PLAIN"}}})
 		if err != nil {
 			return w, err
 		}
 		w.close = append(w.close, w.rig.Close)
-		if err = w.rig.StartAll(); err != nil {
-			return w, err
+		for _, n := range append(w.rig.Backends(), w.rig.Node("mupdate")) { // fe1 is started by those who ask for it
+			if err = n.Start(); err != nil {
+				return w, err
+			}
 		}
 	}
 	return w, w.fill()
@@ -120,10 +124,20 @@ func (w *world) fill() error {
 	return c.Append("INBOX", message())
 }
 
-func message() string {
+func message() string { return messageOf(messageSize) }
+
+func messageOf(size int) string {
 	head := "From: a@example.org\r\nTo: u@example.org\r\nSubject: bench\r\n\r\n"
 	line := strings.Repeat("x", 76) + "\r\n"
-	return head + strings.Repeat(line, (messageSize-len(head))/len(line))
+	return head + strings.Repeat(line, (size-len(head))/len(line))
+}
+
+// host is an address of the world's own.
+func (w *world) host(last int) string {
+	if w.net == nil {
+		return "127.0.0.1"
+	}
+	return w.net.Host(last)
 }
 
 // backendIMAP is the IMAP address of a backend, counted from 0.

@@ -26,6 +26,7 @@ var (
 	_ mupdate.Directory    = (*cluster.Node)(nil)
 	_ mupdate.ConflictView = (*fsm.View)(nil)
 	_ mupdate.TransferView = (*fsm.View)(nil)
+	_ mupdate.LeftoverView = (*fsm.View)(nil)
 	_ mupdate.DeletedView  = (*fsm.View)(nil)
 	_ mupdate.LocatedView  = (*fsm.View)(nil)
 )

@@ -1,7 +1,10 @@
 package cyrus
 
 import (
+	"cmp"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -67,7 +70,7 @@ func (n *Node) imapdConf() string {
 		if at := n.mupdate(); at != "" {
 			set("mupdate_server", "%s", at)
 			set("mupdate_config", "%s", map[bool]string{false: "standard", true: "unified"}[o.Unified])
-			set("mupdate_authname", "%s", o.Proxy)
+			set("mupdate_authname", "%s", cmp.Or(o.LoginOf[n.Name], o.Proxy))
 			set("mupdate_password", "%s", o.Password)
 			set("mupdate_retry_delay", "2")
 		}
@@ -90,6 +93,9 @@ func (n *Node) cyrusConf() string {
 	}
 	b.WriteString("}\nSERVICES {\n")
 	service := func(name, program string, port, prefork int) {
+		if _, err := os.Stat(filepath.Join(binDir, strings.Fields(program)[0])); err != nil {
+			return // Cyrus has been built without it
+		}
 		fmt.Fprintf(&b, "  %s cmd=\"%s\" listen=\"%s:%d\" prefork=%d maxchild=400\n",
 			name, strings.Replace(program, " ", " -C "+c+" ", 1), n.Host, port, prefork)
 	}

@@ -25,6 +25,7 @@ import (
 // A backend that signs on with its certificate sends an empty initial response in a form of its own,
 // "=" and at once an empty literal. A server that wants only the RFC's forms refuses such backends.
 func TestEmptyInitialResponse(t *testing.T) {
+	t.Parallel()
 	Require(t)
 	dir := t.TempDir()
 	cert := selfSigned(t, dir)

@@ -13,6 +13,7 @@ import (
 // The ledger itself, at Cyrus's own master, which keeps what it has promised when it is killed and
 // started again.
 func TestLedgerAtCyrusMaster(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Master: true, Backends: 1, NoPush: true})
 	m := r.Node("mupdate")
 	addr := m.Addr(MupdatePort)

@@ -63,6 +63,12 @@ func (n *Node) SetMupdate(addr string) error {
 	return n.writeConf()
 }
 
+// Rename gives a node another servername, which it writes into locations from its next start on.
+func (n *Node) Rename(server string) error {
+	n.Server = server
+	return n.configure() // accounts belong to a servername
+}
+
 // configure makes the directories, configuration and accounts.
 func (n *Node) configure() error {
 	for _, d := range []string{"conf/db", "conf/socket", "conf/proc", "conf/log", "conf/msg", "conf/quota",

@@ -4,6 +4,7 @@ package cyrus
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +56,7 @@ func contains(lines []string, part string) bool {
 // A rename deletes the old name first, then reserves and activates the new one, with a location
 // that has an empty partition; ctl_mboxlist -m puts the full location in its place.
 func TestRenameLosesThePartition(t *testing.T) {
+	t.Parallel()
 	r, relay := listened(t, Options{Backends: 1})
 	be1 := r.Node("be1")
 	admin := signOn(t, be1, r.Admin())
@@ -88,6 +90,7 @@ func TestRenameLosesThePartition(t *testing.T) {
 // With delete_mode immediate the MUPDATE server hears nothing: the name stays active there until
 // ctl_mboxlist -m.
 func TestImmediateDeleteIsNotTold(t *testing.T) {
+	t.Parallel()
 	r, relay := listened(t, Options{Backends: 1, Conf: map[string][]string{"": {"delete_mode: immediate"}}})
 	be1 := r.Node("be1")
 	admin := signOn(t, be1, r.Admin())
@@ -107,8 +110,27 @@ func TestImmediateDeleteIsNotTold(t *testing.T) {
 	}
 }
 
+// A mailbox that is renamed between the LIST of ctl_mboxlist -m and its turn is wiped: FIND shows it at
+// the server itself, but without a partition, which is taken for elsewhere.
+func TestPushWipesWhatIsRenamed(t *testing.T) {
+	t.Parallel()
+	r, relay := listened(t, Options{Backends: 1})
+	be1 := r.Node("be1")
+	admin := signOn(t, be1, r.Admin())
+	ok(t, admin, "CREATE user.u1")
+	ok(t, admin, "CREATE user.u1.a")
+	relay.Decide(answered("LIST", once(func() { ok(t, admin, "RENAME user.u1.a user.u1.b") })))
+	if out, err := be1.Exec("ctl_mboxlist", "-m"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if reply, err := signOn(t, be1, "u1").Do("SELECT INBOX.b"); err != nil || reply.Status == "OK" {
+		t.Errorf("the mailbox is still there (%v): refusing FIND for names of one's own is no longer needed for it", err)
+	}
+}
+
 // The MUPDATE client of Cyrus never turns compression on, whatever proxy_compress says.
 func TestCyrusNeverCompresses(t *testing.T) {
+	t.Parallel()
 	r, relay := listened(t, Options{Backends: 1, Conf: map[string][]string{"": {"proxy_compress: yes"}}})
 	ok(t, signOn(t, r.Node("be1"), r.Admin()), "CREATE user.u1")
 	if lines := said(relay); contains(lines, "COMPRESS") || !contains(lines, "ACTIVATE") {
@@ -118,6 +140,7 @@ func TestCyrusNeverCompresses(t *testing.T) {
 
 // Cyrus's master dies of a DELETE of a name that it does not have, with all its sessions.
 func TestCyrusMasterDiesOfAnUnknownDelete(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Backends: 1, Master: true})
 	m := r.Node("mupdate")
 	m.ExecInput("X1 DELETE \"user.nobody\"\r\n", "mupdatetest", "-m", "PLAIN", "-a", "murder", "-u", "murder",
@@ -134,6 +157,7 @@ func TestCyrusMasterDiesOfAnUnknownDelete(t *testing.T) {
 // Names of other domains sort among those without one, by the octets of the domain: ctl_mboxlist
 // -m walks LIST and its own database in step and would end with an error otherwise.
 func TestOrderWithVirtualDomains(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Backends: 1, Master: true, Conf: map[string][]string{"": {"virtdomains: userid", "defaultdomain: rig.test"}}})
 	be1 := r.Node("be1")
 	admin := signOn(t, be1, r.Admin())
@@ -167,6 +191,7 @@ func TestOrderWithVirtualDomains(t *testing.T) {
 // The slave compares a dump with its own list by plain octets, though both are in database order:
 // a name that went while it was away can take a good name with it.
 func TestSlaveLosesAGoodName(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Backends: 1, Frontends: 1, Master: true, Conf: map[string][]string{"": {"delete_mode: immediate"}}})
 	be1, fe := r.Node("be1"), r.Node("fe1")
 	admin := signOn(t, be1, r.Admin())
@@ -210,6 +235,28 @@ func TestSlaveLosesAGoodName(t *testing.T) {
 	})
 	if l := names(); slices.Contains(l, "user.u1.a-b") {
 		t.Errorf("the slave merges rightly now (%q): repeating suspect rows after a dump is no longer needed for it", l)
+	}
+}
+
+// In a unified Murder the slave of Cyrus 3.6 writes what it hears of its own server's mailboxes over
+// the server's own entries, without their unique ids, and the mailboxes can no longer be opened. It
+// does so whoever the master is.
+func TestUnifiedSlaveSpoilsItsOwnEntries(t *testing.T) {
+	t.Parallel()
+	r := Start(t, Options{Master: true, Unified: true, Backends: 1})
+	be1 := r.Node("be1")
+	ok(t, signOn(t, be1, r.Admin()), "CREATE user.u1")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	u1 := signOn(t, be1, "u1")
+	eventually(t, func() error {
+		if r, err := u1.Do("SELECT INBOX"); err != nil || r.Status == "OK" {
+			return fmt.Errorf("the mailbox can be opened (%v): unified servers may follow us now", err)
+		}
+		return nil
+	})
+	if _, err := be1.WaitLog(ctx, "mbentry has no uniqueid"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package cyrus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +14,9 @@ import (
 	"testing"
 )
 
-// binDir is where Debian keeps Cyrus's programs.
-const binDir = "/usr/lib/cyrus/bin"
+// binDir is where Cyrus's programs are: Debian's, or those of another release that MURDER_CYRUS names. One
+// builds them with all of --bindir, --sbindir and --libexecdir at that directory, and --enable-murder.
+var binDir = cmp.Or(os.Getenv("MURDER_CYRUS"), "/usr/lib/cyrus/bin")
 
 // installLine is what brings the programs that the stories use.
 const installLine = "apt-get install --no-install-recommends cyrus-imapd cyrus-murder cyrus-pop3d cyrus-clients cyrus-admin " +
@@ -53,15 +55,21 @@ func Missing(programs ...string) []string {
 	return missing
 }
 
-// Require skips the test where the rig cannot run, or fails it when MURDER_REQUIRE_CYRUS says that
-// it must.
+// Require skips the test where the rig cannot run.
 func Require(t testing.TB, programs ...string) {
 	t.Helper()
 	missing := Missing(programs...)
 	if len(missing) == 0 {
 		return
 	}
-	text := "real Cyrus servers need: " + strings.Join(missing, "; ")
+	Lacking(t, strings.Join(missing, "; "))
+}
+
+// Lacking skips the test for want of something, or fails it when MURDER_REQUIRE_CYRUS says that
+// nothing may be wanting.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	text := "stories with real servers need: " + what
 	if slices.Contains([]string{"", "0", "no", "false"}, os.Getenv("MURDER_REQUIRE_CYRUS")) {
 		t.Skip(text)
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	Mupdate, FrontendMupdate string
 	// MupdateOf is another one for single nodes, by their names.
 	MupdateOf map[string]string
+	// LoginOf is another identity than Proxy towards it, with the same password, by names of nodes.
+	LoginOf map[string]string
 
 	Admin    string   // default cyrus
 	Proxy    string   // the nodes' identity towards each other and MUPDATE; default murder

@@ -9,6 +9,7 @@ import (
 
 // The rig by itself: Cyrus's own master, two backends, one frontend.
 func TestRigWithCyrusMaster(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Master: true, Frontends: 1})
 	be1, be2, fe := r.Node("be1"), r.Node("be2"), r.Node("fe1")
 	admin1, admin2 := signOn(t, be1, r.Admin()), signOn(t, be2, r.Admin())

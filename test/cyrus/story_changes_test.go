@@ -11,6 +11,7 @@ import (
 
 // Every change on a backend is in the map, on every node, by the time the backend answers OK.
 func TestChangesOnABackendReachTheMap(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	be1 := m.Node("be1")
 	admin := signOn(t, be1, m.Admin())
@@ -83,6 +84,7 @@ func TestChangesOnABackendReachTheMap(t *testing.T) {
 
 // The administrator's own tool, as the manuals tell it.
 func TestCyradm(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	be1 := m.Node("be1")
 	script := "cm user.u1\ncm user.u1.Trash\nsam user.u1.Trash u2 lrs\nrenm user.u1.Trash user.u1.Rubbish\nlm user.u1*\n" +

@@ -15,12 +15,14 @@ import (
 
 // Our client at Cyrus's own master: the migration of a running Murder begins with it.
 func TestOurClientAtCyrusMaster(t *testing.T) {
+	t.Parallel()
 	r := Start(t, Options{Master: true, Backends: 1})
 	testClient(t, r.Node("mupdate").Addr(MupdatePort), r.Node("be1"), "u1")
 }
 
 // Our client at our own nodes.
 func TestOurClientAtOurNodes(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	m.ours(t)
 	for i, addr := range m.nodes {

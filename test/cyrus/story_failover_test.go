@@ -14,6 +14,7 @@ import (
 // The leader is killed while a backend makes mailboxes. What the backend said OK to is in the map;
 // what it refused is neither there nor on the backend; and the backend goes on by itself.
 func TestLeaderKilledDuringCreates(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	c := m.ours(t)
 	be1 := m.Node("be1")
@@ -100,6 +101,7 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 
 // Without a majority a backend's CREATE is refused, soon, and leaves nothing; users read on.
 func TestNoMajority(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	c := m.ours(t)
 	be1 := m.Node("be1")

@@ -11,6 +11,7 @@ import (
 // A Cyrus frontend of the old installation follows one of our nodes and serves the same mailboxes:
 // sign-on, LIST, SELECT, APPEND, CREATE and a shared folder on the other backend.
 func TestCyrusFrontendFollowsUs(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Frontends: 1})
 	be1, be2, fe := m.Node("be1"), m.Node("be2"), m.Node("fe1")
 	admin1, admin2 := signOn(t, be1, m.Admin()), signOn(t, be2, m.Admin())
@@ -47,6 +48,28 @@ func TestCyrusFrontendFollowsUs(t *testing.T) {
 			ok(t, u1, "SELECT INBOX.n%d", i)
 		}
 	})
+	t.Run("every change is seen at once", func(t *testing.T) { // M3
+		u2 := signOn(t, fe, "u2")
+		for i := range 10 {
+			from, to := fmt.Sprint("from", i), fmt.Sprint("to", i)
+			ok(t, u1, "CREATE INBOX.%s", from)
+			ok(t, u1, "SELECT INBOX.%s", from)
+			ok(t, u1, "SETACL INBOX.%s u2 lr", from)
+			ok(t, u2, "SELECT user.u1.%s", from)
+			ok(t, u2, "UNSELECT") // Cyrus before 3.6 ends the sessions that have a mailbox open when it is renamed
+			ok(t, u1, "SELECT INBOX")
+			ok(t, u1, "RENAME INBOX.%s INBOX.%s", from, to)
+			refused(t, u1, "SELECT INBOX.%s", from)
+			ok(t, u1, "SELECT INBOX.%s", to)
+			ok(t, u2, "SELECT user.u1.%s", to)
+			ok(t, u2, "UNSELECT")
+			ok(t, u1, "SELECT INBOX")
+			ok(t, u1, "DELETE INBOX.%s", to)
+			refused(t, u1, "SELECT INBOX.%s", to)
+			refused(t, u2, "SELECT user.u1.%s", to)
+		}
+		m.push(t, be1) // renames leave locations without their partition
+	})
 	t.Run("restart of the frontend", func(t *testing.T) {
 		if err := fe.Restart(); err != nil {
 			t.Fatal(err)
@@ -78,6 +101,7 @@ func TestCyrusFrontendFollowsUs(t *testing.T) {
 // Cyrus's slave can lose a good name when it merges a dump (TestSlaveLosesAGoodName). Behind our
 // node it does not: the rows in doubt are repeated after the dump.
 func TestCyrusFrontendKeepsEveryName(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1, Frontends: 1, Conf: map[string][]string{"": {"delete_mode: immediate"}}})
 	m.ours(t)
 	be1, fe := m.Node("be1"), m.Node("fe1")

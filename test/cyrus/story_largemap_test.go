@@ -5,6 +5,8 @@ package cyrus
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,12 +16,17 @@ import (
 	"murder/test/lmtpline"
 )
 
-// largeMap is how many mailboxes of a server that is not there fill the map.
-const largeMap = 20_000
+// largeMap is how many mailboxes of a server that is not there fill the map, unless MURDER_LARGE_MAP
+// says another number. With 100 000 the story takes half a minute more.
+var largeMap = 20_000
 
-// A Cyrus frontend holds a large map. The node that it follows is killed and comes back: the frontend
+// M6. A Cyrus frontend holds a large map. The node that it follows is killed and comes back: the frontend
 // loses no name, and its LMTP never says that a user does not exist.
 func TestCyrusFrontendWithALargeMap(t *testing.T) {
+	t.Parallel()
+	if n, err := strconv.Atoi(os.Getenv("MURDER_LARGE_MAP")); err == nil {
+		largeMap = n
+	}
 	m := newMurder(t, Options{Backends: 1, Frontends: 1})
 	c := m.ours(t)
 	be1, fe := m.Node("be1"), m.Node("fe1")
@@ -34,8 +41,8 @@ func TestCyrusFrontendWithALargeMap(t *testing.T) {
 	}
 	full := func() error {
 		out, err := fe.Exec("ctl_mboxlist", "-d")
-		if n := strings.Count(out, `"mbtype"`); err != nil || n != largeMap+1 {
-			return fmt.Errorf("the frontend has %d names, want %d (%v)", n, largeMap+1, err)
+		if n := strings.Count(out, "elsewhere.rig.test"); err != nil || n != largeMap {
+			return fmt.Errorf("the frontend has %d names, want %d (%v)", n, largeMap, err)
 		}
 		return nil
 	}

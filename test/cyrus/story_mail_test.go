@@ -38,6 +38,7 @@ m.logout()
 // Mail comes in through our LMTP frontend for two users on two backends, and one of them reads it
 // through our IMAP frontend, with clients that people use.
 func TestMailInAndOut(t *testing.T) {
+	t.Parallel()
 	Require(t, "python3", "curl", "swaks")
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
@@ -90,6 +91,7 @@ func TestMailInAndOut(t *testing.T) {
 // A backend that is away: mail for its users waits, mail for others is delivered, and other users
 // notice nothing.
 func TestBackendAway(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")

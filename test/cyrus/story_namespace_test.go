@@ -10,6 +10,7 @@ import (
 // Slashes between levels, folders beside INBOX, and a dot in a user's name: what users see through
 // the frontend, what administrators write on a backend, and what stands in the map.
 func TestSlashesAndFoldersBesideInbox(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Unix: true, Users: []string{"john.doe", "u2"}})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin1, admin2 := signOn(t, be1, m.Admin()), signOn(t, be2, m.Admin())

@@ -13,6 +13,7 @@ import (
 // A rename onto a name that another backend holds: Cyrus deletes the old name in the map before it
 // asks for the new one. The refusal brings the old record back, without anybody's help.
 func TestRefusedRenameKeepsTheOldName(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	m.ours(t)
 	be1, be2 := m.Node("be1"), m.Node("be2")
@@ -34,6 +35,7 @@ func TestRefusedRenameKeepsTheOldName(t *testing.T) {
 // The session is cut off in the middle of a rename, at each of its steps. The backend takes the
 // rename back; the map cannot know that, but it remembers, and the operator is told.
 func TestRenameCutInHalf(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{Backends: 1})
 	be1, relay := m.Node("be1"), m.relays["be1"]
 	admin := signOn(t, be1, m.Admin())

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// mupdatetest signs on with every mechanism and works by hand, with quoted strings.
+// M5. mupdatetest signs on with every mechanism and works by hand, with quoted strings.
 func TestMupdatetest(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{Backends: 1})
 	be1 := m.Node("be1")
 	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")

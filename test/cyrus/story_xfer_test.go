@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// A user with folders and mail moves from one backend to the other, by Cyrus's own XFER.
+// M4. A user with folders and mail moves from one backend to the other, by Cyrus's own XFER.
 func TestXferOfAUser(t *testing.T) {
+	t.Parallel()
 	m := newMurder(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin1, admin2 := signOn(t, be1, m.Admin()), signOn(t, be2, m.Admin())

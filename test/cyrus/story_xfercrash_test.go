@@ -35,6 +35,7 @@ func (m *murder) reserved(t testing.TB, names []string) {
 
 // The source dies right after it has announced the move. When it comes back it takes the user back.
 func TestXferSourceDiesAfterDeactivate(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)
@@ -48,6 +49,7 @@ func TestXferSourceDiesAfterDeactivate(t *testing.T) {
 	if _, err := admin.Do("XFER user.u1 %s", be2.Server); err == nil {
 		t.Error("the source answered although it was killed")
 	}
+	be1.Kill() // returns when it is gone
 	m.reserved(t, names)
 	m.relays["be1"].Decide(nil)
 	if err := be1.Start(); err != nil {
@@ -65,10 +67,53 @@ func TestXferSourceDiesAfterDeactivate(t *testing.T) {
 	holds(t, be1, "u1", 2)
 }
 
+// The destination dies in the middle of the move. The source gives the move up by itself; what the
+// destination has received is known to be a part, and goes at its next start.
+func TestXferDestinationDies(t *testing.T) {
+	t.Parallel()
+	m := newRelayed(t, Options{})
+	be1, be2 := m.Node("be1"), m.Node("be2")
+	admin, names := moving(t, m)
+	count := 0
+	m.relays["be1"].Decide(answered("DEACTIVATE", func() dialogue.Fate {
+		if count++; count == len(names) {
+			be2.Kill()
+		}
+		return dialogue.Pass
+	}))
+	refused(t, admin, "XFER user.u1 %s", be2.Server)
+	m.relays["be1"].Decide(nil)
+	for _, name := range names {
+		m.lives(t, name, be1)
+	}
+	m.arrives(t, "u1", "meanwhile")
+	if err := be2.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.push(t, be2) // tells of what it has put away
+	if list, err := signOn(t, be2, m.Admin()).List("user.u1*"); err != nil || len(list) != 0 {
+		t.Errorf("be2 keeps %q (%v)", list, err)
+	}
+	for _, name := range names {
+		m.lives(t, name, be1)
+	}
+	holds(t, be1, "u1", 2)
+	// The second attempt succeeds.
+	ok(t, admin, "XFER user.u1 %s", be2.Server)
+	for _, name := range names {
+		m.lives(t, name, be2)
+	}
+	m.push(t, be1)
+	m.push(t, be1)
+	m.push(t, be2) // what it had put away was still the same mailbox to Cyrus, and is gone from there
+	holds(t, be2, "u1", 2)
+}
+
 // The source dies when the destination has everything but has not been told to announce it. Two
 // copies exist; the source's push at its start decides for the source or leaves the names in
 // transfer, and no push of either destroys the only copy.
 func TestXferSourceDiesBeforeThePush(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)
@@ -84,6 +129,7 @@ func TestXferSourceDiesBeforeThePush(t *testing.T) {
 	if _, err := admin.Do("XFER user.u1 %s", m.options.Net.Host(71)); err == nil {
 		t.Error("the source answered although it was killed")
 	}
+	be1.Kill() // returns when it is gone
 	m.reserved(t, names)
 	holds(t, be2, "u1", 1)
 	m.push(t, be2) // must not wipe
@@ -98,6 +144,7 @@ func TestXferSourceDiesBeforeThePush(t *testing.T) {
 // The destination's announcement is lost: the source has put its copy away, so the destination has
 // the only one. Its push does not wipe it; the operator completes the move.
 func TestXferAnnouncementIsLost(t *testing.T) {
+	t.Parallel()
 	m := newRelayed(t, Options{})
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	admin, names := moving(t, m)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/textproto"
 	"os"
 	"os/exec"
 	"strings"
@@ -47,7 +48,7 @@ else:
 // Programs that people fetch their mail with, each in its turn.
 func TestPOP3Clients(t *testing.T) {
 	cyrus.Require(t, "python3", "curl", "fetchmail", "mpop", "getmail")
-	w := newWorld(t, nil)
+	w := newWorld(t, options{flags: []string{"--user", "erin:" + password}})
 	addr := w.cluster.Addr("f1", "pop3")
 	host, port := hostPort(t, addr)
 	fill := func(subject string, more ...string) {
@@ -149,6 +150,44 @@ func TestPOP3Clients(t *testing.T) {
 		}
 	})
 
+	t.Run("two sessions", func(t *testing.T) { // as Cyrus has it: no lock
+		fill("two", "second")
+		one, two := loginPOP3(t, addr, "alice"), loginPOP3(t, addr, "alice")
+		for _, p := range []*textproto.Conn{one, two} {
+			if got := askPOP3(t, p, "STAT"); !strings.HasPrefix(got, "+OK 2 ") {
+				t.Error(got)
+			}
+		}
+		askPOP3(t, one, "DELE 1")
+		if got := askPOP3(t, one, "QUIT"); !strings.HasPrefix(got, "+OK") {
+			t.Error(got)
+		}
+		if got := askPOP3(t, two, "NOOP"); !strings.HasPrefix(got, "+OK") {
+			t.Error(got)
+		}
+		if n := left(); n != 1 {
+			t.Errorf("%d are left", n)
+		}
+	})
+	// Who has no mailbox gets none, neither here nor elsewhere.
+	t.Run("no mailbox", func(t *testing.T) {
+		p, err := textproto.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		p.ReadLine()
+		askPOP3(t, p, "USER erin")
+		if got := askPOP3(t, p, "PASS "+password); !strings.HasPrefix(got, "-ERR [SYS/PERM] No maildrop") {
+			t.Error(got)
+		}
+		for _, n := range []*cyrus.Node{w.be1, w.be2} {
+			if r, err := signOn(t, n, w.rig.Admin()).OK("LIST \"\" user.erin"); err != nil || len(r.Lines) != 0 {
+				t.Errorf("%s: %q %v", n.Name, r.Lines, err)
+			}
+		}
+	})
+
 	t.Run("another backend is down", func(t *testing.T) {
 		fill("pipelined")
 		if err := w.be2.Stop(); err != nil {
@@ -177,10 +216,35 @@ func TestPOP3Clients(t *testing.T) {
 	})
 }
 
+func loginPOP3(t *testing.T, addr, user string) *textproto.Conn {
+	t.Helper()
+	p, err := textproto.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	p.ReadLine()
+	askPOP3(t, p, "USER "+user)
+	if got := askPOP3(t, p, "PASS "+password); !strings.HasPrefix(got, "+OK") {
+		t.Fatal(got)
+	}
+	return p
+}
+
+func askPOP3(t *testing.T, p *textproto.Conn, line string) string {
+	t.Helper()
+	p.PrintfLine("%s", line)
+	got, err := p.ReadLine()
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return got
+}
+
 // Programs that people edit their scripts with.
 func TestSieveClients(t *testing.T) {
 	cyrus.Require(t, "sieveshell", "sieve-connect")
-	w := newWorld(t, nil)
+	w := newWorld(t, options{})
 	host, port := hostPort(t, w.cluster.Addr("f1", "sieve"))
 	script := w.write(t, "one.sieve", "require [\"fileinto\"];\nif header :contains \"subject\" \"work\" { fileinto \"INBOX.Work\"; }\n", 0o644)
 	wrong := w.write(t, "wrong.sieve", "nonsense;\n", 0o644)
@@ -198,8 +262,8 @@ func TestSieveClients(t *testing.T) {
 			t.Errorf("the script put %d messages into Work", n)
 		}
 	})
+	pass := w.write(t, "pass", password+"\n", 0o600)
 	t.Run("sieve-connect", func(t *testing.T) {
-		pass := w.write(t, "pass", password+"\n", 0o600)
 		connect := func(args ...string) (string, error) {
 			return run(t, "", "sh", append([]string{"-c", `exec 3<` + pass + `; exec sieve-connect --server ` + host + ` --port ` + port + ` --user alice --passwordfd 3 --notlsverify "$@"`, "sh"}, args...)...)
 		}
@@ -211,6 +275,27 @@ func TestSieveClients(t *testing.T) {
 		}
 		if out, err := connect("--upload", "--localsieve", wrong, "--remotesieve", "four"); err == nil {
 			t.Errorf("a wrong script was taken:\n%s", out)
+		}
+	})
+	list := func(addr string) string {
+		t.Helper()
+		host, port := hostPort(t, addr)
+		return must(t, "sh", "-c", "exec 3<"+pass+"; exec sieve-connect --server "+host+" --port "+port+" --user alice --passwordfd 3 --notlsverify --list")
+	}
+	t.Run("at the backend itself", func(t *testing.T) {
+		if direct, through := list(w.be1.Addr(cyrus.SievePort)), list(w.cluster.Addr("f2", "sieve")); direct != through || !strings.Contains(direct, "three") {
+			t.Errorf("the backend has %q, the frontend shows %q", direct, through)
+		}
+	})
+	t.Run("after a move", func(t *testing.T) {
+		w.admin(t, w.be1, "XFER user.alice "+w.be2.Server)
+		if out := list(w.cluster.Addr("f1", "sieve")); !strings.Contains(out, "three") || !strings.Contains(out, "one") || out != list(w.be2.Addr(cyrus.SievePort)) {
+			t.Errorf("%s", out)
+		}
+		m := dialMTA(t, "tcp", w.cluster.Addr("f2", "lmtp"))
+		m.transaction("<a@example.org>", letter("work again", "x\r\n"), []string{"<alice>"}, "250 2.1.5")
+		if n := count(messages(t, w.be2, "alice", "INBOX.Work"), "Subject: work again"); n != 1 {
+			t.Errorf("the script put %d messages into Work", n)
 		}
 	})
 }

@@ -10,14 +10,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"murder/test/cyrus"
+	"murder/test/dialogue"
 )
 
 // What an MTA says to us, and what Cyrus makes of it.
 func TestLMTP(t *testing.T) {
-	w := newWorld(t, map[string][]string{
-		"":    {"lmtp_downcase_rcpt: yes", "postuser: bb", "lmtp_over_quota_perm_failure: no"},
-		"be2": {"maxmessagesize: 20000"},
-	}, "--set", "lmtp.postuser=bb")
+	w := newWorld(t, options{
+		conf: map[string][]string{
+			"":    {"lmtp_downcase_rcpt: yes", "postuser: bb", "lmtp_over_quota_perm_failure: no"},
+			"be2": {"maxmessagesize: 20000"},
+		},
+		flags:   []string{"--set", "lmtp.postuser=bb", "--set", "f2/lmtp.rcpt_check=backend"},
+		relayed: true,
+	})
 	w.admin(t, w.be1, "SETACL user.alice.Work anyone p", "CREATE shared.ann", "SETACL shared.ann anyone p", "SETACL shared.ann cyrus lr",
 		"CREATE shared.ro", "SETACL shared.ro anyone lr", "CREATE shared.private", "DELETEACL shared.private anyone", "SETACL shared.private alice lrp")
 	if err := signOn(t, w.be2, "bob").Append("INBOX", letter("fill", strings.Repeat("full\r\n", 300))); err != nil {
@@ -69,6 +76,21 @@ func TestLMTP(t *testing.T) {
 		m := dialMTA(t, "tcp", lmtp)
 		m.transaction("<>", letter("quota", "x\r\n"), []string{"<alice>", "<bob>", "<carol>"}, "250 2.1.5", "452 4.2.2", "250 2.1.5")
 		m.transaction("<>", letter("noquota", "x\r\n"), []string{"<bob> IGNOREQUOTA"}, "250 2.1.5")
+		// The other frontend asks the backends before it takes the message.
+		m = dialMTA(t, "tcp", w.cluster.Addr("f2", "lmtp"))
+		m.say("MAIL FROM:<a@example.org> SIZE=500", "250 ")
+		for _, r := range [][2]string{{"<bob>", "452 4.2.2"}, {"<alice>", "250 2.1.5"}, {"<nobody>", "550 5.1.1"}, {"<carol>", "250 2.1.5"},
+			{"<bb+shared.ro>", "550 5.7.1"}, {"<bob> IGNOREQUOTA", "250 2.1.5"}} {
+			m.say("RCPT TO:"+r[0], r[1])
+		}
+		m.say("DATA", "354 ")
+		m.send(letter("asked", "x\r\n") + ".\r\n")
+		m.want("250 2.1.5", "250 2.1.5", "250 2.1.5")
+		for user, n := range map[string]*cyrus.Node{"alice": w.be1, "carol": w.be2, "bob": w.be2} {
+			if n := count(messages(t, n, user, "INBOX"), "Subject: asked"); n != 1 {
+				t.Errorf("%s has %d", user, n)
+			}
+		}
 	})
 
 	t.Run("order", func(t *testing.T) {
@@ -131,6 +153,44 @@ func TestLMTP(t *testing.T) {
 		}
 		if !slices.Equal(seen, []string{"order", "content", "lines", "again"}) {
 			t.Errorf("dave has %q", seen)
+		}
+	})
+
+	// The frontend dies when the backend has stored the message and the MTA has not heard of it. It
+	// sends it again, and the backend knows it.
+	t.Run("killed before the reply", func(t *testing.T) {
+		killed := make(chan error, 1)
+		within := false
+		w.relay.Decide(func(l dialogue.Line) dialogue.Fate {
+			switch {
+			case l.Client && l.Text == "Subject: killed":
+				within = true
+			case !l.Client && within && strings.HasPrefix(l.Text, "250 2.1.5"):
+				within = false
+				killed <- w.cluster.Kill("f1")
+				return dialogue.CutBefore
+			}
+			return dialogue.Pass
+		})
+		m := dialMTA(t, "tcp", lmtp)
+		m.say("MAIL FROM:<>", "250 ")
+		m.say("RCPT TO:<dave>", "250 2.1.5")
+		m.say("DATA", "354 ")
+		m.send(letter("killed", "x\r\n") + ".\r\n")
+		if err := <-killed; err != nil {
+			t.Fatal(err)
+		}
+		w.relay.Decide(nil)
+		if line, err := m.r.ReadString('\n'); err == nil {
+			t.Errorf("a frontend that was killed says %q", line)
+		}
+		if err := w.cluster.Start("f1"); err != nil {
+			t.Fatal(err)
+		}
+		m = dialMTA(t, "tcp", lmtp)
+		m.transaction("<>", letter("killed", "x\r\n"), []string{"<dave>"}, "250 2.1.5")
+		if n := count(messages(t, w.be1, "dave", "INBOX"), "Subject: killed"); n != 1 {
+			t.Errorf("dave has %d", n)
 		}
 	})
 

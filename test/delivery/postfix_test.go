@@ -53,6 +53,7 @@ mydestination =
 mynetworks = 127.0.0.0/8
 alias_maps =
 multi_instance_enable = no
+queue_run_delay = 2s
 minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 `, p.dir)+example("main.cf"), 0o644)
@@ -137,12 +138,18 @@ func (p *postfix) awaitEmpty() {
 	})
 }
 
-func TestPostfix(t *testing.T) {
-	w := newWorld(t, nil)
+// The programs that bring the mail, with the configurations that deploy shows.
+func TestMTAs(t *testing.T) {
+	w := newWorld(t, options{tables: true})
 	if err := signOn(t, w.be2, "bob").Append("INBOX", letter("fill", strings.Repeat("full\r\n", 300))); err != nil {
 		t.Fatal(err)
 	}
 	w.admin(t, w.be2, "SETQUOTA user.bob (STORAGE 1)")
+	t.Run("Exim", func(t *testing.T) { exim(t, w) })
+	t.Run("Postfix", func(t *testing.T) { postfixStory(t, w) })
+}
+
+func postfixStory(t *testing.T, w *world) {
 	table := "socketmap:inet:" + w.cluster.Addr("f1", "socketmap")
 	host, port := hostPort(t, w.cluster.Addr("f1", "lmtp"))
 	p := w.startPostfix(t, "[127.0.0.1]:24", "["+host+"]:"+port, "inet:127.0.0.1:7404", "unix:"+w.socket("map"))

@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"murder/test/cyrus"
+	"murder/test/dialogue"
 	"murder/test/harness"
 	"murder/test/imapline"
 	"murder/test/loopback"
@@ -31,10 +33,21 @@ type world struct {
 	net      *loopback.Net
 	dir      string
 	be1, be2 *cyrus.Node
+	relay    *dialogue.Relay
 }
 
-// newWorld starts it. conf are further lines of backends' imapd.conf, flags of murderd dev.
-func newWorld(t *testing.T, conf map[string][]string, flags ...string) *world {
+// options say what is different in a world.
+type options struct {
+	conf   map[string][]string // further lines of backends' imapd.conf, by node
+	flags  []string            // of murderd dev
+	unix   bool                // "/" separates levels
+	tables bool                // the first frontend also answers tcp_table look-ups, on port 7405
+	// relayed leads the first frontend's LMTP connections to the first backend through a relay.
+	relayed bool
+}
+
+// newWorld starts it.
+func newWorld(t *testing.T, o options) *world {
 	t.Helper()
 	cyrus.Require(t)
 	n, err := loopback.Claim()
@@ -70,17 +83,36 @@ func newWorld(t *testing.T, conf map[string][]string, flags ...string) *world {
 	for _, u := range users {
 		args = append(args, "--user", u+":"+password)
 	}
-	w.cluster = harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: append(args, flags...)})
+	if o.relayed {
+		if w.relay, err = dialogue.Listen(n.Host(11)+":2099", n.Host(11)+":"+strconv.Itoa(cyrus.LMTPPort)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.relay.Close)
+		args = append(args, "--set", `f1/backends.servers."be1.rig.test".lmtp=2099`)
+	}
+	if o.tables {
+		args = append(args, "--set", fmt.Sprintf("f1/socketmap.tables.mailbox.listen=[%q]", n.Host(21)+":7405"))
+	}
+	if o.unix {
+		args = append(args, "--set", "namespace.unixhierarchysep=true", "--set", "namespace.altnamespace=true")
+	}
+	w.cluster = harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: append(args, o.flags...)})
 	hosts := map[string][]string{}
 	for _, id := range w.cluster.Coordinators() {
 		host, _, _ := strings.Cut(w.cluster.Addr(id, "mupdate"), ":")
 		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
 	}
 	_, port, _ := strings.Cut(w.cluster.Addr("c1", "mupdate"), ":")
-	w.rig = cyrus.Start(t, cyrus.Options{Net: n, Backends: 2, Mupdate: "mupdate.rig.test:" + port, Hosts: hosts, Users: users, Conf: conf})
+	w.rig = cyrus.Start(t, cyrus.Options{Net: n, Backends: 2, Mupdate: "mupdate.rig.test:" + port, Hosts: hosts, Users: users, Conf: o.conf, Unix: o.unix})
 	w.be1, w.be2 = w.rig.Node("be1"), w.rig.Node("be2")
-	w.admin(t, w.be1, "CREATE user.alice", "CREATE user.alice.Work", "CREATE user.dave")
-	w.admin(t, w.be2, "CREATE user.bob", "CREATE user.carol")
+	sep := map[bool]string{false: ".", true: "/"}[o.unix]
+	create := func(n *cyrus.Node, names ...string) {
+		for _, name := range names {
+			w.admin(t, n, "CREATE "+strings.ReplaceAll(name, ".", sep))
+		}
+	}
+	create(w.be1, "user.alice", "user.alice.Work", "user.dave")
+	create(w.be2, "user.bob", "user.carol")
 	return w
 }
 

@@ -141,7 +141,7 @@ func (c *Cluster) run(name string, args ...string) (*process, error) {
 	}
 	cmd := exec.Command(filepath.Join(bin, "murderd"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = childAttr()
+	cmd.SysProcAttr = ChildAttr()
 	if err := cmd.Start(); err != nil {
 		out.Close()
 		return nil, err
@@ -353,17 +353,22 @@ func (p *process) stop(name string) error {
 	}
 }
 
-// alive reports whether a process exists and is no zombie.
+// alive reports whether a process exists and is more than a zombie. The first thread of a killed process can
+// be a zombie while others still hold its sockets: it is gone when it has no other thread.
 func alive(pid int) bool {
 	if pid <= 1 || syscall.Kill(pid, 0) != nil {
 		return false
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	if _, err := os.Stat("/proc/self"); err != nil {
 		return true // no /proc on this system
 	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false // gone between the two questions
+	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(rest, "Z")
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return !strings.HasPrefix(rest, "Z") || len(threads) > 1
 }
 
 // Logs returns the last lines of every log of the cluster.

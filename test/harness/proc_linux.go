@@ -2,8 +2,8 @@ package harness
 
 import "syscall"
 
-// childAttr lets children end with the test that started them, and keeps a terminal's signals from
+// ChildAttr lets children end with the test that started them, and keeps a terminal's signals from
 // them. The daemon gets SIGTERM, so that it stops what it has started.
-func childAttr() *syscall.SysProcAttr {
+func ChildAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -172,3 +173,30 @@ func (c *Cluster) MurderctlJSON(ctx context.Context, id string, answer any, args
 	}
 	return nil
 }
+
+// AwaitWhole waits until the leader sees every node answer and follow closely: a cluster that has got over
+// what was done to it.
+func (c *Cluster) AwaitWhole(ctx context.Context) error {
+	_, err := poll(ctx, func() (s admin.Status, err error) {
+		leader, err := c.Leader(ctx)
+		if err != nil {
+			return s, err
+		}
+		if s, err = c.Status(ctx, leader); err != nil {
+			return s, err
+		}
+		if s.Problem != "" {
+			return s, errors.New(s.Problem)
+		}
+		for _, m := range s.Nodes {
+			if m.Error != "" || m.Lag > closeBehind || m.Leader != leader {
+				return s, fmt.Errorf("%s: follows %q, %d entries behind %s", m.ID, m.Leader, m.Lag, m.Error)
+			}
+		}
+		return s, nil
+	})
+	return err
+}
+
+// closeBehind is how many entries a node that follows may lack while writes go on.
+const closeBehind = 256

@@ -3,6 +3,7 @@
 package lmtpline
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/textproto"
@@ -23,7 +24,12 @@ type Conn struct {
 type Reply struct {
 	Code int
 	Text string
+	Sent bool // it came after the message, not to RCPT
 }
+
+// ErrUncertain means that the session ended after the final dot and before all replies: the message may
+// have been delivered.
+var ErrUncertain = errors.New("outcome unknown")
 
 func (r Reply) String() string { return fmt.Sprintf("%d %s", r.Code, r.Text) }
 
@@ -46,7 +52,8 @@ func Dial(addr string) (*Conn, error) {
 }
 
 // Deliver sends one message and returns a reply for each recipient: that to RCPT if it was refused,
-// else that after the message. An error means that the session is of no more use.
+// else that after the message. An error means that the session is of no more use; with ErrUncertain
+// the replies that came before count.
 func (c *Conn) Deliver(message string, recipients ...string) ([]Reply, error) {
 	c.net.SetDeadline(time.Now().Add(Timeout))
 	if err := c.want(250, "MAIL FROM:<sender@example.org>"); err != nil {
@@ -74,14 +81,16 @@ func (c *Conn) Deliver(message string, recipients ...string) ([]Reply, error) {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
 	for i := range replies {
 		if replies[i].Code == 250 {
-			var err error
-			if replies[i], err = c.read(); err != nil {
-				return nil, err
+			r, err := c.read()
+			if err != nil {
+				return replies, fmt.Errorf("%w: %w", ErrUncertain, err)
 			}
+			r.Sent = true
+			replies[i] = r
 		}
 	}
 	return replies, nil
@@ -106,7 +115,7 @@ func (c *Conn) read() (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	return Reply{code, text}, nil
+	return Reply{Code: code, Text: text}, nil
 }
 
 func (c *Conn) want(code int, format string, args ...any) error {

@@ -290,7 +290,7 @@ func (r *runner) describe(took time.Duration) {
 	first := r.plan.nodes[0]
 	ctl := filepath.Join(filepath.Dir(r.o.Program), "murderctl")
 	r.print("  addresses for scripts: . %s", r.plan.env())
-	r.print("  look inside:           %s --admin %s cluster status", ctl, first.socket)
+	r.print("  look inside:           %s --addr %s cluster status", ctl, first.socket)
 	r.print("  kill a node:           kill -9 $%s_PID", strings.ToUpper(first.id))
 	r.print("  start it again:        %s\n", r.commandLine(first))
 }

@@ -1,0 +1,258 @@
+//go:build cyrus
+
+package cyrus
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+
+	"murder/test/dialogue"
+	"murder/test/loopback"
+	"murder/test/mupdateline"
+)
+
+// papers are certificates: an authority, a server's for every address of the test, and a client's.
+type papers struct{ dir string }
+
+func (p papers) file(name string) string { return filepath.Join(p.dir, name) }
+
+// issue makes them, readable for Cyrus's user.
+func issue(t *testing.T, client string) papers {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "papers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	os.Chmod(dir, 0o755)
+	p := papers{dir}
+	write := func(name, kind string, der []byte) {
+		t.Helper()
+		if err := os.WriteFile(p.file(name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	template := func(n int64, name string) *x509.Certificate {
+		return &x509.Certificate{SerialNumber: big.NewInt(n), Subject: pkix.Name{CommonName: name},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	}
+	ca := template(1, "the authority")
+	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(file string, c *x509.Certificate) {
+		t.Helper()
+		key := caKey
+		if c != ca {
+			if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+				t.Fatal(err)
+			}
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, ca, key.Public(), caKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(file+".pem", "CERTIFICATE", der)
+		write(file+".key", "PRIVATE KEY", secret)
+	}
+	sign("ca", ca)
+	server := template(2, "mupdate.rig.test")
+	server.DNSNames = []string{"mupdate.rig.test"}
+	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	sign("server", server)
+	user := template(3, client)
+	user.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	sign("client", user)
+	return p
+}
+
+// server are the flags that give every node the server's certificate.
+func (p papers) server(more ...string) []string {
+	flags := []string{"--set", "tls.cert_file=" + p.file("server.pem"), "--set", "tls.key_file=" + p.file("server.key"),
+		"--set", "tls.client_ca_file=" + p.file("ca.pem")}
+	for _, m := range more {
+		flags = append(flags, "--set", m)
+	}
+	return flags
+}
+
+// mupdatetest speaks to a node with one of Cyrus's own client programs.
+func mupdatetest(m *murder, addr, input string, args ...string) string {
+	host, port, _ := strings.Cut(addr, ":")
+	out, _ := m.Node("be1").ExecInput(input, "mupdatetest", append(args, "-p", port, host)...) // its status depends on how the connection ends
+	return out
+}
+
+// mupdatetest with TLS after the greeting and TLS from the first octet, with every mechanism, a
+// client certificate among them.
+func TestMupdatetestOverTLS(t *testing.T) {
+	t.Parallel()
+	p := issue(t, "murder")
+	m := newMurder(t, Options{Backends: 1}, p.server()...)
+	m.ours(t)
+	ok(t, signOn(t, m.Node("be1"), m.Admin()), "CREATE user.u1")
+	addr := m.nodes[0]
+	for _, mech := range []string{"PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "EXTERNAL"} {
+		args := []string{"-m", mech, "-t", "", "-a", "murder", "-u", "murder", "-w", m.Password()}
+		if mech == "EXTERNAL" {
+			args = []string{"-m", mech, "-t", p.file("both.pem"), "-u", "murder"}
+			var both []byte
+			for _, f := range []string{"client.pem", "client.key"} {
+				data, err := os.ReadFile(p.file(f))
+				if err != nil {
+					t.Fatal(err)
+				}
+				both = append(both, data...)
+			}
+			if err := os.WriteFile(p.file("both.pem"), both, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := mupdatetest(m, addr, "X1 FIND \"user.u1\"\r\nX4 LOGOUT\r\n", args...)
+		for _, want := range []string{"TLS connection established", "Authenticated.", "X1 MAILBOX", "X1 OK"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q\n%s", mech, want, out)
+				break
+			}
+		}
+	}
+}
+
+// Which way a real backend signs on: the best mechanism that the greeting offers, whatever the
+// connection; TLS when nothing is offered without it, or when its configuration begins with it.
+func TestHowABackendSignsOn(t *testing.T) {
+	t.Parallel()
+	p := issue(t, "murder")
+	m := newRelayed(t, Options{Backends: 1}, p.server()...)
+	be1, relay := m.Node("be1"), m.relays["be1"]
+	relay.Take()
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	if s := said(relay); !contains(s, `AUTHENTICATE "SCRAM-SHA-256"`) || contains(s, "STARTTLS") {
+		t.Errorf("with mechanisms and STARTTLS on offer the backend says %q", s)
+	}
+	// Cyrus: force_sasl_client_mech leaves a backend no choice.
+	for _, mech := range []string{"PLAIN", "SCRAM-SHA-1"} {
+		m.options.Conf = map[string][]string{"be1": {"force_sasl_client_mech: " + mech}}
+		if err := be1.writeConf(); err != nil {
+			t.Fatal(err)
+		}
+		relay.Take()
+		inStep(t, be1)
+		if s := said(relay); !contains(s, `AUTHENTICATE "`+mech+`"`) {
+			t.Errorf("made to use %s the backend says %q", mech, s)
+		}
+	}
+	// A mechanism that is offered over TLS alone brings TLS: EXTERNAL, by the backend's certificate.
+	m.options.Conf = map[string][]string{"be1": {"force_sasl_client_mech: EXTERNAL",
+		"tls_client_cert: " + p.file("client.pem"), "tls_client_key: " + p.file("client.key")}}
+	if err := be1.writeConf(); err != nil {
+		t.Fatal(err)
+	}
+	relay.Take()
+	inStep(t, be1)
+	if s := said(relay); !contains(s, "S01 STARTTLS") || contains(s, "AUTHENTICATE") {
+		t.Errorf("with a certificate the backend says in clear %q", s)
+	}
+}
+
+// TLS from the first octet, as mupdate_server: host:port/tls asks for it.
+func TestBackendWithTLSFromTheFirstOctet(t *testing.T) {
+	t.Parallel()
+	p := issue(t, "murder")
+	const port = "3906"
+	n, err := loopback.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Release() })
+	relay, err := dialogue.Listen(n.Host(81)+":0", n.Host(1)+":"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(relay.Close)
+	m := newMurder(t, Options{Backends: 1, Net: n}, p.server("c1/mupdate.listen_tls=[\""+n.Host(1)+":"+port+"\"]")...)
+	m.ours(t)
+	be1 := m.Node("be1")
+	if err := be1.SetMupdate(relay.Addr() + "/tls"); err != nil {
+		t.Fatal(err)
+	}
+	if err := be1.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	m.lives(t, "user.u1", be1)
+	if s := said(relay); len(s) == 0 || contains(s, "AUTHENTICATE") || contains(s, "STARTTLS") {
+		t.Errorf("in clear the backend says %q", s)
+	}
+}
+
+// Behind a load balancer that names its clients, rules by address, and the history, are about those.
+func TestClientsBehindALoadBalancer(t *testing.T) {
+	t.Parallel()
+	const client = "192.0.2.7"
+	n, err := loopback.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Release() })
+	m := newMurder(t, Options{Backends: 1, Net: n, MupdateOf: map[string]string{"be1": n.Host(2) + ":3905"}}, "--set", "c1/mupdate.proxies=[\"127.0.0.0/8\"]")
+	m.ours(t)
+	m.nodes = slices.DeleteFunc(m.nodes, func(addr string) bool { return addr == m.cluster.Addr("c1", "mupdate") })
+	header, err := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.ParseIP(client), Port: 4711},
+		&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 3905}).Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := net.Dial("tcp", m.cluster.Addr("c1", "mupdate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(mupdateline.Timeout))
+	if _, err := nc.Write(header); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	got, err := nc.Read(buf)
+	greeting := string(buf[:got])
+	if err != nil || !strings.HasPrefix(greeting, "* AUTH") {
+		t.Fatalf("the greeting is %q (%v)", greeting, err)
+	}
+	// A password is not for the network: the client is elsewhere, whatever the balancer's address.
+	if strings.Contains(greeting, `"PLAIN"`) {
+		t.Errorf("a client from afar is offered %q", greeting)
+	}
+	// Without a header nobody is served there.
+	bare, err := net.Dial("tcp", m.cluster.Addr("c1", "mupdate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bare.Close()
+	bare.SetDeadline(time.Now().Add(mupdateline.Timeout))
+	io.WriteString(bare, "X1 NOOP and enough more to be no header\r\n")
+	if got, _ := io.ReadAll(bare); strings.Contains(string(got), "MUPDATE") {
+		t.Errorf("a client without a header is greeted: %q", got)
+	}
+	ok(t, signOn(t, m.Node("be1"), m.Admin()), "CREATE user.u1")
+}

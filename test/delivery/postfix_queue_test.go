@@ -1,0 +1,161 @@
+//go:build cyrus
+
+package delivery
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/textproto"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// work hands messages in by SMTP until their recipients have all been taken.
+func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string) {
+	var c *textproto.Conn
+	for id := range ids {
+		for left := rcptsOf(id); len(left) > 0; {
+			if c == nil {
+				nc, err := net.Dial("tcp", p.smtp)
+				if err != nil {
+					time.Sleep(50 * time.Millisecond)
+					continue
+				}
+				c = textproto.NewConn(nc)
+				c.ReadResponse(220)
+				ask(c, 250, "EHLO client.example.net")
+			}
+			taken, err := submit(c, subject(id), left)
+			if err != nil { // nobody kills Postfix: it had enough of us
+				c.Close()
+				c = nil
+				l.note("smtp: " + firstWords(err.Error()))
+			}
+			for _, rcpt := range taken {
+				l.acknowledge("Postfix", subject(id)+" "+rcpt)
+			}
+			if left = without(left, taken); len(left) > 0 {
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+	}
+	if c != nil {
+		c.Close()
+	}
+}
+
+func ask(c *textproto.Conn, code int, format string, args ...any) error {
+	if err := c.PrintfLine(format, args...); err != nil {
+		return err
+	}
+	_, _, err := c.ReadResponse(code)
+	return err
+}
+
+// submit sends one message and returns the recipients that Postfix has taken on itself.
+func submit(c *textproto.Conn, name string, rcpts []string) (taken []string, err error) {
+	if err := ask(c, 250, "MAIL FROM:<sender@example.net>"); err != nil {
+		return nil, err
+	}
+	for _, rcpt := range rcpts {
+		if ask(c, 250, "RCPT TO:<%s@example.org>", rcpt) == nil {
+			taken = append(taken, rcpt)
+		}
+	}
+	if len(taken) == 0 {
+		return nil, ask(c, 250, "RSET")
+	}
+	if err := ask(c, 354, "DATA"); err != nil {
+		return nil, err
+	}
+	if err := ask(c, 250, "%s.", letter(name, "x\r\n")); err != nil {
+		return nil, err
+	}
+	return taken, nil
+}
+
+func without(all, gone []string) (left []string) {
+	for _, s := range all {
+		found := false
+		for _, g := range gone {
+			found = found || s == g
+		}
+		if !found {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+// drain waits until the queue is nearly empty, so that the faults go on while there is something to do.
+func (p *postfix) drain(l *ledger) {
+	for range 60 * 60 {
+		if n := strings.Count(p.queue(), "sender@example.net"); n < 50 {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// empty waits until everything has been delivered.
+func (p *postfix) empty(limit time.Duration) {
+	p.t.Helper()
+	var q string
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if q = p.queue(); strings.Contains(q, "queue is empty") {
+			return
+		}
+		must(p.t, "postqueue", "-c", p.dir, "-f")
+	}
+	p.t.Fatalf("still in the queue after %s:\n%.2000s", limit, q)
+}
+
+var (
+	messageIDLine = regexp.MustCompile(`: ([0-9A-Za-z]+): message-id=<(loss-\d+)@`)
+	statusLine    = regexp.MustCompile(`/lmtp\[\d+\]: ([0-9A-Za-z]+): to=<([^@]+)@[^>]*>,.* status=(\w+) \((.*)\)$`)
+)
+
+// audit reads from Postfix's log which attempts it was left in the dark about.
+func (p *postfix) audit(l *ledger) {
+	p.t.Helper()
+	f, err := os.Open(p.dir + "/log")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer f.Close()
+	names := map[string]string{} // of messages, by queue id
+	for s := bufio.NewScanner(f); s.Scan(); {
+		line := s.Text()
+		if m := messageIDLine.FindStringSubmatch(line); m != nil {
+			names[m[1]] = m[2]
+			continue
+		}
+		m := statusLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		key, status, text := names[m[1]]+" "+m[2], m[3], m[4]
+		_, said, replied := strings.Cut(text, " said: ")
+		switch {
+		case status == "sent":
+		case status != "deferred":
+			l.refuse("Postfix: " + key + ": " + text)
+		case strings.Contains(text, "may be sent more than once"):
+			l.doubt(key, "Postfix: frontend lost after the dot")
+			l.note("Postfix: connection lost")
+		case replied:
+			l.note("Postfix: " + firstWords(said))
+			if cause := openOutcome(said); cause != "" && strings.Contains(text, "end of DATA") {
+				l.doubt(key, "Postfix: "+cause)
+			}
+		default:
+			l.note("Postfix: not connected")
+		}
+	}
+	if len(names) == 0 {
+		p.t.Error(fmt.Sprint("no message in ", p.dir, "/log"))
+	}
+}
