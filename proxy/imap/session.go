@@ -48,9 +48,9 @@ type session struct {
 	tls         *tls.ConnectionState
 	deflated    bool
 	in          *reader
-	out         writer // shared
-	buf         []byte // of the current line
-	part        int    // octets of buf that belong to a line not complete yet
+	out         writer    // shared
+	buf         []byte    // of the current line
+	part        int       // octets of buf that belong to a line not complete yet
 	deadline    time.Time // of clear, for the next command; zero when something else has set one
 
 	phase    phase
