@@ -56,7 +56,7 @@ func TestGossipCut(t *testing.T) {
 	r := newRig(t)
 	r.configure = func(cfg *Config) {
 		cfg.GossipListen, cfg.Timing = "127.0.0.1:0", "wan" // the leader stays, also on a busy machine
-		cfg.hooks.gossip = func(c *memberlist.Config) { // by default it takes half a minute to believe in a death
+		cfg.hooks.gossip = func(c *memberlist.Config) {     // by default it takes half a minute to believe in a death
 			c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult = 300*time.Millisecond, 100*time.Millisecond, 2
 		}
 	}
