@@ -135,14 +135,16 @@ func (n *Node) record(e *engine) fsm.Node {
 func (n *Node) announce(ctx context.Context, e *engine) error {
 	have, ok := n.State().Node(n.cfg.NodeID)
 	if !n.synced.Load() || n.sought.Load() != nil {
+		// Into a record of its own: that of the copy is shared with the copy.
+		var told fsm.Node
 		l, err := n.leaderLink(ctx)
 		if err == nil {
-			err = l.call(ctx, "record", struct{}{}, &have)
+			err = l.call(ctx, "record", struct{}{}, &told)
 		}
 		if err != nil {
 			return err
 		}
-		ok = true
+		have, ok = told, true
 	}
 	want := n.record(e)
 	if ok && have.Role == want.Role && have.State == want.State && have.Address == want.Address &&

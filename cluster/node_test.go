@@ -1,8 +1,11 @@
 package cluster
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
+
+	"murder/fsm"
 )
 
 func TestWriteFromEveryNode(t *testing.T) {
@@ -67,4 +70,40 @@ func TestRestartOfAll(t *testing.T) {
 	}
 	write(t, r.nodes["f1"], activate("user.after"))
 	r.equalDigests()
+}
+
+// What the leader says about a node that has no complete copy yet is not written into the copy: the digest of
+// the copy would be wrong from then on.
+func TestRecordOfTheLeader(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.configure = func(c *Config) { c.Services = map[string]string{"mupdate": "127.0.0.1:3905"} }
+	r.grow(1, 1)
+	l, f1 := r.nodes["c1"], r.nodes["f1"]
+	r.eventually("the node is registered", func() bool { rec, ok := f1.State().Node("f1"); return ok && rec.State == fsm.NodeActive })
+	old := f1.State()
+	rec, _ := old.Node("f1")
+	rec.Services = map[string]string{"mupdate": "127.0.0.1:3905", "imap": "127.0.0.1:143"} // as if more had come to be known since
+	if err := l.propose(testContext(t), fsm.RegisterNode{Node: rec}); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		f1.replica.view.Store(old)
+		f1.synced.Store(false)
+		if err := f1.announce(testContext(t), f1.engine.Load()); err != nil {
+			t.Fatal(err)
+		}
+		if rec, _ := old.Node("f1"); len(rec.Services) > 1 {
+			t.Fatalf("the copy was changed: %v", rec.Services)
+		}
+	}
+	// Afterwards its snapshot is what it says.
+	f1.synced.Store(true)
+	var saved bytes.Buffer
+	if err := f1.Backup(testContext(t), &saved); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fsm.ReadSnapshot(&saved); err != nil {
+		t.Error(err)
+	}
 }

@@ -168,6 +168,7 @@ func (v *View) Events(from uint64, yield func(Event) bool) {
 }
 
 // Node returns a registered node.
+// Its maps are the view's: whoever changes them makes this copy differ from all others.
 func (v *View) Node(id string) (Node, bool) { return getRow(v.nodes, id) }
 
 // Nodes walks the registry by id.
