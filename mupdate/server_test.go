@@ -36,6 +36,8 @@ func TestWritesAreProposedTogether(t *testing.T) {
 	if err != nil || errors.Join(errs...) != nil || len(errs) != len(writes) {
 		t.Fatalf("%d answers, %v, %v", len(errs), err, errors.Join(errs...))
 	}
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
 	if n := len(dir.batches); n > 60 {
 		t.Errorf("%d proposals for %d writes: %v", n, len(writes), dir.batches)
 	}
@@ -390,6 +392,7 @@ func TestExpansionIsBounded(t *testing.T) {
 	const commands = 4 << 20
 	io.WriteString(z, strings.Repeat("1 NOOP\r\n", commands))
 	z.Close()
+	d.nc.SetDeadline(time.Now().Add(2 * time.Minute)) // so many answers take a while on a busy machine
 	go d.nc.Write(packed.Bytes())
 	in, out := input{r: d.r}, output{w: d.nc}
 	deflateLayer(&in, &out)
