@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/fsm"
 	"murder/internal/mbox"
@@ -273,8 +276,10 @@ func TestWithoutQuorum(t *testing.T) {
 func TestSlowStream(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 1)
-	addr := s.serve(t, "c1", func(cfg *mupdate.Config) { cfg.WriteTimeout = 200 * time.Millisecond })
+	reg := prometheus.NewRegistry()
+	addr := s.serve(t, "c1", func(cfg *mupdate.Config) { cfg.WriteTimeout, cfg.Metrics = 200*time.Millisecond, reg })
 	slow := connect(t, addr)
+	slow.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 	if err := slow.login("ro"); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +320,12 @@ func TestSlowStream(t *testing.T) {
 			t.Fatalf("%d rows came", i)
 		}
 	}
-	// The cut one gets what had been sent, and then the end.
+	for end := time.Now().Add(patience); !streamCut(t, reg); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the slow one is never cut")
+		}
+	}
+	// It gets what had been sent, and then the end.
 	slow.SetDeadline(time.Now().Add(patience))
 	got := 0
 	for {
@@ -330,4 +340,19 @@ func TestSlowStream(t *testing.T) {
 	if got == rows {
 		t.Error("the system's buffers took everything: nothing was tried")
 	}
+}
+
+// streamCut reports whether a server has ended a stream.
+func streamCut(t *testing.T, reg *prometheus.Registry) bool {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "murder_mupdate_streams_ended_total" {
+			return true
+		}
+	}
+	return false
 }
