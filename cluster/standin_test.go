@@ -281,12 +281,13 @@ func TestStandInForRestartedLeader(t *testing.T) {
 // not get lost with them, as the library's own would.
 func TestVotesOverOldConnections(t *testing.T) {
 	t.Parallel()
-	r := startRig(t, 3, 0)
+	r := waning(t)
 	old := r.waitLeader()
 	write(t, old, activate("user.a"))
 	if err := old.Transfer(testContext(t), ""); err != nil {
 		t.Fatal(err)
 	}
+	old.draining.Store(true) // it asks for no votes of its own
 	trans := old.engine.Load().trans
 	ask := func(n *Node, request func(raft.ServerID, raft.ServerAddress, *raft.RequestPreVoteRequest, *raft.RequestPreVoteResponse) error) error {
 		id, addr := raft.ServerID(old.cfg.NodeID), raft.ServerAddress(old.Address())
