@@ -46,6 +46,7 @@ const (
 // feed takes octets from the client and appends what they become to dst. done is true behind the end
 // of data; what follows the used octets is not part of the message.
 func (n *normaliser) feed(dst, src []byte) (out []byte, used int, done bool) {
+	cr, lf := -1, -1 // the next of each, looked for once
 	for i := 0; i < len(src); i++ {
 		c := src[i]
 		switch n.in {
@@ -77,16 +78,27 @@ func (n *normaliser) feed(dst, src []byte) (out []byte, used int, done bool) {
 			dst = n.endLine(dst)
 			n.in = inText
 		default:
-			end := i + 1
-			for end < len(src) && src[end] != '\r' && src[end] != '\n' {
-				end++
+			if cr < i {
+				cr = index(src, i, '\r')
 			}
+			if lf < i {
+				lf = index(src, i, '\n')
+			}
+			end := min(cr, lf)
 			dst = n.text(dst, src[i:end])
 			n.in = inText
 			i = end - 1
 		}
 	}
 	return dst, len(src), false
+}
+
+// index returns the position of c in p from a position on, or the end of p.
+func index(p []byte, from int, c byte) int {
+	if i := bytes.IndexByte(p[from:], c); i >= 0 {
+		return from + i
+	}
+	return len(p)
 }
 
 // text appends octets other than CR and LF.

@@ -104,7 +104,7 @@ type Config struct {
 	NoopTimeout    time.Duration // by when a barrier that may degrade does; default 3 s
 	WriteTimeout   time.Duration // for a client that does not read; default 60 s
 	DumpTimeout    time.Duration // for one whole LIST or UPDATE dump; default 10 min
-	Coalesce       time.Duration // window of a busy stream; default and most 50 ms
+	Coalesce       time.Duration // most that a change waits in a busy stream; default and most 50 ms
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil for none

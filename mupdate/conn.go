@@ -190,6 +190,9 @@ func (c *conn) fill() error {
 	if stop := c.interrupted(); stop != nil {
 		return stop
 	}
+	if errors.Is(err, errBomb) {
+		return c.lost(err)
+	}
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {
 		return bye("no activity for too long")

@@ -28,6 +28,7 @@ type Server struct {
 	ctx     context.Context // ends when sessions must give up
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // sessions
+	streams atomic.Int64
 	guard   shrinkGuard
 	seen    sightings
 

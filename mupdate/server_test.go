@@ -1,6 +1,9 @@
 package mupdate
 
 import (
+	"bufio"
+	"bytes"
+	"compress/flate"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -33,6 +36,8 @@ func TestWritesAreProposedTogether(t *testing.T) {
 	if err != nil || errors.Join(errs...) != nil || len(errs) != len(writes) {
 		t.Fatalf("%d answers, %v, %v", len(errs), err, errors.Join(errs...))
 	}
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
 	if n := len(dir.batches); n > 60 {
 		t.Errorf("%d proposals for %d writes: %v", n, len(writes), dir.batches)
 	}
@@ -364,6 +369,47 @@ func TestTimeouts(t *testing.T) {
 		d.nc.SetDeadline(time.Now().Add(patience))
 		if err := d.until("* BYE"); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// Compressed input that expands far more than commands do ends its session.
+func TestExpansionIsBounded(t *testing.T) {
+	s := startServer(t, testConfig(t, newMemory()))
+	d := dialServer(t, s)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	d.send("Z01 COMPRESS \"DEFLATE\"\r\n")
+	if got, err := d.line(); err != nil || got != `Z01 OK "DEFLATE active"` {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	var packed bytes.Buffer
+	z, err := flate.NewWriter(&packed, flate.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const commands = 4 << 20
+	io.WriteString(z, strings.Repeat("1 NOOP\r\n", commands))
+	z.Close()
+	d.nc.SetDeadline(time.Now().Add(2 * time.Minute)) // so many answers take a while on a busy machine
+	go d.nc.Write(packed.Bytes())
+	in, out := input{r: d.r}, output{w: d.nc}
+	deflateLayer(&in, &out)
+	answers := bufio.NewReader(in.r)
+	for n := 0; ; n++ {
+		line, err := answers.ReadString('\n')
+		if err != nil {
+			t.Fatalf("after %d answers: %v", n, err)
+		}
+		if line == "* BYE \"compressed input expands too much\"\r\n" {
+			if sent := 8 * n; sent < 1<<19 || sent > expansionFree+expansionRatio*packed.Len()+(1<<20) {
+				t.Errorf("cut after %d octets of %d that expand to %d", sent, packed.Len(), 8*commands)
+			}
+			return
+		}
+		if line != "1 OK \"Noop done\"\r\n" {
+			t.Fatalf("got %q", line)
 		}
 	}
 }

@@ -44,6 +44,7 @@ func newStream(c *conn, tag string, scope scope, after uint64) *stream {
 	s := &stream{c: c, tag: tag, scope: scope, after: after, at: time.Now(), posts: make(chan post, 16), done: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(c.srv.ctx)
 	c.srv.metrics.streams.Inc()
+	c.srv.streams.Add(1)
 	return s
 }
 
@@ -94,6 +95,7 @@ func (s *stream) run() {
 		}
 		s.stop()
 		s.c.srv.metrics.streams.Dec()
+		s.c.srv.streams.Add(-1)
 		s.c.srv.metrics.streamsEnded.WithLabelValues(reason).Inc()
 		close(s.done)
 		s.c.interrupt()
@@ -115,6 +117,14 @@ func (s *stream) run() {
 	}
 }
 
+// window is for how long a busy stream gathers changes. It grows with the number of streams, so that all
+// of them together write no more often than a processor bears.
+func (s *stream) window() time.Duration {
+	return min(s.c.srv.cfg.Coalesce, time.Duration(s.c.srv.streams.Load())*windowPerStream)
+}
+
+const windowPerStream = 20 * time.Microsecond
+
 // follow sends changes in log order until the session ends. A change after a quiet time goes out at
 // once; under load they are gathered for at most the coalescing window, in which several changes of
 // one name become the last of them.
@@ -133,7 +143,7 @@ func (s *stream) follow() error {
 		}
 		if len(s.waiting) == 0 {
 			s.c.out.quiet()
-			pause(wait, s.c.srv.cfg.Coalesce-time.Since(sent))
+			pause(wait, s.window()-time.Since(sent))
 		}
 		changes, index, err := s.next(wait)
 		woken := wait.Err() != nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -127,6 +128,9 @@ func (d *daemon) mupdateMechanisms() (*auth.Mechanisms, error) {
 		if err != nil {
 			return nil, fmt.Errorf("password of mupdate identity %s: %w", name, err)
 		}
+		if password == "" { // by certificate alone; SCRAM is offered only where every identity has keys
+			password = rand.Text()
+		}
 		if !strings.HasPrefix(password, "$") && !strings.HasPrefix(password, "{") {
 			password = "{PLAIN}" + password
 		}
@@ -137,7 +141,7 @@ func (d *daemon) mupdateMechanisms() (*auth.Mechanisms, error) {
 		return nil, fmt.Errorf("mupdate identities: %w", err)
 	}
 	return auth.NewMechanisms(auth.Config{
-		Source: source, AllowPlaintext: d.cfg.MUPDATE.AllowPlaintext, Pause: pause(d.cfg.Users.Pause),
+		Source: source, Mechs: orNil(upper(d.cfg.MUPDATE.Mechs)), AllowPlaintext: d.cfg.MUPDATE.AllowPlaintext, Pause: pause(d.cfg.Users.Pause),
 		Failures: d.users.failures, Logger: d.log, Metrics: d.reg,
 	}), nil
 }
@@ -164,6 +168,14 @@ func secret(file, plain string) (string, error) {
 		return "", fmt.Errorf("the first line of %s is empty", file)
 	}
 	return text, nil
+}
+
+func upper(list []string) []string {
+	var words []string
+	for _, w := range list {
+		words = append(words, strings.ToUpper(w))
+	}
+	return words
 }
 
 func orNil[T any](list []T) []T {

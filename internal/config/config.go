@@ -169,6 +169,7 @@ type MUPDATE struct {
 	Proxies           []string                `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	ServerName        string                  `toml:"server_name" doc:"Name in the greeting. Default: the host name."`
 	Upstream          string                  `toml:"upstream" doc:"Name of the cluster in the greeting of frontends and agents."`
+	Mechs             []string                `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all but the -PLUS forms, which Cyrus cannot use."`
 	AllowPlaintext    bool                    `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
 	AllowProxy        bool                    `toml:"allow_proxy" doc:"Accept an authorization identity that differs from the login."`
 	ReadOnly          bool                    `toml:"read_only" doc:"Refuse writes here, as a Cyrus slave does."`
@@ -190,7 +191,7 @@ type MUPDATE struct {
 // Identity is one MUPDATE login.
 type Identity struct {
 	PasswordFile string   `toml:"password_file" doc:"File that holds the password."`
-	Password     string   `toml:"password" doc:"The password, for trials only (node.development)."`
+	Password     string   `toml:"password" doc:"The password, for trials only (node.development). Without any password the identity logs in by its certificate alone (EXTERNAL, tls.client_ca_file)."`
 	Role         string   `toml:"role" doc:"reader (look-ups and streams), backend (also writes, for its servers), or admin. Default: reader."`
 	Servers      []string `toml:"servers" doc:"Servernames that a backend may write for. Empty: any."`
 	Takeover     bool     `toml:"takeover" doc:"May take over records of other servers (planned failover of a backend)."`

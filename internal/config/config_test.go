@@ -55,6 +55,8 @@ func TestMessages(t *testing.T) {
 		{"pins", "[backends.default]\nverify = \"pin\"\n", `is empty, but verify = "pin" needs one`},
 		{"secret in the file", "[backends.default]\npassword = \"x\"\n", `secrets do not belong into this file; write it into a file`},
 		{"two secrets", "[node]\ndevelopment = true\n[backends.default]\npassword = \"x\"\npassword_file = \"" + secret + "\"\n", `stands beside password_file; remove one`},
+		{"unified without servers", "[mupdate.identities.be1]\nrole = \"backend\"\nunified = true\npassword_file = \"/x\"\n", `f:3:1: mupdate.identities.be1.unified: needs to know which servers these are`},
+		{"mupdate mechanism", "[mupdate]\nmechs = [\"plain\", \"digest-md5\"]\n", `f:2:1: mupdate.mechs: "DIGEST-MD5" is not possible`},
 		{"identity without password", "[mupdate.identities.be1]\nrole = \"backend\"\n", `f:1:2: mupdate.identities.be1.password_file: is not set, so nobody could log in as be1`},
 		{"identity role", "[mupdate.identities.be1]\nrole = \"root\"\n", `want reader, backend or admin`},
 		{"identity order", "[mupdate.identities.be1]\norder = \"x\"\n", `want dbname, octet or mboxsort`},

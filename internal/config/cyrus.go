@@ -233,6 +233,8 @@ func (t *translation) services(list []CyrusService) {
 			to = &c.Sieve.Listen
 		case "lmtpproxyd", "lmtpd":
 			to = &c.LMTP.Listen
+		case "smmapd":
+			to = &c.Socketmap.Listen
 		case "mupdate":
 			to = &c.MUPDATE.Listen
 		default:

@@ -35,6 +35,7 @@ SERVICES {
   imap   cmd="proxyd -U 30" listen="imap" prefork=0
   imaps  cmd="/usr/lib/cyrus/bin/proxyd -s" listen="192.0.2.1:imaps"
   lmtp   cmd="lmtpproxyd" listen="/run/cyrus/lmtp"
+  smmap  cmd="smmapd" listen="/run/cyrus/smmap"
   mupdate cmd="mupdate" listen=3905 prefork=1
 	http		cmd="httpd" listen="80" prefork=0 maxchild=100
 }
@@ -62,7 +63,7 @@ func TestImportFrontend(t *testing.T) {
 	for _, want := range []string{
 		`role = "frontend"`, `altnamespace = false`, `virtdomains = true`, `defaultdomain = "example.org"`, `admins = ["cyrus", "root"]`,
 		`authname = "murder"`, `password_file = "/etc/murder/secrets/backends.password"`, `idle_timeout = "45m"`, `pause = "5s"`,
-		`max_message = 67108864`, `saslauthd = "/run/saslauthd/mux"`, `listen_tls = ["192.0.2.1:993"]`, `listen = ["/run/cyrus/lmtp"]`,
+		`max_message = 67108864`, `saslauthd = "/run/saslauthd/mux"`, `listen_tls = ["192.0.2.1:993"]`, `listen = ["/run/cyrus/lmtp"]`, `listen = ["/run/cyrus/smmap"]`,
 		`[backends.servers.be1]`,
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -255,6 +255,9 @@ func (c *Config) validateMUPDATE(k *checker) {
 		k.add("mupdate.listen_tls", "set tls.cert_file and tls.key_file", "needs a certificate")
 	}
 	k.prefixes("mupdate.proxies", m.Proxies)
+	for _, mech := range m.Mechs {
+		k.oneOf("mupdate.mechs", strings.ToUpper(mech), "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "EXTERNAL", "PLAIN", "LOGIN")
+	}
 	k.oneOf("mupdate.replay", m.Replay, "suspect", "all", "off")
 	k.atLeast("mupdate.max_connections", m.MaxConnections, 1)
 	for _, name := range slices.Sorted(maps.Keys(m.Identities)) {
@@ -268,9 +271,12 @@ func (c *Config) validateMUPDATE(k *checker) {
 		if len(id.Servers) > 0 && id.Role != "backend" {
 			k.add(prefix+".servers", "set role = \"backend\"", "binds only backends")
 		}
+		if id.Unified && (id.Role != "backend" || len(id.Servers) == 0 && !m.bindsPeers()) {
+			k.add(prefix+".unified", "set role = \"backend\" and servers, here or in mupdate.peers", "needs to know which servers these are")
+		}
 		k.secret(prefix, id.PasswordFile, id.Password, c.Node.Development)
-		if id.PasswordFile == "" && id.Password == "" {
-			k.add(prefix+".password_file", "name a file that holds the password", "is not set, so nobody could log in as %s", name)
+		if id.PasswordFile == "" && id.Password == "" && c.TLS.ClientCAFile == "" {
+			k.add(prefix+".password_file", "name a file that holds the password, or set tls.client_ca_file for certificates", "is not set, so nobody could log in as %s", name)
 		}
 	}
 	for _, prefix := range slices.Sorted(maps.Keys(m.Peers)) {
@@ -282,6 +288,16 @@ func (c *Config) validateMUPDATE(k *checker) {
 			k.oneOf(key+".order", o, "dbname", "octet", "mboxsort")
 		}
 	}
+}
+
+// bindsPeers reports whether any address is bound to servers.
+func (m *MUPDATE) bindsPeers() bool {
+	for _, p := range m.Peers {
+		if len(p.Servers) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Config) validateFrontends(k *checker) {

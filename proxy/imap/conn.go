@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,9 +24,10 @@ const (
 	maxTagged = 64 << 10
 )
 
-// conn is a session's connection to one backend. The driver sends commands, one exchange each; a
-// goroutine, the pump, reads the answers. The pump runs while an answer is outstanding or the
-// connection has the session's mailbox selected, so an unused connection costs no goroutine.
+// conn is a session's connection to one backend. The driver sends commands, one exchange each; the pump
+// reads the answers. The pump is the driver itself while it has nothing else to do than to wait for one
+// answer; it is a goroutine while answers come beside what the driver does, or the connection has the
+// session's mailbox selected. An unused connection costs no goroutine.
 type conn struct {
 	s      *session
 	server mbox.Server
@@ -39,6 +41,8 @@ type conn struct {
 	seq     int
 	used    time.Time // last command, by the driver
 	asked   bool      // there has been a command
+	// hello is a command that goes ahead of the first one: who the client is.
+	hello string
 
 	// Of the pump.
 	relaying  bool // within relay, with the lock on the client's writer
@@ -73,6 +77,8 @@ type exchange struct {
 	stream func(head []byte) (bool, error)
 	// stall is how long the backend may be silent.
 	stall time.Duration
+	// opens is set for a command whose OK selects a mailbox.
+	opens bool
 
 	relayMore bool          // the client waits for the "+"
 	more      chan struct{} // "+" came
@@ -92,21 +98,45 @@ func (s *session) newConn(so *signOn) *conn {
 	// The breaker has seen the first octet; from here we read the socket itself.
 	c.in.raw = rawConn(so.nc.Conn)
 	c.in.wait = c.waiting
-	from, clear := so.nc.Conn.(*net.TCPConn)
-	if to, ok := s.conn.(*net.TCPConn); ok && clear {
-		c.direct = func(n int64) (bool, error) { return c.splice(to, from, n) }
+	if from, clear := so.nc.Conn.(*net.TCPConn); clear {
+		c.out.dst = newSocket(from)
+		if to, ok := s.conn.(*socket); ok {
+			c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from, n) }
+		}
 	}
 	return c
 }
 
-// begin queues x for the answer to the command that is sent next. Without a tag it gets one of ours.
+// begin queues x for the answer to the command that is sent next, and sees to it that answers are read.
+// Without a tag it gets one of ours.
 func (c *conn) begin(x *exchange) error {
+	if err := c.enqueue(x); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start()
+	return nil
+}
+
+// enqueue is begin for a caller that reads the answer himself (see await).
+func (c *conn) enqueue(x *exchange) error {
+	if hello := c.hello; hello != "" {
+		c.hello = ""
+		first := &exchange{hold: true, quiet: true}
+		if err := c.enqueue(first); err != nil {
+			return err
+		}
+		c.out.Lock()
+		c.out.puts(first.tag + " " + hello + "\r\n")
+		c.out.Unlock()
+	}
+	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
 	x.more = make(chan struct{}, 1)
 	if x.stall == 0 {
 		x.stall = c.s.cfg.Limits.BackendStall
 	}
-	c.used, c.asked = time.Now(), true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -114,14 +144,25 @@ func (c *conn) begin(x *exchange) error {
 	}
 	for x.tag == "" || c.outstanding(x.tag) && x.hold && strings.HasPrefix(x.tag, c.prefix) {
 		c.seq++
-		x.tag = fmt.Sprintf("%s%d", c.prefix, c.seq)
+		x.tag = c.prefix + strconv.Itoa(c.seq)
 	}
 	c.queue = append(c.queue, x)
 	if len(c.queue) == 1 {
 		c.arm()
 	}
-	c.start()
 	return nil
+}
+
+// await waits until x, which has been enqueued, is answered.
+func (c *conn) await(x *exchange) {
+	c.mu.Lock()
+	alone := !c.pumping && c.outstanding(x.tag)
+	c.pumping = c.pumping || alone
+	c.mu.Unlock()
+	if alone {
+		c.read(x)
+	}
+	<-x.done
 }
 
 func (c *conn) outstanding(tag string) bool {
@@ -211,6 +252,9 @@ func (c *conn) send(x *exchange, raw []byte) error {
 	if c.caps.has("LITERAL+") || !bytes.Contains(raw, []byte("+}\r\n")) {
 		return c.write(raw)
 	}
+	c.mu.Lock()
+	c.start() // somebody must hear the consent
+	c.mu.Unlock()
 	for len(raw) > 0 {
 		i := bytes.IndexByte(raw, '\n') + 1
 		lit, ok, _ := imapwire.TrailingLiteral(bytes.TrimRight(raw[:i], "\r\n"))
@@ -239,13 +283,13 @@ func (c *conn) send(x *exchange, raw []byte) error {
 // do sends a whole command and waits for its answer, which is in x. The error is errLost.
 func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 	x.hold = true
-	if err := c.begin(x); err != nil {
+	if err := c.enqueue(x); err != nil {
 		return err
 	}
 	if err := c.send(x, format(x.tag)); err != nil {
 		c.lost(err, true)
 	}
-	<-x.done
+	c.await(x)
 	return x.err
 }
 

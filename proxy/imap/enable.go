@@ -122,5 +122,5 @@ func (s *session) inflate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sock.SetReadDeadline(time.Time{})
-	s.clear = near
+	s.clear, s.deadline = near, time.Time{}
 }

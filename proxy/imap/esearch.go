@@ -99,7 +99,14 @@ func (s *session) aside(server mbox.Server) (*signOn, error) {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendReply))
-	if err := s.introduce(so); err != nil {
+	hello, err := s.introduction(so)
+	if err == nil && hello != "" {
+		_, err = so.ask(hello)
+	}
+	if err == nil {
+		err = so.enable(s.enabled)
+	}
+	if err != nil {
 		so.nc.Close()
 		return nil, err
 	}

@@ -225,6 +225,7 @@ func (s *session) unauthenticate(c *command) error {
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
 	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))
+	s.deadline = time.Time{}
 	s.mu.Lock()
 	s.info.User = ""
 	s.mu.Unlock()

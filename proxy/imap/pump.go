@@ -11,9 +11,15 @@ import (
 	"murder/internal/imapwire"
 )
 
-// pump relays answers until none is outstanding.
+// pump reads answers, as a goroutine, until none is outstanding.
 func (c *conn) pump() {
 	defer c.s.guard("pump")
+	c.read(nil)
+}
+
+// read is the pump: it handles response lines until no answer is outstanding, or until last has been
+// answered and a goroutine can take over what is left.
+func (c *conn) read(last *exchange) {
 	for {
 		head, err := c.in.head()
 		if err != nil {
@@ -31,6 +37,18 @@ func (c *conn) pump() {
 		c.mu.Unlock()
 		if more := c.one(head, x, selected); !more {
 			return
+		}
+		if last == nil {
+			continue
+		}
+		select {
+		case <-last.done:
+			c.mu.Lock()
+			c.pumping = false
+			c.start()
+			c.mu.Unlock()
+			return
+		default:
 		}
 	}
 }
@@ -236,6 +254,7 @@ func (c *conn) taggedLine(head []byte, x *exchange) bool {
 	if x.finish != nil {
 		x.finish(st)
 	}
+	c.selected = c.selected || x.opens && st == statusOK
 	close(x.done)
 	if len(c.queue) == 0 && !c.selected {
 		c.pumping = false

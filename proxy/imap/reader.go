@@ -59,6 +59,8 @@ func newReader(src io.Reader) *reader {
 func rawConn(conn net.Conn) syscall.RawConn {
 	var sys syscall.Conn
 	switch c := conn.(type) {
+	case *socket:
+		return c.raw
 	case *net.TCPConn:
 		sys = c
 	case *net.UnixConn:
@@ -173,27 +175,23 @@ func (r *reader) silent() bool {
 // readSocket is called when the socket may have data; false means wait until it has.
 func (r *reader) readSocket(fd uintptr) bool {
 	p := chunks.Get().(*[chunk]byte)
-	for {
-		n, err := syscall.Read(int(fd), p[:])
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			chunks.Put(p)
-			r.waiting()
-			return false
-		case n > 0:
-			r.pool, r.buf, r.r, r.w = p, p[:], 0, 0
-			r.tryN = n
-		default:
-			chunks.Put(p)
-			r.tryErr = err
-			if err == nil {
-				r.tryErr = io.EOF
-			}
+	n, err := readNow(fd, p[:])
+	switch {
+	case err == syscall.EAGAIN:
+		chunks.Put(p)
+		r.waiting()
+		return false
+	case n > 0:
+		r.pool, r.buf, r.r, r.w = p, p[:], 0, 0
+		r.tryN = n
+	default:
+		chunks.Put(p)
+		r.tryErr = err
+		if err == nil {
+			r.tryErr = io.EOF
 		}
-		return true
 	}
+	return true
 }
 
 func (r *reader) waiting() {

@@ -88,6 +88,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	}
 	s.in.wait = func() {
 		s.clear.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+		s.deadline = time.Time{}
 		b.out.flush()
 	}
 	err := s.in.copyN(c.lit.Size, func(p []byte) error {

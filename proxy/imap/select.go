@@ -43,7 +43,7 @@ func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, err
 	} else {
 		s.leaveMailbox()
 	}
-	x := &exchange{tag: c.tag, all: true, stall: s.cfg.Limits.BackendReply}
+	x := &exchange{tag: c.tag, all: true, opens: true, stall: s.cfg.Limits.BackendReply}
 	err = s.ask(server, c.verb.idempotent, x, func(string) []byte {
 		return append(bytes.Clone(c.line), "\r\n"...)
 	})

@@ -89,6 +89,7 @@ func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
 		conn.Close()
 		return
 	}
+	conn = newSocket(conn)
 	ss := s.newSession(conn, peer, local)
 	release, err := s.admit(ss)
 	if err != nil {

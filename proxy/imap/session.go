@@ -48,9 +48,10 @@ type session struct {
 	tls         *tls.ConnectionState
 	deflated    bool
 	in          *reader
-	out         writer // shared
-	buf         []byte // of the current line
-	part        int    // octets of buf that belong to a line not complete yet
+	out         writer    // shared
+	buf         []byte    // of the current line
+	part        int       // octets of buf that belong to a line not complete yet
+	deadline    time.Time // of clear, for the next command; zero when something else has set one
 
 	phase    phase
 	user     mbox.UserID
@@ -122,7 +123,11 @@ func (s *session) await(patience time.Duration) ([]byte, error) {
 		return nil, os.ErrDeadlineExceeded
 	}
 	if s.phase != fresh { // before login one deadline holds for everything
-		s.clear.SetReadDeadline(time.Now().Add(patience))
+		// Up to a second late, so that not every command has to set it.
+		if until := time.Now().Add(patience); until.After(s.deadline) || s.deadline.Sub(until) > time.Second {
+			s.deadline = until.Add(time.Second)
+			s.clear.SetReadDeadline(s.deadline)
+		}
 	}
 	s.waiting = true
 	s.mu.Unlock()
@@ -325,7 +330,7 @@ func (s *session) sayBye(code, text string) {
 	// A client that does not read is not waited for: neither by a pump that is writing now nor by us.
 	s.sock.SetWriteDeadline(time.Now().Add(byeStall))
 	s.out.Lock()
-	s.out.stall = byeStall
+	s.out.stall, s.out.armed = byeStall, time.Time{}
 	s.out.Unlock()
 	s.say("* BYE " + code + text + "\r\n")
 }

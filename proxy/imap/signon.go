@@ -298,7 +298,11 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	}
 	s.srv.caps.learn(server, so.caps)
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendLogin))
-	if err = s.introduce(so); err == nil {
+	hello, err := s.introduction(so)
+	if err == nil {
+		err = so.enable(s.enabled)
+	}
+	if err == nil {
 		err = s.checkNamespace(so)
 	}
 	if err != nil {
@@ -307,19 +311,17 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	}
 	so.nc.SetDeadline(time.Time{})
 	c := s.newConn(so)
+	c.hello = hello
 	s.conns[server] = c
 	s.srv.metrics.conns.WithLabelValues(string(server)).Inc()
 	s.noteConns()
 	return c, nil
 }
 
-// introduce replays ENABLE and tells where the client comes from.
-func (s *session) introduce(so *signOn) error {
-	if err := so.enable(s.enabled); err != nil {
-		return err
-	}
+// introduction is the command that tells a backend where the client comes from, "" for none.
+func (s *session) introduction(so *signOn) (string, error) {
 	if s.cfg.HideOrigin || !so.caps.has("ID") {
-		return nil
+		return "", nil
 	}
 	ttl := proxyTTL
 	pairs := [][2]string{
@@ -337,7 +339,7 @@ func (s *session) introduce(so *signOn) error {
 		}
 	}
 	if ttl <= 1 {
-		return errLoop
+		return "", errLoop
 	}
 	pairs = slices.Insert(pairs, 3, [2]string{"x-proxy-ttl", strconv.Itoa(ttl - 1)})
 	var list []string
@@ -346,8 +348,7 @@ func (s *session) introduce(so *signOn) error {
 			list = append(list, quote(p[0])+" "+quote(p[1]))
 		}
 	}
-	_, err := so.ask("ID (" + strings.Join(list, " ") + ")")
-	return err
+	return "ID (" + strings.Join(list, " ") + ")", nil
 }
 
 // enable asks for extensions; lacking one of them here would corrupt what the client believes.

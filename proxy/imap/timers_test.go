@@ -262,7 +262,7 @@ func TestIdleIsPolled(t *testing.T) {
 		b1.mu.Lock()
 		b1.boxes["user.alice"].add(stubMessage{body: []byte("new")})
 		b1.mu.Unlock()
-		takes(t, atOnce, idlePoll, "the news", func() { d.expect("* 4 EXISTS") })
+		takes(t, atOnce, idlePoll+time.Second, "the news", func() { d.expect("* 4 EXISTS") })
 		d.send("DONE")
 		d.expect("i OK ...")
 	})

@@ -17,6 +17,7 @@ type writer struct {
 	conn  net.Conn     // takes the deadline
 	after func() error // flushes dst itself (compression), if not nil
 	stall time.Duration
+	armed time.Time // when the deadline was last set
 	pool  *[chunk]byte
 	n     int
 	sent  bool // something is in dst that after has not flushed
@@ -78,8 +79,13 @@ func (w *writer) send(p []byte) {
 	if w.err != nil || len(p) == 0 {
 		return
 	}
-	if w.err = w.conn.SetWriteDeadline(time.Now().Add(w.stall)); w.err == nil {
-		_, w.err = w.dst.Write(p)
-		w.sent = true
+	// Once a second is often enough.
+	if now := time.Now(); now.Sub(w.armed) > time.Second {
+		w.armed = now
+		if w.err = w.conn.SetWriteDeadline(now.Add(w.stall)); w.err != nil {
+			return
+		}
 	}
+	_, w.err = w.dst.Write(p)
+	w.sent = true
 }

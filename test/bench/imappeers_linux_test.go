@@ -156,11 +156,22 @@ func BenchmarkIMAPPeers(b *testing.B) {
 	fmt.Printf("# %s at the end\n", load1())
 }
 
+// wanted reports whether a name is among the words of a variable of the environment, which are separated by
+// commas; without it all are.
+func wanted(variable, name string) bool {
+	words := os.Getenv(variable)
+	return words == "" || slices.Contains(strings.Split(words, ","), name)
+}
+
 // results are the samples of each target by name; a target that failed has none.
 type results map[string][]sample
 
 func comparison(op operation, targets []target, rounds int, span time.Duration) results {
 	all := results{}
+	if !wanted("MURDER_BENCH_OPS", op.name) {
+		return all
+	}
+	targets = slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return t.name != "direct" && !wanted("MURDER_BENCH_TARGETS", t.name) })
 	broken := map[string]bool{}
 	for range rounds {
 		for _, t := range append(slices.Clone(targets), targets[0]) { // direct first and last

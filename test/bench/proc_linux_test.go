@@ -13,10 +13,10 @@ import (
 // tick is the unit of processor time in /proc/PID/stat.
 const tick = 10 * time.Millisecond
 
-// stat is what /proc/PID/stat tells.
+// stat is what /proc tells of a process.
 type stat struct {
 	parent int
-	cpu    time.Duration // its own and that of its children that have ended
+	cpu    time.Duration // its own, and that of its children that have ended
 }
 
 func readStat(pid int) (s stat, ok bool) {
@@ -26,7 +26,16 @@ func readStat(pid int) (s stat, ok bool) {
 	}
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	number := func(i int) int { n, _ := strconv.Atoi(fields[i-3]); return n }
-	return stat{parent: number(4), cpu: tick * time.Duration(number(14)+number(15)+number(16)+number(17))}, true
+	s = stat{parent: number(4), cpu: tick * time.Duration(number(16)+number(17))}
+	// Of the living threads the scheduler knows it to the nanosecond.
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, t := range threads {
+		text, _ := os.ReadFile(t)
+		ns, _, _ := strings.Cut(string(text), " ")
+		n, _ := strconv.ParseInt(ns, 10, 64)
+		s.cpu += time.Duration(n)
+	}
+	return s, true
 }
 
 // family is a process and all that it has started, as far as they are alive.

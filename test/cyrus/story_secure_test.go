@@ -3,15 +3,18 @@
 package cyrus
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,41 +142,90 @@ func TestMupdatetestOverTLS(t *testing.T) {
 	}
 }
 
-// Which way a real backend signs on: the best mechanism that the greeting offers, whatever the
-// connection; TLS when nothing is offered without it, or when its configuration begins with it.
+// Which mechanism a real backend chooses from what it is offered, in clear and in TLS: the best that it
+// knows, whatever the connection. It turns to TLS when nothing that it may use is offered without, or when
+// its configuration begins with it.
 func TestHowABackendSignsOn(t *testing.T) {
 	t.Parallel()
 	p := issue(t, "murder")
-	m := newRelayed(t, Options{Backends: 1}, p.server()...)
-	be1, relay := m.Node("be1"), m.relays["be1"]
-	relay.Take()
-	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
-	if s := said(relay); !contains(s, `AUTHENTICATE "SCRAM-SHA-256"`) || contains(s, "STARTTLS") {
-		t.Errorf("with mechanisms and STARTTLS on offer the backend says %q", s)
-	}
-	// Cyrus: force_sasl_client_mech leaves a backend no choice.
-	for _, mech := range []string{"PLAIN", "SCRAM-SHA-1"} {
-		m.options.Conf = map[string][]string{"be1": {"force_sasl_client_mech: " + mech}}
-		if err := be1.writeConf(); err != nil {
-			t.Fatal(err)
-		}
-		relay.Take()
-		inStep(t, be1)
-		if s := said(relay); !contains(s, `AUTHENTICATE "`+mech+`"`) {
-			t.Errorf("made to use %s the backend says %q", mech, s)
-		}
-	}
-	// A mechanism that is offered over TLS alone brings TLS: EXTERNAL, by the backend's certificate.
-	m.options.Conf = map[string][]string{"be1": {"force_sasl_client_mech: EXTERNAL",
-		"tls_client_cert: " + p.file("client.pem"), "tls_client_key: " + p.file("client.key")}}
-	if err := be1.writeConf(); err != nil {
+	n, err := loopback.Claim()
+	if err != nil {
 		t.Fatal(err)
 	}
-	relay.Take()
-	inStep(t, be1)
-	if s := said(relay); !contains(s, "S01 STARTTLS") || contains(s, "AUTHENTICATE") {
-		t.Errorf("with a certificate the backend says in clear %q", s)
+	t.Cleanup(func() { n.Release() })
+	const secure = "3906"
+	m := newRelayed(t, Options{Backends: 1, Net: n}, p.server(
+		`c2/mupdate.mechs=["plain", "login"]`,
+		`c3/mupdate.mechs=["scram-sha-256-plus", "scram-sha-1-plus", "scram-sha-256", "scram-sha-1", "plain"]`,
+		`c1/mupdate.listen_tls=["`+n.Host(1)+":"+secure+`"]`, `c2/mupdate.listen_tls=["`+n.Host(2)+":"+secure+`"]`, `c3/mupdate.listen_tls=["`+n.Host(3)+":"+secure+`"]`)...)
+	be1, relay := m.Node("be1"), m.relays["be1"]
+	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
+	certificate := []string{"tls_client_cert: " + p.file("client.pem"), "tls_client_key: " + p.file("client.key")}
+	for _, c := range []struct {
+		what, at string
+		conf     []string
+		want     string
+		tls      string // "starttls" or "implicit"
+	}{
+		{"the best", "c1", nil, "SCRAM-SHA-256", ""},
+		{"only passwords", "c2", nil, "PLAIN", ""},
+		{"made to use PLAIN", "c1", []string{"force_sasl_client_mech: PLAIN"}, "PLAIN", ""},
+		{"made to use SCRAM-SHA-1", "c1", []string{"force_sasl_client_mech: SCRAM-SHA-1"}, "SCRAM-SHA-1", ""},
+		{"made to use what TLS alone offers", "c1", append([]string{"force_sasl_client_mech: EXTERNAL"}, certificate...), "EXTERNAL", "starttls"},
+		{"the best in TLS", "c1", nil, "SCRAM-SHA-256", "implicit"},
+		{"only passwords in TLS", "c2", nil, "PLAIN", "implicit"},
+		// Cyrus: its SCRAM prefers a password to the certificate that it has shown.
+		{"a certificate at hand", "c1", certificate, "SCRAM-SHA-256", "implicit"},
+		// Cyrus 3.6 does not tell its SCRAM of the channel, so the -PLUS forms are passed over.
+		{"the -PLUS forms", "c3", nil, "SCRAM-SHA-256", "implicit"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			at, to := m.cluster.Addr(c.at, "mupdate"), relay.Addr()
+			if c.tls == "implicit" {
+				host, _, _ := net.SplitHostPort(at)
+				at, to = net.JoinHostPort(host, secure), to+"/tls"
+			}
+			relay.Lead(at)
+			m.options.Conf = map[string][]string{"be1": c.conf}
+			if err := be1.SetMupdate(to); err != nil {
+				t.Fatal(err)
+			}
+			relay.Take()
+			before := m.signOns(t, c.at)
+			inStep(t, be1)
+			after := m.signOns(t, c.at)
+			for mech, n := range after {
+				if (n > before[mech]) != (mech == c.want) {
+					t.Errorf("sign-ons before %v, after %v, want one with %s", before, after, c.want)
+					break
+				}
+			}
+			s := said(relay)
+			if clear := contains(s, "AUTHENTICATE"); clear != (c.tls == "") || contains(s, "STARTTLS") != (c.tls == "starttls") {
+				t.Errorf("in clear the backend says %q", s)
+			}
+		})
 	}
+}
+
+// signOns counts those that a node has taken, by mechanism.
+func (m *murder) signOns(t testing.TB, id string) map[string]int {
+	t.Helper()
+	r, err := http.Get("http://" + m.cluster.Addr(id, "http") + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	counts := map[string]int{}
+	for s := bufio.NewScanner(r.Body); s.Scan(); {
+		var mech string
+		var n int
+		line := strings.NewReplacer(`"`, " ", `,`, " ", "{", " ", "}", " ").Replace(s.Text())
+		if _, err := fmt.Sscanf(line, "murder_logins_total mechanism= %s protocol= mupdate result= ok %d", &mech, &n); err == nil {
+			counts[mech] = n
+		}
+	}
+	return counts
 }
 
 // TLS from the first octet, as mupdate_server: host:port/tls asks for it.

@@ -118,13 +118,15 @@ func TestPOP3Clients(t *testing.T) {
 		}
 	})
 	t.Run("mpop", func(t *testing.T) {
-		fill("mpop", "second")
 		dir := maildir("mpop")
-		rc := w.write(t, "mpoprc", fmt.Sprintf("account default\nhost %s\nport %s\nuser alice\npassword %s\ntls off\nauth user\nkeep off\ndelivery maildir %s\nuidls_file %s/mpop.uidls\n", host, port, password, dir, w.dir), 0o600)
-		must(t, "mpop", "-C", rc, "--tls=off")
-		got(t, dir, 2)
-		if n := left(); n != 0 {
-			t.Errorf("%d are left", n)
+		for i, how := range []string{"tls off\nauth user", "tls off\nauth plain", "tls off\nauth scram-sha-256", "tls on\ntls_starttls on\ntls_certcheck off\nauth user"} {
+			fill("mpop", "second")
+			rc := w.write(t, "mpoprc", fmt.Sprintf("account default\nhost %s\nport %s\nuser alice\npassword %s\n%s\nkeep off\ndelivery maildir %s\nuidls_file %s/mpop.uidls\n", host, port, password, how, dir, w.dir), 0o600)
+			must(t, "mpop", "-C", rc)
+			got(t, dir, 2*(i+1))
+			if n := left(); n != 0 {
+				t.Errorf("%s: %d are left", how, n)
+			}
 		}
 	})
 	t.Run("getmail", func(t *testing.T) {

@@ -118,9 +118,9 @@ func (w *world) lossSettings(t *testing.T) []string {
 	var hops []string
 	for _, id := range []string{"f1", "f2"} {
 		host, port := hostPort(t, w.cluster.Addr(id, "lmtp"))
-		hops = append(hops, "inet:["+host+"]:"+port)
+		hops = append(hops, "["+host+"]:"+port)
 	}
-	return []string{"murder:inet:[127.0.0.1]:24", "murder:" + strings.Join(hops, ", "), "inet:127.0.0.1:7404", "inet:" + w.cluster.Addr("f1", "socketmap")}
+	return []string{"murder:inet:[127.0.0.1]:24", "murder:inet:" + strings.Join(hops, ", "), "inet:127.0.0.1:7404", "inet:" + w.cluster.Addr("f1", "socketmap")}
 }
 
 // torment kills something and starts it again after every step acknowledgements, until ctx ends.

@@ -116,6 +116,8 @@ func (p *postfix) empty(limit time.Duration) {
 var (
 	messageIDLine = regexp.MustCompile(`: ([0-9A-Za-z]+): message-id=<(loss-\d+)@`)
 	statusLine    = regexp.MustCompile(`/lmtp\[\d+\]: ([0-9A-Za-z]+): to=<([^@]+)@[^>]*>,.* status=(\w+) \((.*)\)$`)
+	// Before it goes on to the other frontend Postfix does not say which recipient it is about.
+	attemptLine = regexp.MustCompile(`/lmtp\[\d+\]: ([0-9A-Za-z]+): ((?:host|lost connection|conversation) .*)$`)
 )
 
 // audit reads from Postfix's log which attempts it was left in the dark about.
@@ -126,36 +128,67 @@ func (p *postfix) audit(l *ledger) {
 		p.t.Fatal(err)
 	}
 	defer f.Close()
-	names := map[string]string{} // of messages, by queue id
+	names := map[string]string{}            // of messages, by queue id
+	waiting := map[string]map[string]bool{} // recipients who have not been confirmed, by message
+	for key, by := range l.acknowledged {
+		if name, rcpt, _ := strings.Cut(key, " "); by == "Postfix" {
+			if waiting[name] == nil {
+				waiting[name] = map[string]bool{}
+			}
+			waiting[name][rcpt] = true
+		}
+	}
 	for s := bufio.NewScanner(f); s.Scan(); {
 		line := s.Text()
 		if m := messageIDLine.FindStringSubmatch(line); m != nil {
 			names[m[1]] = m[2]
 			continue
 		}
+		if m := attemptLine.FindStringSubmatch(line); m != nil {
+			cause := l.unfinished(m[2])
+			for rcpt := range waiting[names[m[1]]] {
+				if cause != "" {
+					l.doubt(names[m[1]]+" "+rcpt, cause)
+				}
+			}
+			continue
+		}
 		m := statusLine.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
-		key, status, text := names[m[1]]+" "+m[2], m[3], m[4]
-		_, said, replied := strings.Cut(text, " said: ")
-		switch {
-		case status == "sent":
-		case status != "deferred":
-			l.refuse("Postfix: " + key + ": " + text)
-		case strings.Contains(text, "may be sent more than once"):
-			l.doubt(key, "Postfix: frontend lost after the dot")
-			l.note("Postfix: connection lost")
-		case replied:
-			l.note("Postfix: " + firstWords(said))
-			if cause := openOutcome(said); cause != "" && strings.Contains(text, "end of DATA") {
-				l.doubt(key, "Postfix: "+cause)
+		name, rcpt, status, text := names[m[1]], m[2], m[3], m[4]
+		switch status {
+		case "sent":
+			delete(waiting[name], rcpt)
+		case "deferred":
+			if cause := l.unfinished(text); cause != "" {
+				l.doubt(name+" "+rcpt, cause)
 			}
 		default:
-			l.note("Postfix: not connected")
+			l.refuse("Postfix: " + name + " " + rcpt + ": " + text)
 		}
 	}
 	if len(names) == 0 {
 		p.t.Error(fmt.Sprint("no message in ", p.dir, "/log"))
 	}
+}
+
+// unfinished counts an attempt that did not succeed by what Postfix says of it, and returns the cause if
+// the outcome is open.
+func (l *ledger) unfinished(text string) (cause string) {
+	_, said, replied := strings.Cut(text, " said: ")
+	switch {
+	case strings.Contains(text, "while sending end of data"):
+		l.note("Postfix: connection lost")
+		return "Postfix: frontend lost after the dot"
+	case !replied:
+		l.note("Postfix: not connected")
+		return ""
+	}
+	l.note("Postfix: " + firstWords(said))
+	if cause = openOutcome(said); cause != "" && strings.Contains(text, "end of DATA") {
+		return "Postfix: " + cause
+	}
+	return ""
 }
