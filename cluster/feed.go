@@ -63,7 +63,7 @@ func (n *Node) openRaft(role Role) (*raftFeed, error) {
 	}
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  newRaftStream(n.port, n.nodeAt),
-		MaxPool: 3,
+		MaxPool: maxPool,
 		// Overlapped requests have left followers stuck for ever after a short store error, while
 		// heartbeats went on (hashicorp/raft issue 612). One at a time costs nothing with batches.
 		MaxRPCsInFlight: 1,
@@ -181,8 +181,9 @@ func votersOf(r *raft.Raft) []raft.Server {
 	return voters
 }
 
-// patientTransport is raft's transport, but that sending entries to a node that is down waits for it
-// to come back. The library would count each failure and pause for up to ten seconds in between,
+// patientTransport is raft's transport, with two differences. What the library says once and does not repeat is
+// sent again over a new connection if an old one turns out to be dead. And sending entries to a node that is
+// down waits for it to come back. The library would count each failure and pause for up to ten seconds in between,
 // so a node that returns would have to wait for its entries although it hears heartbeats. While the lead is
 // handed over it must not wait: the library's transfer waits for it.
 type patientTransport struct {
@@ -214,6 +215,33 @@ func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddre
 			return err
 		}
 	}
+}
+
+// maxPool is how many idle connections to a node the library keeps.
+const maxPool = 3
+
+// anew repeats a request that failed on a connection from the pool. Such a connection may have been dead for
+// long, because the other process has ended since it was used, and a vote or a transfer that is lost with it
+// costs an election timeout. All of these requests may be sent twice.
+func anew(request func() error) (err error) {
+	for range maxPool + 1 {
+		if err = request(); err == nil || isDialError(err) {
+			return err
+		}
+	}
+	return err
+}
+
+func (t *patientTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return anew(func() error { return t.NetworkTransport.RequestVote(id, addr, req, resp) })
+}
+
+func (t *patientTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return anew(func() error { return t.NetworkTransport.RequestPreVote(id, addr, req, resp) })
+}
+
+func (t *patientTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return anew(func() error { return t.NetworkTransport.TimeoutNow(id, addr, req, resp) })
 }
 
 func isDialError(err error) bool {

@@ -4,6 +4,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // waning is a cluster of three voters and a learner in which raft alone would need several seconds to
@@ -273,4 +275,37 @@ func TestStandInForRestartedLeader(t *testing.T) {
 		r.linkUp()
 	}
 	r.equalDigests()
+}
+
+// A voter that led before has idle connections to processes that have ended since. Its requests for votes do
+// not get lost with them, as the library's own would.
+func TestVotesOverOldConnections(t *testing.T) {
+	t.Parallel()
+	r := waning(t)
+	old := r.waitLeader()
+	write(t, old, activate("user.a"))
+	if err := old.Transfer(testContext(t), ""); err != nil {
+		t.Fatal(err)
+	}
+	old.draining.Store(true) // it asks for no votes of its own
+	trans := old.engine.Load().trans
+	ask := func(n *Node, request func(raft.ServerID, raft.ServerAddress, *raft.RequestPreVoteRequest, *raft.RequestPreVoteResponse) error) error {
+		id, addr := raft.ServerID(old.cfg.NodeID), raft.ServerAddress(old.Address())
+		return request(raft.ServerID(n.cfg.NodeID), raft.ServerAddress(n.Address()), &raft.RequestPreVoteRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: trans.EncodePeer(id, addr)}, Term: 1}, new(raft.RequestPreVoteResponse))
+	}
+	others := r.followers(old.cfg.NodeID)
+	for i, n := range others {
+		if err := ask(n, trans.RequestPreVote); err != nil { // an old connection is used up, or one goes to the pool
+			t.Logf("%s: %v", n.cfg.NodeID, err)
+		}
+		r.kill(n.cfg.NodeID)
+		others[i] = r.open(r.cfgs[n.cfg.NodeID])
+	}
+	if err := ask(others[0], trans.RequestPreVote); err == nil {
+		t.Error("there was no old connection, or the library has learnt it")
+	}
+	if err := ask(others[1], (&patientTransport{trans, old}).RequestPreVote); err != nil {
+		t.Error(err)
+	}
 }

@@ -69,7 +69,7 @@ func newStorm(t *testing.T, c *harness.Cluster, rnd *rand.Rand) *storm {
 	for _, id := range c.Nodes() {
 		addrs = append(addrs, c.Addr(id, "mupdate"))
 	}
-	s := &storm{t: t, ctx: t.Context(), rnd: rnd, c: c, begun: time.Now(), faults: map[string]*tally{}, l: ledger.Start(4, addrs, admin, password)}
+	s := &storm{t: t, ctx: t.Context(), rnd: rnd, c: c, begun: time.Now(), faults: map[string]*tally{}, l: ledger.StartAtEach(addrs, admin, password)}
 	s.l.Pace(20 * time.Millisecond)
 	t.Cleanup(s.l.Stop)
 	return s
@@ -110,7 +110,11 @@ func (s *storm) strike(f fault) bool {
 	if err == nil {
 		err = s.settle()
 	}
-	n.longest = max(n.longest, s.l.TakeGap())
+	gap := s.l.TakeGap()
+	n.longest = max(n.longest, gap)
+	if gap > time.Second {
+		s.t.Logf("%7.1f s: no write for %s", time.Since(s.begun).Seconds(), gap.Round(time.Millisecond))
+	}
 	if err != nil {
 		s.violation("%s: %v", f.kind, err)
 		return false

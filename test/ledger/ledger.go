@@ -56,10 +56,26 @@ type promise struct {
 // Start begins to write with count writers. Each prefers another of the addresses and takes the
 // next when it is lost.
 func Start(count int, addrs []string, user, password string) *Ledger {
+	var orders [][]string
+	for w := range count {
+		orders = append(orders, append(append([]string(nil), addrs[w%len(addrs):]...), addrs[:w%len(addrs)]...))
+	}
+	return start(orders, user, password)
+}
+
+// StartAtEach begins to write with one writer at each address, which stays there and waits while nobody answers.
+func StartAtEach(addrs []string, user, password string) *Ledger {
+	var orders [][]string
+	for _, a := range addrs {
+		orders = append(orders, []string{a})
+	}
+	return start(orders, user, password)
+}
+
+func start(orders [][]string, user, password string) *Ledger {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Ledger{user: user, password: password, stop: stop, names: map[mbox.Name]*promise{}, last: time.Now(), changed: make(chan struct{})}
-	for w := range count {
-		order := append(append([]string(nil), addrs[w%len(addrs):]...), addrs[:w%len(addrs)]...)
+	for w, order := range orders {
 		l.wg.Add(1)
 		go l.write(ctx, w, order)
 	}
