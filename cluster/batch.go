@@ -14,7 +14,7 @@ import (
 const (
 	maxBatch      = 512       // commands in one entry
 	maxBatchBytes = 256 << 10 // of commands in one entry, unless a single unit is larger
-	maxEntries    = 4         // proposed and not yet decided
+	maxEntries    = 2         // proposed and not yet decided
 	maxQueue      = 8192      // commands waiting
 	maxQueueBytes = 8 << 20   // of commands waiting
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ type reader struct {
 	reign *reign
 	// within bounds a round. Reads that it does not settle ride the next entry of the log.
 	within time.Duration
+	// patience is how long a round waits for the voters asked first before it asks the others.
+	patience time.Duration
 	// voters returns the voters besides this node, and whether this node is one.
 	voters func() (others []raft.Server, self bool)
 	// ask returns true if a voter is in this term, at a time after the call.
@@ -52,13 +55,14 @@ type reader struct {
 	stopped error
 	wake    chan struct{} // capacity 1
 
+	quick  []raft.ServerID // voters in the order in which they answered last, of confirm
 	ctx    context.Context // of run
 	asking sync.Map        // node id -> *atomic.Bool: a question to it is under way
 	wg     sync.WaitGroup
 }
 
 func newReader(r *reign) *reader {
-	d := &reader{reign: r, wake: make(chan struct{}, 1), within: max(minConfirm, r.node.timing.heartbeat/10)}
+	d := &reader{reign: r, wake: make(chan struct{}, 1), within: max(minConfirm, r.node.timing.heartbeat/10), patience: 2 * time.Millisecond}
 	d.voters, d.ask, d.leads = r.voters, d.askTerm, r.leads
 	return d
 }
@@ -146,38 +150,63 @@ func (d *reader) settle(ctx context.Context) (uint64, error) {
 	return d.reign.node.replica.waitProcessed(ctx, committed)
 }
 
-// confirm reports whether a majority of the voters still is in this reign's term.
+// confirm reports whether a majority of the voters still is in this reign's term. It asks as many as that
+// takes, first those that answered last, and the others once one says no or keeps it waiting.
 func (d *reader) confirm(ctx context.Context) bool {
 	others, self := d.voters()
 	if !self {
 		return false
 	}
-	need := (len(others) + 1) / 2 // besides this node
-	answers := make(chan bool, len(others))
-	asked := 0
-	for _, s := range others {
-		busy, _ := d.asking.LoadOrStore(s.ID, new(atomic.Bool))
-		if !busy.(*atomic.Bool).CompareAndSwap(false, true) {
-			continue // it has not answered the last question: let it be, others may do
-		}
-		asked++
-		d.wg.Go(func() {
-			ok := d.ask(ctx, s)
-			busy.(*atomic.Bool).Store(false)
-			answers <- ok
-		})
+	slices.SortStableFunc(others, func(a, b raft.Server) int { return d.rank(a.ID) - d.rank(b.ID) })
+	type answer struct {
+		voter raft.ServerID
+		yes   bool
 	}
-	for ; need > 0 && asked >= need; asked-- {
-		select {
-		case ok := <-answers:
-			if ok {
-				need--
+	answers := make(chan answer, len(others))
+	need, open := (len(others)+1)/2, 0 // besides this node
+	ask := func(n int) {
+		for ; n > 0 && len(others) > 0; others = others[1:] {
+			s := others[0]
+			busy, _ := d.asking.LoadOrStore(s.ID, new(atomic.Bool))
+			if !busy.(*atomic.Bool).CompareAndSwap(false, true) {
+				continue // it has not answered the last question: let it be, others may do
 			}
+			n--
+			open++
+			d.wg.Go(func() {
+				yes := d.ask(ctx, s)
+				busy.(*atomic.Bool).Store(false)
+				answers <- answer{s.ID, yes}
+			})
+		}
+	}
+	keptWaiting := time.NewTimer(d.patience)
+	defer keptWaiting.Stop()
+	for need > 0 {
+		if ask(need - open); open < need {
+			return false
+		}
+		select {
+		case a := <-answers:
+			open--
+			if a.yes {
+				need--
+				d.quick = append([]raft.ServerID{a.voter}, slices.DeleteFunc(d.quick, func(id raft.ServerID) bool { return id == a.voter })...)
+			}
+		case <-keptWaiting.C:
+			ask(len(others))
 		case <-ctx.Done():
 			return false
 		}
 	}
-	return need <= 0 && d.leads()
+	return d.leads()
+}
+
+func (d *reader) rank(voter raft.ServerID) int {
+	if i := slices.Index(d.quick, voter); i >= 0 {
+		return i
+	}
+	return len(d.quick)
 }
 
 func (r *reign) voters() (others []raft.Server, self bool) {

@@ -38,14 +38,32 @@ func newVoterRig(voters ...raft.ServerID) *voterRig {
 }
 
 // round begins a round, and returns its result.
-func (r *voterRig) round(limit time.Duration) <-chan bool {
+func (r *voterRig) round(ctx context.Context) <-chan bool {
 	done := make(chan bool, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		done <- r.confirm(ctx)
-	}()
+	go func() { done <- r.confirm(ctx) }()
 	return done
+}
+
+// answer answers all questions of a round until that has a result.
+func (r *voterRig) answer(done <-chan bool, yes func(voter raft.ServerID) bool) bool {
+	for {
+		select {
+		case q := <-r.questions:
+			q.answer <- yes(q.voter)
+		case ok := <-done:
+			return ok
+		}
+	}
+}
+
+// end answers what has not been answered and counts no more.
+func (r *voterRig) end() {
+	over := make(chan bool)
+	go func() {
+		r.wg.Wait()
+		close(over)
+	}()
+	r.answer(over, func(raft.ServerID) bool { return false })
 }
 
 func TestMajorityConfirms(t *testing.T) {
@@ -55,59 +73,89 @@ func TestMajorityConfirms(t *testing.T) {
 		want    bool
 	}{
 		{nil, true}, {[]bool{true}, true}, {[]bool{false}, false},
-		{[]bool{true, false}, true}, {[]bool{false, false}, false},
+		{[]bool{true, false}, true}, {[]bool{false, true}, true}, {[]bool{false, false}, false},
 		{[]bool{true, false, false}, false}, {[]bool{true, true, false}, true},
 		{[]bool{true, true, false, false}, true}, {[]bool{true, false, false, false}, false},
+		{[]bool{false, false, true, true}, true}, {[]bool{false, true, false, false}, false},
 	} {
 		ids := []raft.ServerID{"a", "b", "c", "d"}[:len(c.answers)]
-		r := newVoterRig(ids...)
-		done := r.round(10 * time.Second)
-		for range ids {
-			q := <-r.questions
-			q.answer <- c.answers[q.voter[0]-'a']
-		}
-		if got := <-done; got != c.want {
-			t.Errorf("answers %v: %v", c.answers, got)
+		for _, patience := range []time.Duration{0, time.Hour} {
+			r := newVoterRig(ids...)
+			r.patience = patience
+			got := r.answer(r.round(testContext(t)), func(voter raft.ServerID) bool { return c.answers[voter[0]-'a'] })
+			if got != c.want {
+				t.Errorf("answers %v, patience %v: %v", c.answers, patience, got)
+			}
+			r.end()
 		}
 	}
+}
+
+// Nobody is asked for more than the majority needs, unless those who are asked do not answer.
+func TestConfirmAsksFew(t *testing.T) {
+	t.Parallel()
+	r := newVoterRig("a", "b", "c", "d")
+	r.patience = time.Hour
+	asked := map[raft.ServerID]int{}
+	note := func(voter raft.ServerID) bool { asked[voter]++; return true }
+	for range 10 {
+		if !r.answer(r.round(testContext(t)), note) {
+			t.Fatal("not confirmed")
+		}
+		r.end()
+	}
+	if len(asked) != 2 {
+		t.Errorf("asked %v", asked)
+	}
+	// Those two fall silent: the others are asked instead, and come first from then on.
+	r.patience = time.Millisecond
+	done := r.round(testContext(t))
+	silent := []*question{<-r.questions, <-r.questions}
+	others := map[raft.ServerID]int{}
+	note = func(voter raft.ServerID) bool { others[voter]++; return true }
+	if !r.answer(done, note) {
+		t.Fatal("not confirmed")
+	}
+	r.patience = time.Hour
+	if !r.answer(r.round(testContext(t)), note) {
+		t.Fatal("not confirmed")
+	}
+	for _, q := range silent {
+		if others[q.voter] > 0 {
+			t.Errorf("%s, which is silent, was asked once more", q.voter)
+		}
+		q.answer <- true
+	}
+	if len(others) != 2 {
+		t.Errorf("asked %v", others)
+	}
+	r.end()
 }
 
 // The answer to a question of an earlier round says nothing about this one.
 func TestLateAnswerConfirmsNothing(t *testing.T) {
 	t.Parallel()
 	r := newVoterRig("a", "b")
-	first := r.round(time.Millisecond)
+	ctx, cancel := context.WithCancel(testContext(t))
+	first := r.round(ctx)
 	late := []*question{<-r.questions, <-r.questions}
+	cancel()
 	if <-first {
 		t.Fatal("confirmed without an answer")
 	}
-	second := r.round(10 * time.Second)
+	second := r.round(testContext(t))
 	for _, q := range late {
 		q.answer <- true
 	}
 	// Both owe an answer, or, if that came just before, they are asked once more.
-	timeout := time.After(100 * time.Millisecond)
-	for open := true; open; {
-		select {
-		case q := <-r.questions:
-			q.answer <- false
-		case ok := <-second:
-			if ok {
-				t.Error("an answer of the first round confirmed the second")
-			}
-			open = false
-		case <-timeout:
-			t.Fatal("no end")
-		}
+	if r.answer(second, func(raft.ServerID) bool { return false }) {
+		t.Error("an answer of the first round confirmed the second")
 	}
-	r.wg.Wait()
-	third := r.round(10 * time.Second)
-	(<-r.questions).answer <- true
-	(<-r.questions).answer <- false
-	if !<-third {
+	r.end()
+	if !r.answer(r.round(testContext(t)), func(voter raft.ServerID) bool { return voter == "b" }) {
 		t.Error("answers of its own did not confirm a round")
 	}
-	r.wg.Wait()
+	r.end()
 }
 
 // A node that is no voter, or leads no more, confirms nothing, whatever the others say.
@@ -115,9 +163,7 @@ func TestFormerLeaderConfirmsNothing(t *testing.T) {
 	t.Parallel()
 	r := newVoterRig("a")
 	r.leads = func() bool { return false }
-	done := r.round(10 * time.Second)
-	(<-r.questions).answer <- true
-	if <-done {
+	if r.answer(r.round(testContext(t)), func(raft.ServerID) bool { return true }) {
 		t.Error("confirmed by a node that does not lead")
 	}
 	r.voters = func() ([]raft.Server, bool) { return nil, false }
