@@ -1,10 +1,12 @@
 package imap
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -19,6 +21,32 @@ func parseCaps(text string) capSet {
 	for _, name := range strings.Fields(text) {
 		set[strings.ToUpper(name)] = struct{}{}
 	}
+	return set
+}
+
+// capTexts remembers sets by their text: each server says the same at each login.
+type capTexts struct {
+	mu   sync.RWMutex
+	sets map[string]capSet
+}
+
+// maxCapTexts bounds them; there are two for each version of a server.
+const maxCapTexts = 100
+
+func (t *capTexts) parse(text string) capSet {
+	t.mu.RLock()
+	set, ok := t.sets[text]
+	t.mu.RUnlock()
+	if ok {
+		return set
+	}
+	set = parseCaps(text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sets == nil || len(t.sets) == maxCapTexts {
+		t.sets = make(map[string]capSet)
+	}
+	t.sets[text] = set
 	return set
 }
 
@@ -58,21 +86,31 @@ func isShared(name string) bool {
 // capTable knows what each backend could do when last seen. A backend that is down keeps its row.
 type capTable struct {
 	suppress []string
+	texts    capTexts
 	mu       sync.RWMutex
-	servers  map[mbox.Server]capSet
+	servers  map[mbox.Server]seenCaps
 	common   capSet
 }
 
+// seenCaps is what a backend offered a user who was logged in, and when.
+type seenCaps struct {
+	capSet
+	at time.Time
+}
+
 func newCapTable(suppress []string) *capTable {
-	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet)}
+	return &capTable{suppress: suppress, servers: make(map[mbox.Server]seenCaps)}
 }
 
 // learn notes what a backend offers a user who is logged in.
 func (t *capTable) learn(server mbox.Server, caps capSet) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.servers[server] = caps
-	t.common = t.intersect()
+	known, ok := t.servers[server]
+	t.servers[server] = seenCaps{caps, time.Now()}
+	if !ok || !maps.Equal(known.capSet, caps) {
+		t.common = t.intersect()
+	}
 }
 
 // forget drops a backend that is no longer part of the Murder.
@@ -86,7 +124,30 @@ func (t *capTable) forget(server mbox.Server) {
 func (t *capTable) of(server mbox.Server) capSet {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.servers[server]
+	return t.servers[server].capSet
+}
+
+// capsFor is how long a session may rely on what another one has heard.
+const capsFor = 10 * time.Minute
+
+// recent returns what a backend offers if it has said so not long ago.
+func (t *capTable) recent(server mbox.Server) capSet {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if seen := t.servers[server]; time.Since(seen.at) < capsFor {
+		return seen.capSet
+	}
+	return nil
+}
+
+// doubt makes the next session hear for itself.
+func (t *capTable) doubt(server mbox.Server) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seen, ok := t.servers[server]; ok {
+		seen.at = time.Time{}
+		t.servers[server] = seen
+	}
 }
 
 // offered returns what all known backends have in common and clients may know.
@@ -100,7 +161,7 @@ func (t *capTable) intersect() capSet {
 	var common capSet
 	for _, caps := range t.servers {
 		next := make(capSet)
-		for name := range caps {
+		for name := range caps.capSet {
 			key, value, limit := strings.Cut(name, "=")
 			limit = limit && strings.HasSuffix(key, "LIMIT")
 			switch {

@@ -41,8 +41,10 @@ type conn struct {
 	seq     int
 	used    time.Time // last command, by the driver
 	asked   bool      // there has been a command
-	// hello is a command that goes ahead of the first one: who the client is.
+	// hello is a command that goes ahead of the first one: who the client is; early is our sign-on, if that
+	// goes ahead, too.
 	hello string
+	early *early
 
 	// Of the pump.
 	relaying  bool // within relay, with the lock on the client's writer
@@ -89,6 +91,11 @@ type exchange struct {
 	finish    func(status)
 }
 
+// renew makes x ready to be sent again.
+func (x *exchange) renew() {
+	*x = exchange{take: x.take, quiet: x.quiet, stall: x.stall, opens: x.opens}
+}
+
 // newConn makes a connection of the session's out of one that is signed on.
 func (s *session) newConn(so *signOn) *conn {
 	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
@@ -104,6 +111,9 @@ func (s *session) newConn(so *signOn) *conn {
 			c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from, n) }
 		}
 	}
+	s.conns[so.server] = c
+	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()
+	s.noteConns()
 	return c
 }
 
@@ -121,15 +131,10 @@ func (c *conn) begin(x *exchange) error {
 
 // enqueue is begin for a caller that reads the answer himself (see await).
 func (c *conn) enqueue(x *exchange) error {
-	if hello := c.hello; hello != "" {
-		c.hello = ""
-		first := &exchange{hold: true, quiet: true}
-		if err := c.enqueue(first); err != nil {
+	if c.hello != "" || c.early.pending() && c.early.cmd != "" {
+		if err := c.greet(); err != nil {
 			return err
 		}
-		c.out.Lock()
-		c.out.puts(first.tag + " " + hello + "\r\n")
-		c.out.Unlock()
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
@@ -290,6 +295,12 @@ func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 		c.lost(err, true)
 	}
 	c.await(x)
+	if c.early.pending() && x != c.early.x {
+		if err := c.settle(); err != nil {
+			c.lost(err, true)
+			return err
+		}
+	}
 	return x.err
 }
 

@@ -30,6 +30,8 @@ type PassThrough struct {
 	}
 	Namespace mbox.Namespace
 	Timeout   time.Duration // of the login at the backend; 0 means 10 s
+
+	texts capTexts
 }
 
 // seed spreads users without an INBOX over the backends.
@@ -80,7 +82,7 @@ func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, passw
 		return false, err
 	}
 	defer nc.Close()
-	so, unhook := newSignOn(ctx, server, nc)
+	so, unhook := newSignOn(ctx, server, nc, &p.texts)
 	defer unhook()
 	if err := so.greet(ctx); err != nil {
 		return false, err

@@ -56,10 +56,9 @@ func (p *signOnPauses) begin(server mbox.Server) {
 	p.until[server] = time.Now().Add(signOnPause)
 }
 
-// signOn is the dialogue from greeting to login on one new connection. It is strictly one question,
-// one answer: Cyrus answers pipelined commands of this phase in several packets, and the second then
-// waits for our delayed acknowledgement (some 40 ms).
+// signOn is the dialogue from greeting to login on one new connection, one question, one answer.
 type signOn struct {
+	texts  *capTexts
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
@@ -71,30 +70,33 @@ type signOn struct {
 
 // connect opens and authenticates a connection as authz; "" stands for our own identity.
 func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string) (*signOn, error) {
+	so, err := srv.reach(ctx, server, func(so *signOn) error { return so.proxy(srv.cfg.Backends, authz) })
+	if err == nil {
+		srv.signedOn(server, nil)
+	}
+	return so, err
+}
+
+// reach opens a connection and waits for the greeting; then is what else there is to do in the time for
+// all of it.
+func (srv *Server) reach(ctx context.Context, server mbox.Server, then func(*signOn) error) (*signOn, error) {
 	if srv.pause.active(server) {
 		return nil, errCredentials
 	}
 	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
 	defer cancel()
-	outcome := "ok"
-	defer func() { srv.metrics.backends.WithLabelValues(string(server), outcome).Inc() }()
 	nc, err := srv.cfg.Backends.Dial(ctx, server, backend.IMAP)
 	if err != nil {
-		outcome = "unreachable"
+		srv.metrics.backends.WithLabelValues(string(server), "unreachable").Inc()
 		return nil, fmt.Errorf("connecting to %s: %w", server, err)
 	}
-	so, unhook := newSignOn(ctx, server, nc)
+	so, unhook := newSignOn(ctx, server, nc, &srv.caps.texts)
 	if err = so.greet(ctx); err == nil {
-		err = so.proxy(srv.cfg.Backends, authz)
+		err = then(so)
 	}
 	if err != nil {
 		nc.Close()
-		outcome = "failed"
-		if errors.Is(err, errCredentials) {
-			outcome = "credentials"
-			srv.pause.begin(server)
-			srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
-		}
+		srv.signedOn(server, err)
 		return nil, fmt.Errorf("signing on to %s: %w", server, err)
 	}
 	unhook()
@@ -102,12 +104,26 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 	return so, nil
 }
 
+// signedOn keeps the books about how a sign-on ended.
+func (srv *Server) signedOn(server mbox.Server, err error) {
+	outcome := "ok"
+	switch {
+	case errors.Is(err, errCredentials):
+		outcome = "credentials"
+		srv.pause.begin(server)
+		srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
+	case err != nil:
+		outcome = "failed"
+	}
+	srv.metrics.backends.WithLabelValues(string(server), outcome).Inc()
+}
+
 // newSignOn begins on a new connection; until unhook is called, which may be done once, it ends with ctx.
-func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn) (so *signOn, unhook func() bool) {
+func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts *capTexts) (so *signOn, unhook func() bool) {
 	deadline, _ := ctx.Deadline()
 	nc.SetDeadline(deadline)
 	unhook = context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	return &signOn{server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
+	return &signOn{texts: texts, server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
 }
 
 // greet reads the greeting and secures the connection as the policy says.
@@ -144,7 +160,7 @@ func (so *signOn) greet(ctx context.Context) error {
 // capsFrom takes the capabilities of a response code, or asks.
 func (so *signOn) capsFrom(code string) error {
 	if codeName(code) == "CAPABILITY" {
-		so.caps = parseCaps(code[len("CAPABILITY"):])
+		so.caps = so.texts.parse(code[len("CAPABILITY"):])
 		return nil
 	}
 	untagged, err := so.ask("CAPABILITY")
@@ -153,7 +169,7 @@ func (so *signOn) capsFrom(code string) error {
 	}
 	for _, line := range untagged {
 		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* CAPABILITY "); ok {
-			so.caps = parseCaps(rest)
+			so.caps = so.texts.parse(rest)
 		}
 	}
 	return nil
@@ -161,22 +177,39 @@ func (so *signOn) capsFrom(code string) error {
 
 // proxy signs on by our own identity, to act as authz.
 func (so *signOn) proxy(backends Backends, authz string) error {
+	mech, client, err := so.mechanism(backends, authz)
+	if err != nil {
+		return err
+	}
+	st, code, text, err := so.authenticate(mech, client)
+	if err == nil {
+		err = admitted(st, code, text)
+	}
+	if err != nil {
+		return err
+	}
+	return so.capsFrom(code)
+}
+
+func (so *signOn) mechanism(backends Backends, authz string) (mech string, client sasl.Client, err error) {
 	var offered []string
 	for name := range so.caps {
 		if mech, ok := strings.CutPrefix(name, "AUTH="); ok {
 			offered = append(offered, mech)
 		}
 	}
-	mech, client, err := backends.SASL(so.server, offered, authz, so.nc.Secured())
+	mech, client, err = backends.SASL(so.server, offered, authz, so.nc.Secured())
 	if err != nil {
-		return fmt.Errorf("%w: %w", errCredentials, err)
+		return "", nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	st, code, text, err := so.authenticate(mech, client)
+	return mech, client, nil
+}
+
+// admitted is what a backend's answer to our sign-on means.
+func admitted(st status, code, text string) error {
 	switch {
-	case err != nil:
-		return err
 	case st == statusOK:
-		return so.capsFrom(code)
+		return nil
 	case codeName(code) == "UNAVAILABLE":
 		return fmt.Errorf("%w: %s", backend.ErrDown, text)
 	case codeName(code) == "AUTHORIZATIONFAILED", strings.Contains(strings.ToLower(text), "authoriz"):
@@ -298,7 +331,7 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	}
 	s.srv.caps.learn(server, so.caps)
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendLogin))
-	hello, err := s.introduction(so)
+	hello, err := s.introduction(so.caps)
 	if err == nil {
 		err = so.enable(s.enabled)
 	}
@@ -312,15 +345,12 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	so.nc.SetDeadline(time.Time{})
 	c := s.newConn(so)
 	c.hello = hello
-	s.conns[server] = c
-	s.srv.metrics.conns.WithLabelValues(string(server)).Inc()
-	s.noteConns()
 	return c, nil
 }
 
 // introduction is the command that tells a backend where the client comes from, "" for none.
-func (s *session) introduction(so *signOn) (string, error) {
-	if s.cfg.HideOrigin || !so.caps.has("ID") {
+func (s *session) introduction(caps capSet) (string, error) {
+	if s.cfg.HideOrigin || !caps.has("ID") {
 		return "", nil
 	}
 	ttl := proxyTTL
