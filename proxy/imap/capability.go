@@ -88,18 +88,19 @@ type capTable struct {
 	suppress []string
 	texts    capTexts
 	mu       sync.RWMutex
-	servers  map[mbox.Server]seenCaps
+	servers  map[mbox.Server]capSet
+	greets   map[mbox.Server]greeting
 	common   capSet
 }
 
-// seenCaps is what a backend offered a user who was logged in, and when.
-type seenCaps struct {
+// greeting is what a backend offers before login, after TLS if there is any, and when it was heard.
+type greeting struct {
 	capSet
 	at time.Time
 }
 
 func newCapTable(suppress []string) *capTable {
-	return &capTable{suppress: suppress, servers: make(map[mbox.Server]seenCaps)}
+	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet), greets: make(map[mbox.Server]greeting)}
 }
 
 // learn notes what a backend offers a user who is logged in.
@@ -107,8 +108,8 @@ func (t *capTable) learn(server mbox.Server, caps capSet) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	known, ok := t.servers[server]
-	t.servers[server] = seenCaps{caps, time.Now()}
-	if !ok || !maps.Equal(known.capSet, caps) {
+	t.servers[server] = caps
+	if !ok || !maps.Equal(known, caps) {
 		t.common = t.intersect()
 	}
 }
@@ -124,29 +125,30 @@ func (t *capTable) forget(server mbox.Server) {
 func (t *capTable) of(server mbox.Server) capSet {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.servers[server].capSet
+	return t.servers[server]
 }
 
-// capsFor is how long a session may rely on what another one has heard.
-const capsFor = 10 * time.Minute
+// greetingFor is how long a sign-on may rely on what an earlier one has heard.
+const greetingFor = 10 * time.Minute
 
-// recent returns what a backend offers if it has said so not long ago.
-func (t *capTable) recent(server mbox.Server) capSet {
+// greeted returns what a backend offers before login, nil if that was not heard lately.
+func (t *capTable) greeted(server mbox.Server) capSet {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if seen := t.servers[server]; time.Since(seen.at) < capsFor {
-		return seen.capSet
+	if g := t.greets[server]; time.Since(g.at) < greetingFor {
+		return g.capSet
 	}
 	return nil
 }
 
-// doubt makes the next session hear for itself.
-func (t *capTable) doubt(server mbox.Server) {
+// greet notes it; nil makes the next sign-on hear for itself.
+func (t *capTable) greet(server mbox.Server, caps capSet) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if seen, ok := t.servers[server]; ok {
-		seen.at = time.Time{}
-		t.servers[server] = seen
+	if caps == nil {
+		delete(t.greets, server)
+	} else if g, ok := t.greets[server]; !ok || time.Since(g.at) > greetingFor/2 {
+		t.greets[server] = greeting{caps, time.Now()}
 	}
 }
 
@@ -161,7 +163,7 @@ func (t *capTable) intersect() capSet {
 	var common capSet
 	for _, caps := range t.servers {
 		next := make(capSet)
-		for name := range caps.capSet {
+		for name := range caps {
 			key, value, limit := strings.Cut(name, "=")
 			limit = limit && strings.HasSuffix(key, "LIMIT")
 			switch {

@@ -41,10 +41,8 @@ type conn struct {
 	seq     int
 	used    time.Time // last command, by the driver
 	asked   bool      // there has been a command
-	// hello is a command that goes ahead of the first one: who the client is; early is our sign-on, if that
-	// goes ahead, too.
+	// hello is a command that goes ahead of the first one: who the client is.
 	hello string
-	early *early
 
 	// Of the pump.
 	relaying  bool // within relay, with the lock on the client's writer
@@ -131,10 +129,15 @@ func (c *conn) begin(x *exchange) error {
 
 // enqueue is begin for a caller that reads the answer himself (see await).
 func (c *conn) enqueue(x *exchange) error {
-	if c.hello != "" || c.early.pending() && c.early.cmd != "" {
-		if err := c.greet(); err != nil {
+	if hello := c.hello; hello != "" {
+		c.hello = ""
+		first := &exchange{hold: true, quiet: true}
+		if err := c.enqueue(first); err != nil {
 			return err
 		}
+		c.out.Lock()
+		c.out.puts(first.tag + " " + hello + "\r\n")
+		c.out.Unlock()
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
@@ -295,12 +298,6 @@ func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 		c.lost(err, true)
 	}
 	c.await(x)
-	if c.early.pending() && x != c.early.x {
-		if err := c.settle(); err != nil {
-			c.lost(err, true)
-			return err
-		}
-	}
 	return x.err
 }
 

@@ -142,23 +142,13 @@ const pingAfter = 30 * time.Second
 
 // to returns the session's connection to server, opened if necessary.
 func (s *session) to(server mbox.Server) (*conn, error) {
-	if c := s.have(server); c != nil {
-		if !c.early.pending() || c.settle() == nil {
+	if c := s.conns[server]; c != nil {
+		if c == s.sel || s.usable(c) && s.enableAt(c) == nil {
 			return c, nil
 		}
 		s.drop(c)
 	}
 	return s.open(server)
-}
-
-// have returns a connection of the session's that works, or nil.
-func (s *session) have(server mbox.Server) *conn {
-	c := s.conns[server]
-	if c == nil || c == s.sel || s.usable(c) && s.enableAt(c) == nil {
-		return c
-	}
-	s.drop(c)
-	return nil
 }
 
 // usable reports whether a connection that has been lying about still works.
@@ -228,18 +218,13 @@ func (s *session) noteConns() {
 func (s *session) ask(server mbox.Server, again bool, x *exchange, format func(tag string) []byte) error {
 	tag, all := x.tag, x.all
 	for {
-		c, err := s.toEarly(server)
+		c, err := s.to(server)
 		if err != nil {
 			return err
 		}
 		reused := c.asked
 		x.tag, x.all = tag, all || c == s.sel
 		err = c.do(x, format)
-		if errors.Is(err, errEarly) {
-			s.drop(c)
-			x.renew()
-			continue // in good order this time
-		}
 		st, _, _ := condition(x.tagged)
 		s.srv.metrics.atBackend(server, st)
 		if err == nil || c == s.sel || !reused || !again || x.answered || errors.Is(err, os.ErrDeadlineExceeded) {

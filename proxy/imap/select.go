@@ -33,7 +33,7 @@ func (s *session) selectMailbox(c *command) error {
 // cannot be reached costs little.
 func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, error) {
 	server := e.Location.Server()
-	b, err := s.toEarly(server)
+	b, err := s.to(server)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,10 @@ func (p *signOnPauses) begin(server mbox.Server) {
 	p.until[server] = time.Now().Add(signOnPause)
 }
 
-// signOn is the dialogue from greeting to login on one new connection, one question, one answer.
+// signOn is the dialogue from greeting to login on one new connection. Where the server has been heard
+// lately, it is told who we are before it greets, which saves a round trip.
+//
+// Cyrus forgets what is pipelined behind AUTHENTICATE (3.6.1): nothing may be.
 type signOn struct {
 	texts  *capTexts
 	server mbox.Server
@@ -70,52 +73,51 @@ type signOn struct {
 
 // connect opens and authenticates a connection as authz; "" stands for our own identity.
 func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string) (*signOn, error) {
-	so, err := srv.reach(ctx, server, func(so *signOn) error { return so.proxy(srv.cfg.Backends, authz) })
-	if err == nil {
-		srv.signedOn(server, nil)
-	}
-	return so, err
-}
-
-// reach opens a connection and waits for the greeting; then is what else there is to do in the time for
-// all of it.
-func (srv *Server) reach(ctx context.Context, server mbox.Server, then func(*signOn) error) (*signOn, error) {
 	if srv.pause.active(server) {
 		return nil, errCredentials
 	}
 	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
 	defer cancel()
-	nc, err := srv.cfg.Backends.Dial(ctx, server, backend.IMAP)
-	if err != nil {
-		srv.metrics.backends.WithLabelValues(string(server), "unreachable").Inc()
-		return nil, fmt.Errorf("connecting to %s: %w", server, err)
+	known := srv.caps.greeted(server)
+	so, err := srv.signOn(ctx, server, authz, known)
+	if err != nil && known != nil && so != nil && ctx.Err() == nil {
+		// It may be another server by now. In good order it says what is wrong.
+		srv.caps.greet(server, nil)
+		so, err = srv.signOn(ctx, server, authz, nil)
 	}
-	so, unhook := newSignOn(ctx, server, nc, &srv.caps.texts)
-	if err = so.greet(ctx); err == nil {
-		err = then(so)
-	}
-	if err != nil {
-		nc.Close()
-		srv.signedOn(server, err)
-		return nil, fmt.Errorf("signing on to %s: %w", server, err)
-	}
-	unhook()
-	nc.SetDeadline(time.Time{})
-	return so, nil
-}
-
-// signedOn keeps the books about how a sign-on ended.
-func (srv *Server) signedOn(server mbox.Server, err error) {
 	outcome := "ok"
 	switch {
+	case err == nil:
+	case so == nil:
+		outcome = "unreachable"
 	case errors.Is(err, errCredentials):
 		outcome = "credentials"
 		srv.pause.begin(server)
 		srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
-	case err != nil:
+	default:
 		outcome = "failed"
 	}
 	srv.metrics.backends.WithLabelValues(string(server), outcome).Inc()
+	return so, err
+}
+
+// signOn is one attempt. With an error it returns the dialogue as far as it went, nil if nobody was reached.
+func (srv *Server) signOn(ctx context.Context, server mbox.Server, authz string, known capSet) (*signOn, error) {
+	nc, err := srv.cfg.Backends.Dial(ctx, server, backend.IMAP)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", server, err)
+	}
+	so, unhook := newSignOn(ctx, server, nc, &srv.caps.texts)
+	defer unhook()
+	before, err := so.run(ctx, srv.cfg.Backends, authz, known)
+	if err != nil {
+		nc.Close()
+		return so, fmt.Errorf("signing on to %s: %w", server, err)
+	}
+	srv.caps.greet(server, before)
+	unhook()
+	nc.SetDeadline(time.Time{})
+	return so, nil
 }
 
 // newSignOn begins on a new connection; until unhook is called, which may be done once, it ends with ctx.
@@ -126,8 +128,36 @@ func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts 
 	return &signOn{texts: texts, server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
 }
 
+// run signs on, and returns what the server offered before. What it offered last time may be known.
+func (so *signOn) run(ctx context.Context, backends Backends, authz string, known capSet) (before capSet, err error) {
+	var x *exchangeSASL
+	if known.has("SASL-IR") && !so.nc.NeedStartTLS() {
+		so.caps = known
+		if x, err = so.propose(backends, authz); err != nil {
+			return nil, err
+		}
+	}
+	if err := so.greet(ctx, known); err != nil {
+		return nil, err
+	}
+	if x == nil {
+		if x, err = so.propose(backends, authz); err != nil {
+			return nil, err
+		}
+	}
+	before = so.caps
+	st, code, text, err := so.conclude(x)
+	if err == nil {
+		err = admitted(st, code, text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return before, so.capsFrom(code)
+}
+
 // greet reads the greeting and secures the connection as the policy says.
-func (so *signOn) greet(ctx context.Context) error {
+func (so *signOn) greet(ctx context.Context, known capSet) error {
 	greeting, err := so.in.appendLine(nil, maxTagged)
 	if err != nil {
 		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
@@ -137,24 +167,30 @@ func (so *signOn) greet(ctx context.Context) error {
 	if !strings.HasPrefix(string(greeting), "* ") || st != statusOK {
 		return fmt.Errorf("%w: greeting %.80q", errProtocol, greeting)
 	}
-	if err := so.capsFrom(code); err != nil {
+	if codeName(code) == "CAPABILITY" || known == nil {
+		if err := so.capsFrom(code); err != nil {
+			return err
+		}
+	}
+	if !so.nc.NeedStartTLS() {
+		return nil
+	}
+	if known == nil && !so.caps.has("STARTTLS") {
+		return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
+	}
+	if _, err := so.ask("STARTTLS"); err != nil {
 		return err
 	}
-	if so.nc.NeedStartTLS() {
-		if !so.caps.has("STARTTLS") {
-			return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
-		}
-		if _, err := so.ask("STARTTLS"); err != nil {
-			return err
-		}
-		so.in.release()
-		if err := so.nc.StartTLS(ctx); err != nil {
-			return err
-		}
-		so.in = newReader(so.nc)
-		return so.capsFrom("")
+	so.in.release()
+	if err := so.nc.StartTLS(ctx); err != nil {
+		return err
 	}
-	return nil
+	so.in = newReader(so.nc)
+	if known != nil {
+		so.caps = known
+		return nil
+	}
+	return so.capsFrom("")
 }
 
 // capsFrom takes the capabilities of a response code, or asks.
@@ -175,34 +211,41 @@ func (so *signOn) capsFrom(code string) error {
 	return nil
 }
 
-// proxy signs on by our own identity, to act as authz.
-func (so *signOn) proxy(backends Backends, authz string) error {
-	mech, client, err := so.mechanism(backends, authz)
-	if err != nil {
-		return err
-	}
-	st, code, text, err := so.authenticate(mech, client)
-	if err == nil {
-		err = admitted(st, code, text)
-	}
-	if err != nil {
-		return err
-	}
-	return so.capsFrom(code)
+// exchangeSASL is a SASL exchange that has been begun.
+type exchangeSASL struct {
+	client sasl.Client
+	tag    string
+	ir     []byte // not sent yet
 }
 
-func (so *signOn) mechanism(backends Backends, authz string) (mech string, client sasl.Client, err error) {
+// propose begins to sign on by our own identity, to act as authz.
+func (so *signOn) propose(backends Backends, authz string) (*exchangeSASL, error) {
 	var offered []string
 	for name := range so.caps {
 		if mech, ok := strings.CutPrefix(name, "AUTH="); ok {
 			offered = append(offered, mech)
 		}
 	}
-	mech, client, err = backends.SASL(so.server, offered, authz, so.nc.Secured())
+	mech, client, err := backends.SASL(so.server, offered, authz, so.nc.Secured())
 	if err != nil {
-		return "", nil, fmt.Errorf("%w: %w", errCredentials, err)
+		return nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	return mech, client, nil
+	return so.beginSASL(mech, client)
+}
+
+func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, error) {
+	_, ir, err := client.Start()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCredentials, err)
+	}
+	x := &exchangeSASL{client: client, ir: ir}
+	cmd := "AUTHENTICATE " + mech
+	if ir != nil && so.caps.has("SASL-IR") {
+		cmd += " " + encodeIR(ir)
+		x.ir = nil
+	}
+	x.tag, err = so.send(cmd)
+	return x, err
 }
 
 // admitted is what a backend's answer to our sign-on means.
@@ -219,28 +262,15 @@ func admitted(st status, code, text string) error {
 	return fmt.Errorf("%w: %.200s", errCredentials, text)
 }
 
-// authenticate runs one exchange and returns how it ended.
-func (so *signOn) authenticate(mech string, client sasl.Client) (st status, code, text string, err error) {
-	_, ir, err := client.Start()
-	if err != nil {
-		return 0, "", "", fmt.Errorf("%w: %w", errCredentials, err)
-	}
-	cmd := "AUTHENTICATE " + mech
-	if ir != nil && so.caps.has("SASL-IR") {
-		cmd += " " + encodeIR(ir)
-		ir = nil
-	}
-	tag, err := so.send(cmd)
-	if err != nil {
-		return 0, "", "", err
-	}
+// conclude runs an exchange to its end and returns the server's word about it.
+func (so *signOn) conclude(x *exchangeSASL) (st status, code, text string, err error) {
 	for {
 		line, err := so.in.appendLine(nil, maxTagged)
 		if err != nil {
 			return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 		}
 		if rest, ok := strings.CutPrefix(string(line), "+"); ok {
-			answer, err := so.respond(client.Next, strings.TrimSpace(rest), &ir)
+			answer, err := so.respond(x.client.Next, strings.TrimSpace(rest), &x.ir)
 			if err != nil {
 				return 0, "", "", err
 			}
@@ -249,7 +279,7 @@ func (so *signOn) authenticate(mech string, client sasl.Client) (st status, code
 			}
 			continue
 		}
-		if strings.HasPrefix(string(line), tag+" ") {
+		if strings.HasPrefix(string(line), x.tag+" ") {
 			st, code, text = condition(line)
 			return st, code, text, nil
 		}
