@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,16 +97,12 @@ func (x *exchange) renew() {
 func (s *session) newConn(so *signOn) *conn {
 	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
 		enabled: len(s.enabled), used: time.Now()}
-	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	c.out = writer{dst: so.out, conn: so.nc, stall: s.cfg.Limits.BackendStall}
 	c.putClient = c.put
-	// The breaker has seen the first octet; from here we read the socket itself.
-	c.in.raw = rawConn(so.nc.Conn)
 	c.in.wait = c.waiting
-	if from, clear := so.nc.Conn.(*net.TCPConn); clear {
-		c.out.dst = newSocket(from)
-		if to, ok := s.conn.(*socket); ok {
-			c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from, n) }
-		}
+	from, clear := so.out.(*socket)
+	if to, ok := s.conn.(*socket); ok && clear {
+		c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from.TCPConn, n) }
 	}
 	s.conns[so.server] = c
 	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()

@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +67,7 @@ type signOn struct {
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
+	out    io.Writer
 	caps   capSet
 	prefix string
 	seq    int
@@ -125,7 +128,11 @@ func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts 
 	deadline, _ := ctx.Deadline()
 	nc.SetDeadline(deadline)
 	unhook = context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	return &signOn{texts: texts, server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
+	so = &signOn{texts: texts, server: server, nc: nc, in: newReader(nc), out: nc, prefix: "." + rand.Text()[:6] + "-"}
+	if tcp, ok := nc.Conn.(*net.TCPConn); ok {
+		so.out = newSocket(tcp)
+	}
+	return so, unhook
 }
 
 // run signs on, and returns what the server offered before. What it offered last time may be known.
@@ -162,6 +169,7 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 	if err != nil {
 		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
 	}
+	so.in.raw = rawConn(so.nc.Conn) // the breaker has seen the first octet
 	// PREAUTH would mean that we act as somebody we did not choose.
 	st, code, _ := condition(greeting)
 	if !strings.HasPrefix(string(greeting), "* ") || st != statusOK {
@@ -185,7 +193,7 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 	if err := so.nc.StartTLS(ctx); err != nil {
 		return err
 	}
-	so.in = newReader(so.nc)
+	so.in, so.out = newReader(so.nc), so.nc
 	if known != nil {
 		so.caps = known
 		return nil
@@ -274,7 +282,7 @@ func (so *signOn) conclude(x *exchangeSASL) (st status, code, text string, err e
 			if err != nil {
 				return 0, "", "", err
 			}
-			if _, err := so.nc.Write([]byte(answer + "\r\n")); err != nil {
+			if _, err := io.WriteString(so.out, answer+"\r\n"); err != nil {
 				return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 			}
 			continue
@@ -313,7 +321,7 @@ func encodeIR(ir []byte) string {
 func (so *signOn) send(cmd string) (tag string, err error) {
 	so.seq++
 	tag = so.prefix + strconv.Itoa(so.seq)
-	if _, err := so.nc.Write([]byte(tag + " " + cmd + "\r\n")); err != nil {
+	if _, err := io.WriteString(so.out, tag+" "+cmd+"\r\n"); err != nil {
 		return "", fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	return tag, nil
