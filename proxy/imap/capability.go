@@ -1,10 +1,12 @@
 package imap
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -19,6 +21,32 @@ func parseCaps(text string) capSet {
 	for _, name := range strings.Fields(text) {
 		set[strings.ToUpper(name)] = struct{}{}
 	}
+	return set
+}
+
+// capTexts remembers sets by their text: each server says the same at each login.
+type capTexts struct {
+	mu   sync.RWMutex
+	sets map[string]capSet
+}
+
+// maxCapTexts bounds them; there are two for each version of a server.
+const maxCapTexts = 100
+
+func (t *capTexts) parse(text string) capSet {
+	t.mu.RLock()
+	set, ok := t.sets[text]
+	t.mu.RUnlock()
+	if ok {
+		return set
+	}
+	set = parseCaps(text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sets == nil || len(t.sets) == maxCapTexts {
+		t.sets = make(map[string]capSet)
+	}
+	t.sets[text] = set
 	return set
 }
 
@@ -58,21 +86,32 @@ func isShared(name string) bool {
 // capTable knows what each backend could do when last seen. A backend that is down keeps its row.
 type capTable struct {
 	suppress []string
+	texts    capTexts
 	mu       sync.RWMutex
 	servers  map[mbox.Server]capSet
+	greets   map[mbox.Server]greeting
 	common   capSet
 }
 
+// greeting is what a backend offers before login, after TLS if there is any, and when it was heard.
+type greeting struct {
+	capSet
+	at time.Time
+}
+
 func newCapTable(suppress []string) *capTable {
-	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet)}
+	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet), greets: make(map[mbox.Server]greeting)}
 }
 
 // learn notes what a backend offers a user who is logged in.
 func (t *capTable) learn(server mbox.Server, caps capSet) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	known, ok := t.servers[server]
 	t.servers[server] = caps
-	t.common = t.intersect()
+	if !ok || !maps.Equal(known, caps) {
+		t.common = t.intersect()
+	}
 }
 
 // forget drops a backend that is no longer part of the Murder.
@@ -87,6 +126,30 @@ func (t *capTable) of(server mbox.Server) capSet {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.servers[server]
+}
+
+// greetingFor is how long a sign-on may rely on what an earlier one has heard.
+const greetingFor = 10 * time.Minute
+
+// greeted returns what a backend offers before login, nil if that was not heard lately.
+func (t *capTable) greeted(server mbox.Server) capSet {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if g := t.greets[server]; time.Since(g.at) < greetingFor {
+		return g.capSet
+	}
+	return nil
+}
+
+// greet notes it; nil makes the next sign-on hear for itself.
+func (t *capTable) greet(server mbox.Server, caps capSet) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if caps == nil {
+		delete(t.greets, server)
+	} else if g, ok := t.greets[server]; !ok || time.Since(g.at) > greetingFor/2 {
+		t.greets[server] = greeting{caps, time.Now()}
+	}
 }
 
 // offered returns what all known backends have in common and clients may know.

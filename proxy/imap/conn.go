@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,21 +88,25 @@ type exchange struct {
 	finish    func(status)
 }
 
+// renew makes x ready to be sent again.
+func (x *exchange) renew() {
+	*x = exchange{take: x.take, quiet: x.quiet, stall: x.stall, opens: x.opens}
+}
+
 // newConn makes a connection of the session's out of one that is signed on.
 func (s *session) newConn(so *signOn) *conn {
 	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
 		enabled: len(s.enabled), used: time.Now()}
-	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	c.out = writer{dst: so.out, conn: so.nc, stall: s.cfg.Limits.BackendStall}
 	c.putClient = c.put
-	// The breaker has seen the first octet; from here we read the socket itself.
-	c.in.raw = rawConn(so.nc.Conn)
 	c.in.wait = c.waiting
-	if from, clear := so.nc.Conn.(*net.TCPConn); clear {
-		c.out.dst = newSocket(from)
-		if to, ok := s.conn.(*socket); ok {
-			c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from, n) }
-		}
+	from, clear := so.out.(*socket)
+	if to, ok := s.conn.(*socket); ok && clear {
+		c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from.TCPConn, n) }
 	}
+	s.conns[so.server] = c
+	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()
+	s.noteConns()
 	return c
 }
 

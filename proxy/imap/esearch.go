@@ -99,7 +99,7 @@ func (s *session) aside(server mbox.Server) (*signOn, error) {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendReply))
-	hello, err := s.introduction(so)
+	hello, err := s.introduction(so.caps)
 	if err == nil && hello != "" {
 		_, err = so.ask(hello)
 	}

@@ -30,6 +30,8 @@ type PassThrough struct {
 	}
 	Namespace mbox.Namespace
 	Timeout   time.Duration // of the login at the backend; 0 means 10 s
+
+	texts capTexts
 }
 
 // seed spreads users without an INBOX over the backends.
@@ -80,9 +82,9 @@ func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, passw
 		return false, err
 	}
 	defer nc.Close()
-	so, unhook := newSignOn(ctx, server, nc)
+	so, unhook := newSignOn(ctx, server, nc, &p.texts)
 	defer unhook()
-	if err := so.greet(ctx); err != nil {
+	if err := so.greet(ctx, nil); err != nil {
 		return false, err
 	}
 	if !nc.Secured() && !p.Backends.Settings(server).AllowPlaintext {
@@ -104,7 +106,11 @@ func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, passw
 // check tries to log in with a password.
 func (so *signOn) check(user, password string) (st status, code, text string, err error) {
 	if so.caps.has("AUTH=PLAIN") {
-		return so.authenticate("PLAIN", sasl.NewPlainClient("", user, password))
+		x, err := so.beginSASL("PLAIN", sasl.NewPlainClient("", user, password))
+		if err != nil {
+			return 0, "", "", err
+		}
+		return so.conclude(x)
 	}
 	cmd := append(imapwire.AppendString([]byte("LOGIN "), user), ' ')
 	_, err = so.ask(string(imapwire.AppendString(cmd, password)))

@@ -34,6 +34,7 @@ type reader struct {
 	first []byte
 	r, w  int
 	total int64 // octets read
+	left  int64 // of the literal that is being read
 
 	// wait, if not nil, is called when nothing has arrived and the reader is about to wait: the
 	// moment to send on what has been gathered.
@@ -259,7 +260,9 @@ const spliceMin = 1 << 20
 
 // copyN passes the next n octets to put in pieces.
 func (r *reader) copyN(n int64, put func([]byte) error) error {
+	defer func() { r.left = 0 }()
 	for n > 0 {
+		r.left = n
 		if len(r.buffered()) == 0 {
 			if n >= spliceMin && r.direct != nil {
 				if done, err := r.direct(n); done || err != nil {

@@ -231,8 +231,7 @@ func (s *session) ask(server mbox.Server, again bool, x *exchange, format func(t
 			return err
 		}
 		s.drop(c)
-		fresh := *x
-		*x = exchange{take: fresh.take, quiet: fresh.quiet, stall: fresh.stall, opens: fresh.opens}
+		x.renew()
 	}
 }
 

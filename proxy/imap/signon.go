@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,13 +58,16 @@ func (p *signOnPauses) begin(server mbox.Server) {
 	p.until[server] = time.Now().Add(signOnPause)
 }
 
-// signOn is the dialogue from greeting to login on one new connection. It is strictly one question,
-// one answer: Cyrus answers pipelined commands of this phase in several packets, and the second then
-// waits for our delayed acknowledgement (some 40 ms).
+// signOn is the dialogue from greeting to login on one new connection. Where the server has been heard
+// lately, it is told who we are before it greets, which saves a round trip.
+//
+// Cyrus forgets what is pipelined behind AUTHENTICATE (3.6.1): nothing may be.
 type signOn struct {
+	texts  *capTexts
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
+	out    io.Writer
 	caps   capSet
 	prefix string
 	seq    int
@@ -76,75 +81,130 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 	}
 	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
 	defer cancel()
+	known := srv.caps.greeted(server)
+	so, err := srv.signOn(ctx, server, authz, known)
+	if err != nil && known != nil && so != nil && ctx.Err() == nil {
+		// It may be another server by now. In good order it says what is wrong.
+		srv.caps.greet(server, nil)
+		so, err = srv.signOn(ctx, server, authz, nil)
+	}
 	outcome := "ok"
-	defer func() { srv.metrics.backends.WithLabelValues(string(server), outcome).Inc() }()
+	switch {
+	case err == nil:
+	case so == nil:
+		outcome = "unreachable"
+	case errors.Is(err, errCredentials):
+		outcome = "credentials"
+		srv.pause.begin(server)
+		srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
+	default:
+		outcome = "failed"
+	}
+	srv.metrics.backends.WithLabelValues(string(server), outcome).Inc()
+	return so, err
+}
+
+// signOn is one attempt. With an error it returns the dialogue as far as it went, nil if nobody was reached.
+func (srv *Server) signOn(ctx context.Context, server mbox.Server, authz string, known capSet) (*signOn, error) {
 	nc, err := srv.cfg.Backends.Dial(ctx, server, backend.IMAP)
 	if err != nil {
-		outcome = "unreachable"
 		return nil, fmt.Errorf("connecting to %s: %w", server, err)
 	}
-	so, unhook := newSignOn(ctx, server, nc)
-	if err = so.greet(ctx); err == nil {
-		err = so.proxy(srv.cfg.Backends, authz)
-	}
+	so, unhook := newSignOn(ctx, server, nc, &srv.caps.texts)
+	defer unhook()
+	before, err := so.run(ctx, srv.cfg.Backends, authz, known)
 	if err != nil {
 		nc.Close()
-		outcome = "failed"
-		if errors.Is(err, errCredentials) {
-			outcome = "credentials"
-			srv.pause.begin(server)
-			srv.cfg.Backends.LoginFailed(server, backend.IMAP, err)
-		}
-		return nil, fmt.Errorf("signing on to %s: %w", server, err)
+		return so, fmt.Errorf("signing on to %s: %w", server, err)
 	}
+	srv.caps.greet(server, before)
 	unhook()
 	nc.SetDeadline(time.Time{})
 	return so, nil
 }
 
 // newSignOn begins on a new connection; until unhook is called, which may be done once, it ends with ctx.
-func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn) (so *signOn, unhook func() bool) {
+func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts *capTexts) (so *signOn, unhook func() bool) {
 	deadline, _ := ctx.Deadline()
 	nc.SetDeadline(deadline)
 	unhook = context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	return &signOn{server: server, nc: nc, in: newReader(nc), prefix: "." + rand.Text()[:6] + "-"}, unhook
+	so = &signOn{texts: texts, server: server, nc: nc, in: newReader(nc), out: nc, prefix: "." + rand.Text()[:6] + "-"}
+	if tcp, ok := nc.Conn.(*net.TCPConn); ok {
+		so.out = newSocket(tcp)
+	}
+	return so, unhook
+}
+
+// run signs on, and returns what the server offered before. What it offered last time may be known.
+func (so *signOn) run(ctx context.Context, backends Backends, authz string, known capSet) (before capSet, err error) {
+	var x *exchangeSASL
+	if known.has("SASL-IR") && !so.nc.NeedStartTLS() {
+		so.caps = known
+		if x, err = so.propose(backends, authz); err != nil {
+			return nil, err
+		}
+	}
+	if err := so.greet(ctx, known); err != nil {
+		return nil, err
+	}
+	if x == nil {
+		if x, err = so.propose(backends, authz); err != nil {
+			return nil, err
+		}
+	}
+	before = so.caps
+	st, code, text, err := so.conclude(x)
+	if err == nil {
+		err = admitted(st, code, text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return before, so.capsFrom(code)
 }
 
 // greet reads the greeting and secures the connection as the policy says.
-func (so *signOn) greet(ctx context.Context) error {
+func (so *signOn) greet(ctx context.Context, known capSet) error {
 	greeting, err := so.in.appendLine(nil, maxTagged)
 	if err != nil {
 		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
 	}
+	so.in.raw = rawConn(so.nc.Conn) // the breaker has seen the first octet
 	// PREAUTH would mean that we act as somebody we did not choose.
 	st, code, _ := condition(greeting)
 	if !strings.HasPrefix(string(greeting), "* ") || st != statusOK {
 		return fmt.Errorf("%w: greeting %.80q", errProtocol, greeting)
 	}
-	if err := so.capsFrom(code); err != nil {
+	if codeName(code) == "CAPABILITY" || known == nil {
+		if err := so.capsFrom(code); err != nil {
+			return err
+		}
+	}
+	if !so.nc.NeedStartTLS() {
+		return nil
+	}
+	if known == nil && !so.caps.has("STARTTLS") {
+		return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
+	}
+	if _, err := so.ask("STARTTLS"); err != nil {
 		return err
 	}
-	if so.nc.NeedStartTLS() {
-		if !so.caps.has("STARTTLS") {
-			return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
-		}
-		if _, err := so.ask("STARTTLS"); err != nil {
-			return err
-		}
-		so.in.release()
-		if err := so.nc.StartTLS(ctx); err != nil {
-			return err
-		}
-		so.in = newReader(so.nc)
-		return so.capsFrom("")
+	so.in.release()
+	if err := so.nc.StartTLS(ctx); err != nil {
+		return err
 	}
-	return nil
+	so.in, so.out = newReader(so.nc), so.nc
+	if known != nil {
+		so.caps = known
+		return nil
+	}
+	return so.capsFrom("")
 }
 
 // capsFrom takes the capabilities of a response code, or asks.
 func (so *signOn) capsFrom(code string) error {
 	if codeName(code) == "CAPABILITY" {
-		so.caps = parseCaps(code[len("CAPABILITY"):])
+		so.caps = so.texts.parse(code[len("CAPABILITY"):])
 		return nil
 	}
 	untagged, err := so.ask("CAPABILITY")
@@ -153,14 +213,21 @@ func (so *signOn) capsFrom(code string) error {
 	}
 	for _, line := range untagged {
 		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* CAPABILITY "); ok {
-			so.caps = parseCaps(rest)
+			so.caps = so.texts.parse(rest)
 		}
 	}
 	return nil
 }
 
-// proxy signs on by our own identity, to act as authz.
-func (so *signOn) proxy(backends Backends, authz string) error {
+// exchangeSASL is a SASL exchange that has been begun.
+type exchangeSASL struct {
+	client sasl.Client
+	tag    string
+	ir     []byte // not sent yet
+}
+
+// propose begins to sign on by our own identity, to act as authz.
+func (so *signOn) propose(backends Backends, authz string) (*exchangeSASL, error) {
 	var offered []string
 	for name := range so.caps {
 		if mech, ok := strings.CutPrefix(name, "AUTH="); ok {
@@ -169,14 +236,31 @@ func (so *signOn) proxy(backends Backends, authz string) error {
 	}
 	mech, client, err := backends.SASL(so.server, offered, authz, so.nc.Secured())
 	if err != nil {
-		return fmt.Errorf("%w: %w", errCredentials, err)
+		return nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	st, code, text, err := so.authenticate(mech, client)
+	return so.beginSASL(mech, client)
+}
+
+func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, error) {
+	_, ir, err := client.Start()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCredentials, err)
+	}
+	x := &exchangeSASL{client: client, ir: ir}
+	cmd := "AUTHENTICATE " + mech
+	if ir != nil && so.caps.has("SASL-IR") {
+		cmd += " " + encodeIR(ir)
+		x.ir = nil
+	}
+	x.tag, err = so.send(cmd)
+	return x, err
+}
+
+// admitted is what a backend's answer to our sign-on means.
+func admitted(st status, code, text string) error {
 	switch {
-	case err != nil:
-		return err
 	case st == statusOK:
-		return so.capsFrom(code)
+		return nil
 	case codeName(code) == "UNAVAILABLE":
 		return fmt.Errorf("%w: %s", backend.ErrDown, text)
 	case codeName(code) == "AUTHORIZATIONFAILED", strings.Contains(strings.ToLower(text), "authoriz"):
@@ -186,37 +270,24 @@ func (so *signOn) proxy(backends Backends, authz string) error {
 	return fmt.Errorf("%w: %.200s", errCredentials, text)
 }
 
-// authenticate runs one exchange and returns how it ended.
-func (so *signOn) authenticate(mech string, client sasl.Client) (st status, code, text string, err error) {
-	_, ir, err := client.Start()
-	if err != nil {
-		return 0, "", "", fmt.Errorf("%w: %w", errCredentials, err)
-	}
-	cmd := "AUTHENTICATE " + mech
-	if ir != nil && so.caps.has("SASL-IR") {
-		cmd += " " + encodeIR(ir)
-		ir = nil
-	}
-	tag, err := so.send(cmd)
-	if err != nil {
-		return 0, "", "", err
-	}
+// conclude runs an exchange to its end and returns the server's word about it.
+func (so *signOn) conclude(x *exchangeSASL) (st status, code, text string, err error) {
 	for {
 		line, err := so.in.appendLine(nil, maxTagged)
 		if err != nil {
 			return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 		}
 		if rest, ok := strings.CutPrefix(string(line), "+"); ok {
-			answer, err := so.respond(client.Next, strings.TrimSpace(rest), &ir)
+			answer, err := so.respond(x.client.Next, strings.TrimSpace(rest), &x.ir)
 			if err != nil {
 				return 0, "", "", err
 			}
-			if _, err := so.nc.Write([]byte(answer + "\r\n")); err != nil {
+			if _, err := io.WriteString(so.out, answer+"\r\n"); err != nil {
 				return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 			}
 			continue
 		}
-		if strings.HasPrefix(string(line), tag+" ") {
+		if strings.HasPrefix(string(line), x.tag+" ") {
 			st, code, text = condition(line)
 			return st, code, text, nil
 		}
@@ -250,7 +321,7 @@ func encodeIR(ir []byte) string {
 func (so *signOn) send(cmd string) (tag string, err error) {
 	so.seq++
 	tag = so.prefix + strconv.Itoa(so.seq)
-	if _, err := so.nc.Write([]byte(tag + " " + cmd + "\r\n")); err != nil {
+	if _, err := io.WriteString(so.out, tag+" "+cmd+"\r\n"); err != nil {
 		return "", fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	return tag, nil
@@ -298,7 +369,7 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	}
 	s.srv.caps.learn(server, so.caps)
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendLogin))
-	hello, err := s.introduction(so)
+	hello, err := s.introduction(so.caps)
 	if err == nil {
 		err = so.enable(s.enabled)
 	}
@@ -312,15 +383,12 @@ func (s *session) open(server mbox.Server) (*conn, error) {
 	so.nc.SetDeadline(time.Time{})
 	c := s.newConn(so)
 	c.hello = hello
-	s.conns[server] = c
-	s.srv.metrics.conns.WithLabelValues(string(server)).Inc()
-	s.noteConns()
 	return c, nil
 }
 
 // introduction is the command that tells a backend where the client comes from, "" for none.
-func (s *session) introduction(so *signOn) (string, error) {
-	if s.cfg.HideOrigin || !so.caps.has("ID") {
+func (s *session) introduction(caps capSet) (string, error) {
+	if s.cfg.HideOrigin || !caps.has("ID") {
 		return "", nil
 	}
 	ttl := proxyTTL

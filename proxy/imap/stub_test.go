@@ -195,7 +195,8 @@ type stubConn struct {
 	view mbox.Viewer
 	sel  mbox.Name
 	caps string
-	told int // how many messages the client knows of
+	told int  // how many messages the client knows of
+	in   bool // logged in
 	mute bool
 }
 
@@ -349,6 +350,10 @@ func (c *stubConn) one() bool {
 
 func (c *stubConn) run(cmd *command) bool {
 	tag := cmd.tag
+	if !c.in && !slices.Contains([]string{"CAPABILITY", "AUTHENTICATE", "LOGIN", "LOGOUT", "NOOP", "ID"}, cmd.name) {
+		c.say("%s BAD Please login first", tag)
+		return true
+	}
 	switch cmd.name {
 	case "CAPABILITY":
 		c.say("* CAPABILITY %s", c.caps)
@@ -376,7 +381,7 @@ func (c *stubConn) run(cmd *command) bool {
 			c.say("%s NO authorization failure", tag)
 			return true
 		}
-		c.user = parts[0]
+		c.user, c.in = parts[0], true
 		c.view = c.b.ns.View(mbox.UserID(c.user), c.user == "cyrus" || c.user == "", false)
 		c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 		return true
@@ -504,7 +509,7 @@ func (c *stubConn) own(tag, user, password string) bool {
 	if want, ok := c.b.passwords[user]; !ok || want != password {
 		return false
 	}
-	c.user = user
+	c.user, c.in = user, true
 	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 	return true
 }

@@ -92,6 +92,7 @@ func BenchmarkIMAPCost(b *testing.B) {
 		{name: "FETCH 20 MB in 4 kB", conns: 1, open: open, size: 20 << 20, do: func(c *imapline.Conn, _ string) error { return c.Drain("FETCH 102400 200 4096") }},
 		{name: "FETCH 20 MB at once", conns: 1, open: open, size: 20 << 20, do: func(c *imapline.Conn, _ string) error { return c.Drain("FETCH 20971520 1 1048576") }},
 	}
+	measureIdle(w.targets)
 	rounds, span := number("MURDER_BENCH_ROUNDS", 3), time.Duration(number("MURDER_BENCH_MS", 1000))*time.Millisecond
 	fmt.Printf("# backend without cost, %d rounds of %v for each, %s; ours is process %d\n", rounds, span, load1(), w.targets[1].pid)
 	for b.Loop() {

@@ -158,8 +158,10 @@ func (w *world) backendLMTP(i int) string {
 // target is one thing that is measured.
 type target struct {
 	name, addr string
-	tls        string // the same with TLS, "" for none
-	pid        int    // of its first process, 0 if unknown
+	tls        string  // the same with TLS, "" for none
+	pid        int     // of its first process, 0 if unknown
+	behind     int     // the same of the backend behind it
+	idle       float64 // what it uses of a processor when there is nothing to do
 }
 
 // mupdateServers are a coordinator, a frontend, and Cyrus's own master.

@@ -1,0 +1,64 @@
+package imap
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// A server that has been heard is told who we are before it greets. When it will not have that it is asked
+// in good order.
+func TestEarlySignOn(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fault string // of the sign-on
+		user  string
+		want  string
+		times int // that the command is executed
+		tries int // to sign on
+	}{
+		{"let in", "", "alice", "OK ...", 1, 1},
+		{"refused once", "TAG NO [AUTHENTICATIONFAILED] not today", "alice", "OK ...", 1, 2},
+		{"busy once", "TAG NO [UNAVAILABLE] busy", "alice", "OK ...", 1, 2},
+		{"no such mechanism any more", "TAG BAD what is that", "alice", "OK ...", 1, 2},
+		{"gone without a word", "close", "alice", "OK ...", 1, 2},
+		{"gone with a word", "bye", "alice", "OK ...", 1, 2},
+		{"silent", "hang", "alice", "NO [UNAVAILABLE]...", 0, 1},
+		{"the user is not let in", "", "denied", "NO [AUTHORIZATIONFAILED]...", 0, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+				b2 := r.stubs["b2"]
+				first := r.login("W", "alice")
+				first.send(`w STATUS "Shared Folders/shared" (MESSAGES)`)
+				first.until("w")
+				b2.add("shared", "anyone\tlrswipk\t")
+				b2.forget()
+				if c.fault != "" {
+					b2.fail("AUTHENTICATE", c.fault)
+				}
+				d := r.login("A", c.user)
+				takes(t, 0, 10*time.Second, "the command", func() {
+					d.send(`x CREATE "Shared Folders/shared/new"`)
+					if got := d.until("x"); !likeness("x " + c.want).MatchString(got[0]) {
+						t.Errorf("%q, want %q", got, c.want)
+					}
+				})
+				b2.mu.Lock()
+				tries := 0
+				for _, seen := range b2.seen {
+					if strings.HasPrefix(seen, ": AUTHENTICATE") {
+						tries++
+					}
+				}
+				_, made := b2.boxes["shared.new"]
+				b2.mu.Unlock()
+				if made != (c.times == 1) || tries != c.tries {
+					t.Errorf("made: %v, %d tries to sign on, want %d", made, tries, c.tries)
+				}
+				d.send("y STATUS INBOX (MESSAGES)") // the session goes on
+				d.until("y")
+			})
+		})
+	}
+}
