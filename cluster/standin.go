@@ -163,7 +163,7 @@ func (n *Node) leaderGone(ctx context.Context, e *engine, leader string) (voterL
 			return voterLog{}, false
 		}
 		if l := n.links.peek(leader); (l == nil || !l.alive()) && n.port.refuses(ctx, addr) {
-			return n.voterLog(e), true
+			return n.voterLog(ctx, e), true
 		}
 		select {
 		case <-time.After(refusalPause):
@@ -174,16 +174,19 @@ func (n *Node) leaderGone(ctx context.Context, e *engine, leader string) (voterL
 	return voterLog{}, false
 }
 
-func (n *Node) voterLog(e *engine) voterLog {
+func (n *Node) voterLog(ctx context.Context, e *engine) voterLog {
 	// What the leader sent last may be on its way to the disk. The library answers this question, of which only
-	// the time of the answer is of interest, when it has done with that.
+	// the time of the answer is of interest, when it has done with that; not at all if it stops just then.
+	ctx, cancel := context.WithTimeout(ctx, askGoneLimit)
+	defer cancel()
 	for range 2 {
-		e.raft.VerifyLeader().Error()
+		await(ctx, e.raft.VerifyLeader())
 	}
+	busy := ctx.Err() != nil
 	stats := e.raft.Stats() // the only place where the library tells the term
 	term, _ := strconv.ParseUint(stats["last_log_term"], 10, 64)
 	index, _ := strconv.ParseUint(stats["last_log_index"], 10, 64)
-	return voterLog{Node: n.cfg.NodeID, LastTerm: term, LastIndex: index, Unfit: n.draining.Load() || time.Since(n.stoodIn.get()) < standInPause}
+	return voterLog{Node: n.cfg.NodeID, LastTerm: term, LastIndex: index, Unfit: busy || n.draining.Load() || time.Since(n.stoodIn.get()) < standInPause}
 }
 
 // mayStandIn answers another voter's request.
