@@ -100,7 +100,7 @@ func run(t *testing.T, name string, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	// Some look their own host's name up first, for which nobody may be there to answer.
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "LANG=C.UTF-8", "TERM=xterm", "RES_OPTIONS=timeout:1 attempts:1")
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "LANG=C.UTF-8", "TERM=xterm", "SHELL=/bin/sh", "RES_OPTIONS=timeout:1 attempts:1")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -324,7 +324,8 @@ auth_mechanisms = LOGIN
 }
 
 // neomutt copies and moves what it has tagged between folders on two servers. (A space would mean
-// something else in its prompt, hence quote-char.)
+// something else in its prompt, hence quote-char. Only --foreground leaves it the terminal, whatever the
+// shell that script runs it with.)
 func TestNeomutt(t *testing.T) {
 	need(t, "neomutt", "neomutt")
 	need(t, "script", "bsdutils")
@@ -342,13 +343,13 @@ set beep=no
 	want := append(ids(t, "Shared Folders/shared"), ids(t, "INBOX")...)
 	slices.Sort(want)
 	keys := `<tag-pattern>~A<enter><tag-prefix><copy-message><kill-line>=Shared<quote-char> Folders/shared<enter><sync-mailbox><quit>`
-	run(t, "script", "-qec", fmt.Sprintf("timeout -k 5 30 neomutt -n -F %s -f '%sINBOX' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
+	run(t, "script", "-qec", fmt.Sprintf("timeout --foreground -k 5 30 neomutt -n -F %s -f '%sINBOX' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
 	if got := ids(t, "Shared Folders/shared"); !slices.Equal(got, want) {
 		t.Errorf("after copying:\n got %q\nwant %q", got, want)
 	}
 	before := ids(t, "Work")
 	keys = `<tag-pattern>~A<enter><tag-prefix><save-message><kill-line>=Other<quote-char> Users/bob/proj<enter><sync-mailbox><quit>`
-	run(t, "script", "-qec", fmt.Sprintf("timeout -k 5 30 neomutt -n -F %s -f '%sWork' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
+	run(t, "script", "-qec", fmt.Sprintf("timeout --foreground -k 5 30 neomutt -n -F %s -f '%sWork' -e 'push \"%s\"'", rc, url, keys), "/dev/null")
 	after := ids(t, "Other Users/bob/proj")
 	for _, id := range before {
 		if !slices.Contains(after, id) {

@@ -203,10 +203,10 @@ func postfixStory(t *testing.T, w *world) {
 	t.Run("unix socket", func(t *testing.T) {
 		must(t, "postconf", "-c", p.dir, "-e", "virtual_transport=murder:unix:"+w.socket("lmtp"))
 		must(t, "postfix", "-c", p.dir, "reload")
-		p.send(letter("unix", "..dot\r\n"), "alice@example.org", "carol@example.org")
+		p.send(letter("unix", "..socket\r\n"), "alice@example.org", "carol@example.org")
 		p.awaitEmpty()
 		for user, n := range map[string]*cyrus.Node{"alice": w.be1, "carol": w.be2} {
-			if n := count(messages(t, n, user, "INBOX"), "\r\n.dot\r\n"); n != 1 {
+			if n := count(messages(t, n, user, "INBOX"), "\r\n.socket\r\n"); n != 1 {
 				t.Errorf("%s has %d", user, n)
 			}
 		}
