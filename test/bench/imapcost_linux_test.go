@@ -54,7 +54,7 @@ func newStubWorld(b *testing.B, args ...string) *stubWorld {
 			b.Fatal(err)
 		}
 	}
-	others, stop, err := runPeers(b.TempDir(), at, func(i int) string { return n.Host(50 + i) })
+	others, stop, err := runPeers(imapPeers, at, "* OK", func(i int) string { return n.Host(50 + i) })
 	b.Cleanup(stop)
 	if err != nil {
 		b.Fatal(err)

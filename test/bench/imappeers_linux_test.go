@@ -153,7 +153,7 @@ func BenchmarkIMAPPeers(b *testing.B) {
 	defer n.Release()
 	direct := target{name: "direct", addr: w.backendIMAP(0)}
 	targets := []target{direct, {name: "ours", addr: w.cluster.Addr("f1", "imap"), pid: w.cluster.PID("f1")}}
-	others, stop, err := runPeers(b.TempDir(), direct.addr, func(i int) string { return n.Host(10 + i) })
+	others, stop, err := runPeers(imapPeers, direct.addr, "* OK", func(i int) string { return n.Host(10 + i) })
 	defer stop()
 	if err != nil {
 		b.Fatal(err)

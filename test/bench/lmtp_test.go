@@ -12,41 +12,6 @@ import (
 	"murder/test/lmtpline"
 )
 
-// What of a backend's rate of deliveries of 2 kB is left through the frontend, for one recipient, for
-// two on one backend, and for two on two (for which the backend's own rate with two is the comparison)?
-// And what do others leave of it: haproxy, which passes octets to one backend, Cyrus's own frontend, and
-// Dovecot's proxy?
-func BenchmarkLMTP(b *testing.B) {
-	w := start(b)
-	direct, proxy := target{name: "direct", addr: w.backendLMTP(0)}, target{name: "proxy", addr: w.cluster.Addr("f1", "lmtp")}
-	cases := []struct {
-		name       string
-		recipients []string
-		paths      []target
-	}{
-		{"one", []string{"u1"}, slices.Concat([]target{direct}, w.haproxy(), w.otherLMTP(b), []target{proxy})},
-		{"two-on-one-backend", []string{"u1", "u3"}, slices.Concat([]target{direct}, w.haproxy(), w.otherLMTP(b), []target{proxy})},
-		{"two-on-two-backends", []string{"u1", "u2"}, slices.Concat([]target{direct}, w.otherLMTP(b), []target{proxy})},
-	}
-	for _, conns := range []int{1, 8} {
-		for _, c := range cases {
-			for _, t := range c.paths {
-				to := c.recipients
-				if t == direct && len(to) == 2 {
-					to = []string{"u1", "u3"}
-				}
-				b.Run(fmt.Sprintf("conns=%d/recipients=%s/path=%s", conns, c.name, t.name), func(b *testing.B) {
-					busy := w.cpu("f1")
-					measure(b, conns, dialLMTP(t.addr), shutLMTP, deliver(message(), to...))
-					if t == proxy {
-						b.ReportMetric(float64((w.cpu("f1")-busy).Microseconds())/float64(b.N), "cpu-µs/op")
-					}
-				})
-			}
-		}
-	}
-}
-
 func dialLMTP(addr string) func(int) (*lmtpline.Conn, error) {
 	return func(int) (*lmtpline.Conn, error) { return lmtpline.Dial(addr) }
 }

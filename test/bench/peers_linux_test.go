@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -29,7 +30,8 @@ type peer struct {
 	start func(dir, addr, tlsAddr, at string) ([]string, error)
 }
 
-var peers = []peer{
+// imapPeers know the protocol, or pass octets.
+var imapPeers = []peer{
 	{"haproxy", "haproxy", startHAProxy},
 	{"nginx", "nginx", startNginx},
 	{"perdition", "perdition.imap4", startPerdition},
@@ -55,8 +57,13 @@ func program(name string) string {
 	return ""
 }
 
-// runPeers starts the peers that are here, on addresses host(1), host(2) and so on, in front of at.
-func runPeers(dir, at string, host func(int) string) (targets []target, stop func(), err error) {
+// runPeers starts those that are here, on addresses host(0), host(1) and so on, in front of at, whose protocol's
+// greeting begins with greeting.
+func runPeers(peers []peer, at, greeting string, host func(int) string) (targets []target, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "peers")
+	if err != nil {
+		return nil, func() {}, err
+	}
 	var running []*exec.Cmd
 	stop = func() {
 		for _, cmd := range running {
@@ -65,6 +72,10 @@ func runPeers(dir, at string, host func(int) string) (targets []target, stop fun
 			}
 			cmd.Wait()
 		}
+		os.RemoveAll(dir)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // some run as users of their own
+		return nil, stop, err
 	}
 	for i, p := range peers {
 		path := program(p.program)
@@ -100,7 +111,7 @@ func runPeers(dir, at string, host func(int) string) (targets []target, stop fun
 		}
 		running = append(running, cmd)
 		t.pid = cmd.Process.Pid
-		if err := answers(t.addr); err != nil {
+		if err := answers(t.addr, greeting); err != nil {
 			text, _ := os.ReadFile(filepath.Join(own, "out"))
 			fmt.Printf("# without %s: %v: %s\n", p.name, err, bytes.TrimSpace(text))
 			continue
@@ -111,17 +122,17 @@ func runPeers(dir, at string, host func(int) string) (targets []target, stop fun
 }
 
 // answers waits until somebody greets at addr.
-func answers(addr string) (err error) {
+func answers(addr, greeting string) (err error) {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		var nc net.Conn
 		if nc, err = net.Dial("tcp", addr); err != nil {
 			continue
 		}
 		nc.SetDeadline(time.Now().Add(5 * time.Second))
-		b := make([]byte, 4)
-		_, err = nc.Read(b)
+		b := make([]byte, len(greeting))
+		_, err = io.ReadFull(nc, b)
 		nc.Close()
-		if err == nil && string(b) == "* OK" {
+		if err == nil && string(b) == greeting {
 			return nil
 		}
 	}

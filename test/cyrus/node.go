@@ -21,7 +21,8 @@ import (
 
 const (
 	startTimeout = 60 * time.Second
-	stopTimeout  = 10 * time.Second
+	stopTimeout  = 12 * time.Second
+	stopTries    = 3
 	toolTimeout  = 60 * time.Second
 )
 
@@ -214,16 +215,20 @@ func (n *Node) Stop() error {
 	if !n.Running() {
 		return nil
 	}
-	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
+	// Cyrus: now and then a signal comes just before a process begins to wait, and is missed.
+	for range stopTries {
+		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		select {
+		case <-n.done:
+			return nil
+		case <-time.After(stopTimeout / stopTries):
+		}
 	}
-	select {
-	case <-n.done:
-		return nil
-	case <-time.After(stopTimeout):
-		n.Kill()
-		return fmt.Errorf("%s did not stop within %s and was killed", n.Name, stopTimeout)
-	}
+	left, _ := exec.Command("ps", "-o", "pid,stat,wchan:24,args", "--forest", "-s", strconv.Itoa(n.PID())).Output()
+	n.Kill()
+	return fmt.Errorf("%s did not stop within %s and was killed:\n%s", n.Name, stopTimeout, left)
 }
 
 // Kill ends a node and all its processes at once, as a loss of power would.

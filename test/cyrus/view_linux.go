@@ -28,12 +28,13 @@ mount --bind "$view/hosts" /etc/hosts
 set +e
 `
 
-// superviseScript is the first process of a node: SIGTERM reaches the server in order, and when
-// the server has gone, or this process is killed, the kernel ends all that is left.
+// superviseScript is the first process of a node: SIGTERM reaches the server in order, a second one all its
+// processes, as systemd would have it, and when the server has gone, or this process is killed, the kernel ends
+// all that is left.
 const superviseScript = viewScript + `
 "$@" &
 server=$!
-trap 'kill -TERM $server' TERM
+trap 'kill -TERM $server; trap "kill -TERM -1" TERM' TERM
 while kill -0 $server 2>/dev/null; do wait $server; status=$?; done
 exit $status
 `
