@@ -99,6 +99,8 @@ type hooks struct {
 	deadCoordinator, deadLearner time.Duration
 	first                        uint32 // cluster version of a new cluster
 	clockNow                     func() time.Time
+	tryWrite                     func(context.Context, *raft.Raft) error
+	begin                        func() error // of a reign
 }
 
 // Exit codes of a process that must not go on.
@@ -165,6 +167,9 @@ func (c *Config) complete() error {
 	setDefault(&c.hooks.first, maxCluster)
 	setDefault(&c.hooks.deadCoordinator, deadCoordinator)
 	setDefault(&c.hooks.deadLearner, deadLearner)
+	if c.hooks.tryWrite == nil {
+		c.hooks.tryWrite = tryWrite
+	}
 	if c.hooks.exit == nil {
 		c.hooks.exit = func(code int, _ string) { os.Exit(code) }
 	}

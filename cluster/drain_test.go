@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,31 +137,30 @@ func TestNodeOf(t *testing.T) {
 	}
 }
 
-type refusedEntry struct{ raft.ApplyFuture }
-
-func (refusedEntry) Error() error { return raft.ErrLeadershipTransferInProgress }
-
 // A leader on which no write works after a transfer that failed ends itself.
 func TestWedgedTransfer(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	code := make(chan int, 1)
-	r.configure = func(c *Config) { c.hooks.exit = func(c int, _ string) { code <- c } }
+	var wedged atomic.Bool
+	r.configure = func(c *Config) {
+		c.hooks.exit = func(c int, _ string) { code <- c }
+		c.hooks.tryWrite = func(ctx context.Context, rf *raft.Raft) error {
+			if wedged.Load() {
+				return raft.ErrLeadershipTransferInProgress
+			}
+			return tryWrite(ctx, rf)
+		}
+	}
 	r.grow(1, 0)
 	n := r.waitLeader()
-	real := n.reign.Load()
-	real.checkWrites() // returns: writes work
-	wedged := &reign{node: n, engine: real.engine, begun: time.Now()}
-	wedged.batcher = newBatcher(func([]byte) raft.ApplyFuture { return refusedEntry{} }, real.leaseClock)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { wedged.batcher.run(ctx); close(done) }()
-	n.reign.Store(wedged)
+	n.checkWrites(n.engine.Load()) // returns: writes work
+	if len(code) > 0 {
+		t.Fatal("a leader that can write ends itself")
+	}
+	wedged.Store(true)
 	begun := time.Now()
-	wedged.checkWrites()
-	n.reign.Store(real)
-	cancel()
-	<-done
+	n.checkWrites(n.engine.Load())
 	select {
 	case c := <-code:
 		if d := time.Since(begun); c != ExitStore || d < wedgeLimit {
@@ -169,10 +170,48 @@ func TestWedgedTransfer(t *testing.T) {
 		t.Error("it goes on")
 	}
 	// One that does not lead any more has nothing to fear.
-	wedged.checkWrites()
+	e := n.engine.Load()
+	r.kill("c1")
+	n.checkWrites(e)
 	if len(code) > 0 {
 		t.Error("a former leader ends itself")
 	}
+}
+
+// A leader that cannot begin its work hands over as any other does: to a voter that answers, and with a look
+// whether writes still work if that fails.
+func TestStepDownBesideTheDead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var broken atomic.Pointer[string]
+	r.configure = func(c *Config) {
+		id := c.NodeID
+		c.hooks.begin = func() error {
+			if b := broken.Load(); b != nil && *b == id {
+				return errors.New("broken by a test")
+			}
+			return nil
+		}
+	}
+	r.grow(3, 0)
+	old := r.waitLeader()
+	var dead, other string
+	for id := range r.nodes {
+		switch {
+		case id == old.cfg.NodeID:
+		case dead == "":
+			dead = id
+		default:
+			other = id
+		}
+	}
+	broken.Store(&other)
+	r.kill(dead)
+	if err := old.Transfer(testContext(t), other); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the one that can lead leads", func() bool { return r.leader() == old })
+	write(t, old, activate("user.after"))
 }
 
 // A voter that lives but gets no entries is helped by another leader, once in a while.

@@ -190,9 +190,7 @@ func (n *Node) transferTo(ctx context.Context, to string) (err error) {
 	defer cancel()
 	n.impatient.set(time.Now().Add(transferLimit + 2*n.timing.heartbeat))
 	if err := await(ctx, e.raft.LeadershipTransferToServer(target.ID, target.Address)); err != nil {
-		if r := n.reign.Load(); r != nil {
-			n.wg.Go(r.checkWrites)
-		}
+		n.wg.Go(func() { n.checkWrites(e) })
 		return fmt.Errorf("transferring leadership: to %s: %w", target.ID, err)
 	}
 	return n.waitOtherLeader(ctx, n.cfg.NodeID)
@@ -235,22 +233,26 @@ func (r *reign) watchVoters(ctx context.Context) {
 const wedgeLimit = 5 * time.Second
 
 // checkWrites ends the process if a transfer that failed has left the library refusing every write for
-// good (hashicorp/raft issue 696): nothing but a restart helps then.
-func (r *reign) checkWrites() {
-	ctx, cancel := context.WithTimeout(r.node.ctx, wedgeLimit)
+// good (hashicorp/raft issue 696): nothing but a restart helps then. It asks the library itself, for the
+// leader may be one that has not begun its work, or has given it up.
+func (n *Node) checkWrites(e *engine) {
+	ctx, cancel := context.WithTimeout(n.ctx, wedgeLimit)
 	defer cancel()
 	for failures := 0; ; failures++ {
-		_, err := r.do(ctx, fsm.Empty{})
-		if err == nil || r.node.reign.Load() != r || r.node.ctx.Err() != nil {
+		err := n.cfg.hooks.tryWrite(ctx, e.raft)
+		if err == nil || e.raft.State() != raft.Leader || n.ctx.Err() != nil {
 			return
 		}
-		if r.node.pause(ctx, failures) != nil {
-			r.node.log.Error("no write works since a leadership transfer failed: this node stops", "err", err)
-			r.node.cfg.hooks.exit(ExitStore, "no write works since a leadership transfer failed")
+		if n.pause(ctx, failures) != nil {
+			n.log.Error("no write works since a leadership transfer failed: this node stops", "err", err)
+			n.cfg.hooks.exit(ExitStore, "no write works since a leadership transfer failed")
 			return
 		}
 	}
 }
+
+// tryWrite writes an entry of the library's own, which changes nothing.
+func tryWrite(ctx context.Context, r *raft.Raft) error { return await(ctx, r.Barrier(0)) }
 
 // successor chooses among the other voters, or takes the one that is asked for. The first that answers is
 // taken: one that was heard of lately, does not drain, runs the newest version, and is furthest, in this

@@ -77,7 +77,7 @@ func (n *Node) lead(ctx context.Context, e *engine) {
 			return
 		}
 		n.log.Error("leading failed, stepping down", "err", err)
-		if err := await(ctx, e.raft.LeadershipTransfer()); err != nil {
+		if err := n.transferTo(ctx, ""); err != nil && ctx.Err() == nil {
 			n.log.Warn("stepping down failed", "err", err) // alone, or nobody is ready: try once more
 		}
 		select {
@@ -91,6 +91,11 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	r := &reign{
 		node: n, engine: e, term: e.raft.CurrentTerm(),
 		kick: make(chan struct{}, 1), positions: make(map[string]position),
+	}
+	if n.cfg.hooks.begin != nil {
+		if err := n.cfg.hooks.begin(); err != nil {
+			return err
+		}
 	}
 	// Everything of earlier terms is applied here before anything is decided.
 	begin, cancel := context.WithTimeout(ctx, raftCallLimit)
