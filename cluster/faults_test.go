@@ -110,6 +110,33 @@ func TestForgottenProposer(t *testing.T) {
 	mustHave(t, n, "user.b")
 }
 
+// Of two units that find the registration gone, the second leaves alone what the first has registered since,
+// though the first incarnation of a new proposer has the number of the one before.
+func TestForgottenTwice(t *testing.T) {
+	t.Parallel()
+	p := newProposer("c1")
+	p.id, p.incarnation, p.next = 1, 1, 1
+	spans := make([]*span, 2)
+	for i := range spans {
+		var err error
+		if spans[i], err = p.begin(testContext(t), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.forget(spans[0])
+	p.submit = func(context.Context, *unit) ([]fsm.Result, uint64, error) {
+		return []fsm.Result{{Proposer: 2, Incarnation: 1}}, 1, nil
+	}
+	if err := p.register(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	nonce := p.nonce
+	p.forget(spans[1])
+	if p.id != 2 || p.incarnation != 1 || p.nonce != nonce {
+		t.Errorf("the fresh registration is gone: proposer %d, incarnation %d", p.id, p.incarnation)
+	}
+}
+
 func TestPipelinedWritesKeepOrder(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 3, 1)

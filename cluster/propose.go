@@ -189,11 +189,12 @@ func (p *proposer) register(ctx context.Context) error {
 	}
 }
 
-// forget drops an incarnation that the state machine has dropped.
+// forget drops a registration that the state machine has dropped. Another unit may have registered anew by
+// now: after a long silence with another proposer number and the same incarnation, the first.
 func (p *proposer) forget(s *span) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.incarnation == s.incarnation {
+	if p.id == s.proposer && p.incarnation == s.incarnation {
 		p.incarnation, p.nonce = 0, rand.Text()
 	}
 }
