@@ -276,7 +276,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendFrame(nil, frameResults, 7, func(b []byte) []byte {
 		return appendResults(b, 5, []fsm.Result{{Detail: "x", Proposer: 3, Repeat: true}})
 	}))
-	f.Add(appendFrame(nil, frameBeat, 0, beat{true, 1, 2, 3}.append))
+	f.Add(appendFrame(nil, frameBeat, 0, beat{true, 1, 2, 3, true}.append))
 	f.Add(appendFrame(nil, framePropose, 9, func(b []byte) []byte {
 		return appendUnit(b, newUnit("flow", fsm.Envelope{Command: fsm.Empty{}}))
 	}))

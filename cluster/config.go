@@ -101,6 +101,8 @@ type hooks struct {
 	clockNow                     func() time.Time
 	tryWrite                     func(context.Context, *raft.Raft) error
 	begin                        func() error // of a reign
+	checkpoint                   time.Duration
+	alter                        func([]byte) []byte // what the copy applies
 }
 
 // Exit codes of a process that must not go on.
@@ -163,6 +165,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotThreshold, 8192)
 	setDefault(&c.TrailingLogs, 32768)
 	setDefault(&c.hooks.tick, 5*time.Second)
+	setDefault(&c.hooks.checkpoint, checkpointInterval)
 	setDefault(&c.hooks.spaceInterval, spaceInterval)
 	setDefault(&c.hooks.first, maxCluster)
 	setDefault(&c.hooks.deadCoordinator, deadCoordinator)

@@ -167,11 +167,10 @@ func (c *Config) checkSnapshots(store raft.SnapshotStore) (index uint64, err err
 	return 0, nil
 }
 
-// beginAnew ends the process of a learner whose copy was found to differ from the leader's, after
-// throwing that copy away: started again, it gets everything from the leader. A voter must not do so
-// by itself: it may be the one that is right.
+// beginAnew ends the process of a learner whose copy was found to be wrong (judge.go), after throwing that copy
+// away: started again, it gets everything from the leader.
 func (n *Node) beginAnew(e *engine) {
-	n.log.Error("copy differs from the leader's: this learner throws it away and stops, to begin anew when it is started again")
+	n.log.Error("copy is wrong: this learner throws it away and stops, to begin anew when it is started again")
 	ended := make(chan error, 1)
 	go func() { ended <- e.feed.stop() }() // it must not write another snapshot of it
 	select {
@@ -184,7 +183,7 @@ func (n *Node) beginAnew(e *engine) {
 	if err := n.cfg.dropSnapshots(); err != nil {
 		n.log.Error("copy not removed", "err", err)
 	}
-	n.cfg.hooks.exit(ExitStore, "the copy differed from the leader's and was thrown away")
+	n.cfg.hooks.exit(ExitStore, "the copy differed from that of a majority of the voters and was thrown away")
 }
 
 // dropSnapshots lets a learner begin anew: it gets everything from the leader.

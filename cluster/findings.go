@@ -94,7 +94,9 @@ func (f *finder) member(m admin.NodeStatus, s admin.Status) {
 	case m.Refused != "":
 		f.problem("node", m.ID, anew, "the cluster does not want it: %s", m.Refused)
 	case m.Diverged:
-		f.problem("node", m.ID, anew, "its copy differs from the leader's")
+		f.problem("node", m.ID, divergedHint, "its copy differs from that of a majority of the voters")
+	case m.Disputed:
+		f.problem("node", m.ID, "start all voters, then murderctl cluster verify", "its copy differs from the leader's, and it is not known which is right")
 	case !m.Synced:
 		f.problem("node", m.ID, "murderctl node status "+m.ID, "has no complete copy of the map yet")
 	case m.Lag > lagAlarm:

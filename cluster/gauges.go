@@ -38,7 +38,7 @@ var (
 	descSnapSize  = desc("snapshot_bytes", "Size of the newest snapshot.")
 	descSnapIndex = desc("snapshot_index", "Index of the newest snapshot.")
 	descSnapReads = desc("snapshot_reads", "Snapshots that are being read at the moment, to be sent or saved.")
-	descDiverged  = desc("copy_diverged", "Whether the copy was found to differ from the leader's.")
+	descDiverged  = desc("copy_diverged", "Whether the copy was found to differ from that of a majority of the voters.")
 	descExpiry    = desc("certificate_expiry_seconds", "Unix time at which the node's certificate expires.")
 	descGossip    = desc("gossip_members", "Members that gossip believes to be alive.")
 	descVersion   = desc("cluster_version", "Cluster version.")

@@ -34,7 +34,8 @@ func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {
 	h.Add("member", n.engine.Load() != nil, "")
 	h.Add("copy complete", n.synced.Load(), "")
 	h.Add("not draining", !n.draining.Load(), "")
-	h.Add("copy like the leader's", !n.replica.diverged.Load(), "")
+	doubt := n.replica.doubted()
+	h.Add("copy like the others'", doubt == nil, detail(doubt))
 	if r := n.refusal.Load(); r != nil {
 		h.Add("welcome", false, *r)
 	}
@@ -88,7 +89,10 @@ func (n *Node) Healthy(ctx context.Context) admin.Health {
 	now := n.now()
 	for _, m := range s.Nodes {
 		if m.Diverged {
-			h.Add("copy of "+m.ID, false, "differs from the leader's")
+			h.Add("copy of "+m.ID, false, "differs from that of a majority of the voters")
+		}
+		if m.Disputed {
+			h.Add("copy of "+m.ID, false, "differs from the leader's, and it is not known which is right")
 		}
 		if !m.CertExpires.IsZero() && m.CertExpires.Sub(now) < certWarning {
 			h.Add("certificate of "+m.ID, false, "expires "+m.CertExpires.Format(time.RFC3339))

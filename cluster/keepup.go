@@ -36,12 +36,13 @@ func (n *Node) keepUp(e *engine) {
 			n.seekLeader(ctx, e)
 		}
 		n.followLeader(ctx, e)
+		n.judge(ctx, e)
 		cancel()
 		if n.replica.diverged.Load() && e.identity.Role != Coordinator {
 			n.beginAnew(e)
 			return
 		}
-		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() {
+		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() && n.replica.doubted() == nil {
 			// The library counts entries, and ours differ a thousandfold in size.
 			if err := e.feed.keep(); err != nil && n.ctx.Err() == nil {
 				n.log.Warn("snapshot failed", "err", err)

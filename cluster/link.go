@@ -45,7 +45,7 @@ type beatAt struct {
 
 // openLink reads the greeting, which tells the peer's epoch even where it refuses, and starts to listen.
 // position is asked each second for what to tell.
-func openLink(conn *tls.Conn, node string, silence time.Duration, position func() (applied, last uint64)) (l *link, epoch uint64, err error) {
+func openLink(conn *tls.Conn, node string, silence time.Duration, position func() beat) (l *link, epoch uint64, err error) {
 	l = &link{framed: newFramed(conn, silence), node: node, pending: make(map[uint64]chan frame)}
 	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	f, err := readFrame(l.in)
@@ -100,12 +100,11 @@ func (l *link) readLoop() {
 	}
 }
 
-func (l *link) positionLoop(position func() (uint64, uint64)) {
+func (l *link) positionLoop(position func() beat) {
 	t := time.NewTicker(beatInterval)
 	defer t.Stop()
 	for {
-		applied, last := position()
-		l.send(framePosition, 0, beat{applied: applied, last: last}.append)
+		l.send(framePosition, 0, position().append)
 		select {
 		case <-t.C:
 		case <-l.done:

@@ -27,6 +27,9 @@ func (r *reign) keepMembers(ctx context.Context) {
 		if err := r.cleanUp(ctx); err != nil && ctx.Err() == nil {
 			r.node.log.Warn("replacing a dead node failed", "err", err)
 		}
+		if r.node.replica.diverged.Load() {
+			r.giveUp(errDiverged)
+		}
 		r.watchVoters(ctx)
 		r.meetSilent(ctx)
 		if r.node.draining.Load() && len(votersOf(r.engine.raft)) > 1 {
@@ -141,7 +144,7 @@ func (r *reign) ready(id string) bool {
 func (r *reign) keepsUp(id string, d time.Duration) bool {
 	p, ok := r.position(id)
 	now := time.Now()
-	return ok && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= d
+	return ok && !p.diverged && now.Sub(p.at) < 3*beatInterval && !p.caughtUp.IsZero() && now.Sub(p.caughtUp) >= d
 }
 
 // Transfer hands leadership to another voter: to, or the one that is furthest if to is empty. It
@@ -256,7 +259,7 @@ func tryWrite(ctx context.Context, r *raft.Raft) error { return await(ctx, r.Bar
 
 // successor chooses among the other voters, or takes the one that is asked for. The first that answers is
 // taken: one that was heard of lately, does not drain, runs the newest version, and is furthest, in this
-// order.
+// order. One whose copy is known to be wrong never is.
 func (n *Node) successor(ctx context.Context, e *engine, to string) (raft.Server, error) {
 	type candidate struct {
 		raft.Server
@@ -264,6 +267,7 @@ func (n *Node) successor(ctx context.Context, e *engine, to string) (raft.Server
 	}
 	var list []candidate
 	r, v := n.reign.Load(), n.State()
+	wrong := ""
 	for _, s := range votersOf(e.raft) {
 		id := string(s.ID)
 		if id == n.cfg.NodeID || to != "" && id != to {
@@ -272,6 +276,10 @@ func (n *Node) successor(ctx context.Context, e *engine, to string) (raft.Server
 		var p position
 		if r != nil {
 			p, _ = r.position(id)
+		}
+		if p.diverged {
+			wrong = id
+			continue
 		}
 		rec, _ := v.Node(id)
 		list = append(list, candidate{s, [4]uint64{uint64(flag(time.Since(p.at) < 3*beatInterval)),
@@ -286,6 +294,8 @@ func (n *Node) successor(ctx context.Context, e *engine, to string) (raft.Server
 	switch {
 	case len(list) > 0:
 		return raft.Server{}, notProposed("node %s does not answer", list[0].ID)
+	case wrong != "":
+		return raft.Server{}, refuse("the copy of node %s differs from that of a majority of the voters, so it must not lead", wrong)
 	case to != "":
 		return raft.Server{}, refuse("node %s is not another voter: see murderctl cluster status", to)
 	}

@@ -47,6 +47,7 @@ type Node struct {
 	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient moment // until when sending entries gives up at once
+	judged    moment // when this node last asked whose copy is right
 	unstuck   moment // last transfer because of a stuck voter
 	stoodIn   moment // when this node last stood in for a leader
 	yield     yielding
@@ -109,7 +110,7 @@ func Open(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.joins = make(chan struct{}, maxJoins)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
-	n.replica.admits = cfg.checkVersion
+	n.replica.admits, n.replica.alter = cfg.checkVersion, cfg.hooks.alter
 	n.links = newLinkSet(n.openLink)
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
@@ -275,7 +276,7 @@ func (n *Node) lag() (entries uint64, age time.Duration, ok bool) {
 
 // beat is what this node tells its peers each second.
 func (n *Node) beat() beat {
-	b := beat{leading: n.reign.Load() != nil}
+	b := beat{leading: n.reign.Load() != nil, diverged: n.replica.diverged.Load()}
 	b.applied, _ = n.replica.applied()
 	if e := n.engine.Load(); e != nil {
 		p := e.feed.place()
@@ -323,10 +324,7 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, epoch, err := openLink(conn, node, n.timing.silence, func() (applied, last uint64) {
-		b := n.beat()
-		return b.applied, b.last
-	})
+	l, epoch, err := openLink(conn, node, n.timing.silence, n.beat)
 	n.noteEpoch(epoch, node)
 	return l, err
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,7 +13,7 @@ import (
 )
 
 const (
-	checkpointInterval = 60 * time.Second
+	checkpointInterval = 60 * time.Second // at which a leader states its digest
 	membershipInterval = time.Second
 	raftCallLimit      = 10 * time.Second
 )
@@ -29,7 +30,9 @@ type reign struct {
 	clock0 uint64
 	begun  time.Time
 
-	kick chan struct{}
+	kick   chan struct{}
+	broken chan error // capacity 1: why this leader must not go on
+	stated uint64     // index of the last statement of the digest
 
 	mu        sync.Mutex
 	positions map[string]position
@@ -90,12 +93,15 @@ func (n *Node) lead(ctx context.Context, e *engine) {
 func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	r := &reign{
 		node: n, engine: e, term: e.raft.CurrentTerm(),
-		kick: make(chan struct{}, 1), positions: make(map[string]position),
+		kick: make(chan struct{}, 1), broken: make(chan error, 1), positions: make(map[string]position),
 	}
 	if n.cfg.hooks.begin != nil {
 		if err := n.cfg.hooks.begin(); err != nil {
 			return err
 		}
+	}
+	if n.replica.diverged.Load() {
+		return errDiverged
 	}
 	// Everything of earlier terms is applied here before anything is decided.
 	begin, cancel := context.WithTimeout(ctx, raftCallLimit)
@@ -129,9 +135,21 @@ func (n *Node) reignOnce(ctx context.Context, e *engine) error {
 	n.log.Info("this node leads", "term", r.term)
 	wg.Go(func() { r.keepTime(work) })
 	wg.Go(func() { r.keepMembers(work) })
-	<-ctx.Done()
-	n.log.Info("this node no longer leads", "term", r.term)
-	return ctx.Err()
+	select {
+	case err := <-r.broken:
+		return err
+	case <-ctx.Done():
+		n.log.Info("this node no longer leads", "term", r.term)
+		return ctx.Err()
+	}
+}
+
+// giveUp ends a reign from within.
+func (r *reign) giveUp(err error) {
+	select {
+	case r.broken <- err:
+	default:
+	}
 }
 
 // leaseClock is the stamp of the next batch.
@@ -166,9 +184,8 @@ func (r *reign) do(ctx context.Context, c fsm.Command) (fsm.Result, error) {
 func (r *reign) keepTime(ctx context.Context) {
 	ticks := time.NewTicker(r.node.cfg.hooks.tick)
 	defer ticks.Stop()
-	checkpoints := time.NewTicker(checkpointInterval)
+	checkpoints := time.NewTicker(r.node.cfg.hooks.checkpoint)
 	defer checkpoints.Stop()
-	var stated uint64
 	for {
 		select {
 		case <-ticks.C:
@@ -180,19 +197,14 @@ func (r *reign) keepTime(ctx context.Context) {
 				r.node.log.Warn("lease tick failed", "err", err)
 			}
 		case <-checkpoints.C:
-			v := r.node.State()
-			if v.Index() == stated {
-				continue
-			}
-			_, err := r.do(ctx, fsm.Checkpoint{Index: v.Index(), Digest: v.Digest()})
-			if err == nil {
-				_, err = r.do(ctx, fsm.Tick{At: r.node.now().Unix()})
-			}
-			if err != nil {
+			err := r.checkpoint(ctx)
+			switch {
+			case errors.Is(err, errDiverged):
+				r.giveUp(err)
+				return
+			case err != nil:
 				r.node.log.Warn("checkpoint failed", "err", err)
 			}
-			// What the checkpoint itself added needs no other.
-			stated = r.node.State().Index()
 		case <-ctx.Done():
 			return
 		}

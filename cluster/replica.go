@@ -33,6 +33,8 @@ type replica struct {
 	exit func(code int, reason string)
 	// admits says whether this binary can take part in a cluster version.
 	admits func(version uint32) error
+	// alter changes what is applied, in tests.
+	alter func(data []byte) []byte
 
 	machine *fsm.Machine // raft's goroutine only
 	logged  atomic.Int64 // octets applied since the last snapshot
@@ -55,10 +57,19 @@ type replica struct {
 	// digests of the last entries, for comparing copies at one index.
 	digests [digestsKept]indexDigest
 
-	diverged atomic.Bool // a checkpoint did not agree with this copy
+	// checks are the same for the last indexes that a leader made a statement on.
+	checks []indexDigest
+
+	// suspect is a statement that does not agree with this copy and has not been judged; diverged is the
+	// judgement that this copy is wrong. Both change with mu held.
+	suspect  atomic.Pointer[fsm.Comparison]
+	diverged atomic.Bool
 }
 
-const digestsKept = 1024
+const (
+	digestsKept = 1024
+	checksKept  = 16
+)
 
 type indexDigest struct {
 	index  uint64
@@ -91,7 +102,11 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type != raft.LogCommand {
 			continue // a change of the configuration
 		}
-		res, err := r.machine.Apply(l.Index, l.Data)
+		data, before := l.Data, r.machine.Compared()
+		if r.alter != nil {
+			data = r.alter(data)
+		}
+		res, err := r.machine.Apply(l.Index, data)
 		if err != nil {
 			r.stop(l.Index, err)
 			// Only in tests does the process still run. It must not apply anything else.
@@ -99,6 +114,9 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 		}
 		r.checkVersion(l.Index, r.machine)
 		applied = true
+		if c := r.machine.Compared(); c != before {
+			r.check(c)
+		}
 		if !res.Idle {
 			settled = l.Index
 		}
@@ -142,9 +160,6 @@ func (r *replica) checkVersion(index uint64, m *fsm.Machine) {
 
 // publish makes what has been applied visible, readers first, waiters after.
 func (r *replica) publish(changes []appliedChange, digests []indexDigest, settled uint64) {
-	if d := r.machine.Divergence(); d != nil && !r.diverged.Swap(true) {
-		r.log.Error("copy differs from the leader's", "index", d.Index, "own", d.Own.String(), "leader", d.Leader.String())
-	}
 	index := r.machine.Index()
 	r.clock.Store(r.machine.Clock())
 	r.view.Store(r.machine.View())
@@ -176,8 +191,12 @@ func (r *replica) wake() {
 	r.moved = make(chan struct{})
 }
 
-// Snapshot implements raft.FSM: it takes the copy, which costs nothing.
+// Snapshot implements raft.FSM: it takes the copy, which costs nothing. A wrong one is not kept: the snapshot
+// before and the log since then are better.
 func (r *replica) Snapshot() (raft.FSMSnapshot, error) {
+	if err := r.doubted(); err != nil {
+		return nil, err
+	}
 	r.logged.Store(0)
 	return &replicaSnapshot{r.machine.Snapshot()}, nil
 }
@@ -224,6 +243,10 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	defer r.mu.Unlock()
 	r.index, r.processed, r.settled = index, max(r.processed, index), index
 	r.digests[index%digestsKept] = indexDigest{index, m.Digest()}
+	r.suspect.Store(nil)
+	if r.diverged.Swap(false) {
+		r.log.Warn("the copy that was wrong has been replaced by the leader's", "index", index)
+	}
 	if fits {
 		r.changes = append(r.changes, changes...)
 	} else {
@@ -262,10 +285,13 @@ func (r *replica) waitProcessed(ctx context.Context, index uint64) (settled uint
 	}
 }
 
-// digestAt returns the digest of the copy at an index not long ago.
+// digestAt returns the digest of the copy at an index not long ago, or one that a leader made a statement on.
 func (r *replica) digestAt(index uint64) (fsm.Digest, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if i := slices.IndexFunc(r.checks, func(d indexDigest) bool { return d.index == index }); i >= 0 {
+		return r.checks[i].digest, true
+	}
 	d := r.digests[index%digestsKept]
 	return d.digest, d.index == index
 }

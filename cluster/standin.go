@@ -32,7 +32,7 @@ import (
 //     yields only to one whose log is as long as its own, for no other could win, and of two with equal logs to
 //     the one that comes first by its id.
 //   - A node stands in once in standInPause at most, so that terms cannot run away whatever else is wrong.
-//   - Learners and nodes that drain never do.
+//   - Learners, nodes that drain, and those whose copy is known to be wrong never do.
 const (
 	standInPause = 2 * time.Second
 	standInStep  = 150 * time.Millisecond // for the one before to win its election
@@ -105,7 +105,8 @@ type goneAnswer struct {
 	Yields bool `json:"yields"`
 }
 
-// voterLog is how far a voter's log goes, and whether it shall not stand in: it drains, or has done so lately.
+// voterLog is how far a voter's log goes, and whether it shall not stand in: it drains, its copy is wrong, or it
+// has done so lately.
 type voterLog struct {
 	Node      string `json:"node"`
 	LastTerm  uint64 `json:"last_term"`
@@ -186,7 +187,7 @@ func (n *Node) voterLog(ctx context.Context, e *engine) voterLog {
 	stats := e.raft.Stats() // the only place where the library tells the term
 	term, _ := strconv.ParseUint(stats["last_log_term"], 10, 64)
 	index, _ := strconv.ParseUint(stats["last_log_index"], 10, 64)
-	return voterLog{Node: n.cfg.NodeID, LastTerm: term, LastIndex: index, Unfit: busy || n.draining.Load() || time.Since(n.stoodIn.get()) < standInPause}
+	return voterLog{Node: n.cfg.NodeID, LastTerm: term, LastIndex: index, Unfit: busy || n.draining.Load() || n.replica.diverged.Load() || time.Since(n.stoodIn.get()) < standInPause}
 }
 
 // mayStandIn answers another voter's request.

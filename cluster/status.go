@@ -72,7 +72,10 @@ func problem(s admin.Status, refused *string, silent []string) string {
 	}
 	for _, m := range s.Nodes {
 		if m.Diverged {
-			return fmt.Sprintf("the copy of node %s differs from the leader's: stop it, empty its data directory and join it again", m.ID)
+			return fmt.Sprintf("the copy of node %s differs from that of a majority of the voters: %s", m.ID, divergedHint)
+		}
+		if m.Disputed {
+			return fmt.Sprintf("the copies of node %s and of the leader differ, and no majority of the voters says which is right: start the other voters, then murderctl cluster verify", m.ID)
 		}
 	}
 	if absent := blockedByAbsent(s); len(absent) > 0 {
@@ -151,7 +154,7 @@ func (n *Node) ownStatus() admin.NodeStatus {
 	s := admin.NodeStatus{
 		ID: n.cfg.NodeID, Role: string(n.cfg.Role.member()), Address: n.port.advertise, Services: n.cfg.Services,
 		AppliedIndex: v.Index(), Digest: v.Digest().String(), Mailboxes: v.Len(),
-		Synced: n.synced.Load(), Draining: n.draining.Load(), Diverged: n.replica.diverged.Load(),
+		Synced: n.synced.Load(), Draining: n.draining.Load(), Diverged: n.replica.diverged.Load(), Disputed: n.replica.suspect.Load() != nil,
 		Version: n.cfg.BinaryVersion, MinCluster: minCluster, MaxCluster: maxCluster,
 	}
 	if n.cfg.Findings != nil {

@@ -19,7 +19,7 @@ import (
 //	propose   flow string | batch as the log holds it      client
 //	readIndex -                                            client
 //	call      method string | JSON                         client
-//	position  applied index | last index of the log        client, each second, id 0
+//	position  as beat                                      client, each second, id 0
 //	results   index | count | for each: outcome(1) refusal(1) repeat(1)
 //	          holder detail index proposer incarnation     server
 //	confirm   term                                         client
@@ -27,9 +27,11 @@ import (
 //	confirmed 1 if the server is still in that term, else 0 server
 //	answer    JSON                                         server
 //	failed    class(1) | text                              server
-//	beat      leading(1) | term | applied index | last index of the log     server, each second, id 0
+//	beat      leading(1) | term | applied index | last index of the log |
+//	          1 if its copy is known to be wrong           server, each second, id 0
 //
-// The id is the client's and comes back in the answer. Requests are answered in any order.
+// What a payload has behind the fields that a receiver knows is left unread, and fields at the end may be
+// missing. The id is the client's and comes back in the answer. Requests are answered in any order.
 const (
 	frameHello     = 1
 	frameRefused   = 2
@@ -216,17 +218,22 @@ type beat struct {
 	leading       bool
 	term          uint64
 	applied, last uint64
+	diverged      bool
 }
 
 func (b beat) append(dst []byte) []byte {
 	dst = append(dst, flag(b.leading))
 	dst = binary.AppendUvarint(dst, b.term)
 	dst = binary.AppendUvarint(dst, b.applied)
-	return binary.AppendUvarint(dst, b.last)
+	dst = binary.AppendUvarint(dst, b.last)
+	return append(dst, flag(b.diverged))
 }
 
 func decodeBeat(p []byte) (beat, error) {
 	d := decoder{buf: p}
 	b := beat{leading: d.byte() == 1, term: d.uvarint(), applied: d.uvarint(), last: d.uvarint()}
+	if len(d.buf) > 0 {
+		b.diverged = d.byte() == 1
+	}
 	return b, d.err
 }

@@ -92,6 +92,9 @@ func (n *Node) Barrier(ctx context.Context) (uint64, error) {
 			err = n.replica.wait(ctx, index)
 		}
 		if err == nil {
+			err = n.confirmCopy()
+		}
+		if err == nil {
 			n.metrics.barrier(begun, nil)
 			return index, nil
 		}
@@ -100,6 +103,14 @@ func (n *Node) Barrier(ctx context.Context) (uint64, error) {
 			return 0, fmt.Errorf("%w (%v)", mbox.ErrUnavailable, err)
 		}
 	}
+}
+
+// confirmCopy refuses to call a copy current that is, or may be, wrong.
+func (n *Node) confirmCopy() error {
+	if err := n.replica.doubted(); err != nil {
+		return refuse("%v", err)
+	}
+	return nil
 }
 
 func (n *Node) readIndex(ctx context.Context) (uint64, error) {

@@ -33,7 +33,7 @@ type Tick struct {
 }
 
 // Checkpoint states the digest that the leader had after applying entry Index. Every copy compares;
-// see Machine.Divergence.
+// see Machine.Compared.
 type Checkpoint struct {
 	Index  uint64
 	Digest Digest

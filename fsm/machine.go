@@ -44,7 +44,7 @@ type Machine struct {
 	view        *View
 	near        mbox.Session // of the last mailbox write, for sharing its strings
 	checkpoints [checkpointsToKeep]checkpoint
-	divergence  *Divergence
+	compared    Comparison
 	changes     []mbox.Change // of the batch that is being applied
 }
 
@@ -53,8 +53,8 @@ type checkpoint struct {
 	digest Digest
 }
 
-// Divergence says that this copy was not what the leader had at a log index.
-type Divergence struct {
+// Comparison is what came of a Checkpoint: the digests of this copy and of the leader at a log index.
+type Comparison struct {
 	Index       uint64
 	Own, Leader Digest
 }
@@ -108,8 +108,9 @@ func (m *Machine) Digest() Digest {
 	return d
 }
 
-// Divergence returns the first Checkpoint that did not agree with this copy, nil if all did.
-func (m *Machine) Divergence() *Divergence { return m.divergence }
+// Compared returns the last Checkpoint that could be compared with this copy; the Index is 0 if none could.
+// Which of the two is right the machine cannot know.
+func (m *Machine) Compared() Comparison { return m.compared }
 
 // Apply applies one log entry, made by AppendBatch. Refusals are results. An error is fatal: the
 // copy must not go on. It is a *CorruptError or an *UnknownCommandError, and the machine is as it
@@ -209,7 +210,7 @@ func (m *Machine) do(c Command) Result {
 // entries before are not known, and nothing is compared.
 func (m *Machine) compare(c Checkpoint) {
 	own := m.checkpoints[c.Index%checkpointsToKeep]
-	if own.index == c.Index && c.Index != 0 && own.digest != c.Digest && m.divergence == nil {
-		m.divergence = &Divergence{Index: c.Index, Own: own.digest, Leader: c.Digest}
+	if own.index == c.Index && c.Index != 0 {
+		m.compared = Comparison{Index: c.Index, Own: own.digest, Leader: c.Digest}
 	}
 }

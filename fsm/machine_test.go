@@ -15,27 +15,28 @@ func TestCheckpoint(t *testing.T) {
 	at, digest := r.m.Index(), r.m.Digest()
 	r.write(activate("y", "a.example!p", acl, by("1", srvA)))
 	r.do(Checkpoint{Index: at, Digest: digest})
-	if r.m.Divergence() != nil {
-		t.Errorf("divergence: %+v", r.m.Divergence())
+	agrees := Comparison{Index: at, Own: digest, Leader: digest}
+	if c := r.m.Compared(); c != agrees {
+		t.Errorf("compared: %+v", c)
 	}
 	r.do(Checkpoint{}) // of a leader that had nothing yet
-	if r.m.Divergence() != nil {
-		t.Errorf("divergence: %+v", r.m.Divergence())
+	if c := r.m.Compared(); c != agrees {
+		t.Errorf("compared: %+v", c)
 	}
 	back := restored(t, r.m)
 	r.do(Checkpoint{Index: at, Digest: Digest{1}})
-	if d := r.m.Divergence(); d == nil || d.Index != at || d.Own != digest {
-		t.Errorf("divergence: %+v", d)
+	if c := r.m.Compared(); c.Index != at || c.Own != digest || c.Leader != (Digest{1}) {
+		t.Errorf("compared: %+v", c)
 	}
 	// What was before the snapshot cannot be compared; the snapshot itself can.
-	if _, err := back.Apply(r.index, r.log[r.index-1]); err != nil || back.Divergence() != nil {
-		t.Errorf("%v, divergence %+v", err, back.Divergence())
+	if _, err := back.Apply(r.index, r.log[r.index-1]); err != nil || back.Compared() != (Comparison{}) {
+		t.Errorf("%v, compared %+v", err, back.Compared())
 	}
-	wantSame(t, r.m, back) // that it diverged is not part of the state
+	wantSame(t, r.m, back) // what was compared is not part of the state
 	back = restored(t, r.m)
 	entry := AppendBatch(nil, 0, []Envelope{{Command: Checkpoint{Index: r.index, Digest: Digest{1}}}})
-	if _, err := back.Apply(r.index+1, entry); err != nil || back.Divergence() == nil {
-		t.Errorf("%v, divergence %+v", err, back.Divergence())
+	if _, err := back.Apply(r.index+1, entry); err != nil || back.Compared().Index != r.index {
+		t.Errorf("%v, compared %+v", err, back.Compared())
 	}
 }
 

@@ -103,7 +103,8 @@ type NodeStatus struct {
 	AppliedIndex uint64 `json:"applied_index,omitempty"` // by the copy of the map
 	Lag          uint64 `json:"lag"`                     // entries behind the furthest copy
 	Digest       string `json:"digest,omitempty"`        // of the copy at AppliedIndex
-	Diverged     bool   `json:"diverged,omitempty"`      // the copy was not what the leader had
+	Diverged     bool   `json:"diverged,omitempty"`      // a majority of the voters has another copy
+	Disputed     bool   `json:"disputed,omitempty"`      // the leader has another copy, and no majority says who is right
 	Mailboxes    int    `json:"mailboxes"`
 	Synced       bool   `json:"synced"`
 	Draining     bool   `json:"draining,omitempty"`

@@ -86,6 +86,8 @@ func statusTable(s admin.Status) output.Table {
 		switch {
 		case n.Diverged:
 			state = "DIVERGED"
+		case n.Disputed:
+			state = "DISPUTED"
 		case !n.Synced:
 			state = "loading"
 		case n.Draining:

@@ -80,8 +80,8 @@ func gate(s admin.Status, d admin.DigestReport, w wave) error {
 		switch {
 		case n.Error != "":
 			return fmt.Errorf("node %s does not answer (%s): start it, or take it out with murderctl member remove", n.ID, n.Error)
-		case n.Diverged:
-			return fmt.Errorf("the copy of node %s differs from the leader's: empty its data directory and join it again", n.ID)
+		case n.Diverged, n.Disputed:
+			return fmt.Errorf("the copy of node %s differs from others: see murderctl cluster status", n.ID)
 		case !n.Synced || n.Lag > maxUpgradeLag:
 			return fmt.Errorf("node %s is %d entries behind", n.ID, n.Lag)
 		case n.Draining && !own && n.Suffrage == "voter":
