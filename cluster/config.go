@@ -102,7 +102,8 @@ type hooks struct {
 	tryWrite                     func(context.Context, *raft.Raft) error
 	begin                        func() error // of a reign
 	checkpoint                   time.Duration
-	alter                        func([]byte) []byte // what the copy applies
+	led                          func() time.Duration // how much longer than it has a leader has led
+	alter                        func([]byte) []byte  // what the copy applies
 }
 
 // Exit codes of a process that must not go on.

@@ -154,7 +154,11 @@ func (r *reign) giveUp(err error) {
 
 // leaseClock is the stamp of the next batch.
 func (r *reign) leaseClock() uint64 {
-	return r.clock0 + uint64(time.Since(r.begun).Milliseconds())
+	led := time.Since(r.begun)
+	if f := r.node.cfg.hooks.led; f != nil {
+		led += f()
+	}
+	return r.clock0 + uint64(led.Milliseconds())
 }
 
 // do proposes a command that is harmless when repeated.

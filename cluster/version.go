@@ -134,37 +134,58 @@ func (r *reign) raise(ctx context.Context, o outlook) error {
 	return nil
 }
 
-// settingRaisable notes since when the cluster version could be raised: "VERSION UNIX-SECONDS". It
-// outlives leaders.
-const settingRaisable = "cluster-version-raisable"
+// settingRaisable notes since when the cluster version could be raised: "VERSION LEASE-CLOCK UNIX-SECONDS". It
+// outlives leaders. What counts is the lease clock, in milliseconds of leadership: no wall clock can hurry what
+// cannot be taken back. The last is only shown.
+const (
+	settingRaisable = "cluster-version-raisable-clock"
+	// settingRaisableWall is what leaders noted that counted by their wall clock.
+	settingRaisableWall = "cluster-version-raisable"
+	// raisableStep is how much of the time that has passed a change of leaders may lose in a cluster that is
+	// quiet: the lease clock goes on from the last entry.
+	raisableStep = 10 * time.Minute
+)
 
-func raisableSince(v *fsm.View) (version uint32, since time.Time) {
-	var seconds int64
-	if n, _ := fmt.Sscan(v.Setting(settingRaisable), &version, &seconds); n != 2 {
-		return 0, time.Time{}
+type raisable struct {
+	version uint32
+	clock   uint64 // ms
+	shown   int64  // Unix seconds
+}
+
+// raisableSince reads the note; the version is 0 if there is none.
+func raisableSince(v *fsm.View) (r raisable) {
+	if n, _ := fmt.Sscan(v.Setting(settingRaisable), &r.version, &r.clock, &r.shown); n != 3 {
+		return raisable{}
 	}
-	return version, time.Unix(seconds, 0)
+	return r
 }
 
 // finalizeWhenDue raises the cluster version once all nodes have been able to speak a newer one for
-// Config.AutoFinalize. Until then any of them can go back.
+// Config.AutoFinalize, by the lease clock. Until then any of them can go back.
 func (r *reign) finalizeWhenDue(ctx context.Context) error {
 	n := r.node
 	v := n.State()
 	o := outlookOf(v)
-	noted, since := raisableSince(v)
+	noted, clock := raisableSince(v), r.leaseClock()
 	switch {
 	case o.possible <= o.version:
-		if v.Setting(settingRaisable) != "" {
-			return n.propose(ctx, fsm.SetSetting{Key: settingRaisable})
+		for _, key := range []string{settingRaisable, settingRaisableWall} {
+			if v.Setting(key) != "" {
+				return n.propose(ctx, fsm.SetSetting{Key: key})
+			}
 		}
 		return nil
 	case n.cfg.finalizeAfter < 0:
 		return nil
-	case n.cfg.finalizeAfter > 0 && (noted != o.possible || since.After(n.now().Add(time.Minute))):
-		n.log.Info("all nodes can speak a newer cluster version", "version", o.possible, "raised", n.now().Add(n.cfg.finalizeAfter).Format(time.DateTime))
-		return n.propose(ctx, fsm.SetSetting{Key: settingRaisable, Value: fmt.Sprint(o.possible, " ", n.now().Unix())})
-	case n.now().Sub(since) < n.cfg.finalizeAfter:
+	case n.cfg.finalizeAfter > 0 && (noted.version != o.possible || noted.clock > clock):
+		now := n.now()
+		n.log.Info("all nodes can speak a newer cluster version", "version", o.possible, "raised", now.Add(n.cfg.finalizeAfter).Format(time.DateTime))
+		return n.propose(ctx, fsm.SetSetting{Key: settingRaisable, Value: fmt.Sprint(o.possible, " ", clock, " ", now.Unix())})
+	case clock-noted.clock < uint64(n.cfg.finalizeAfter.Milliseconds()):
+		if clock >= v.Clock()+uint64(raisableStep.Milliseconds()) {
+			_, err := r.do(ctx, fsm.Empty{}) // carries the clock
+			return err
+		}
 		return nil
 	}
 	return r.raise(ctx, o)
@@ -175,8 +196,8 @@ func (n *Node) versionStatus(s *admin.Status) {
 	v := n.State()
 	o := outlookOf(v)
 	s.VersionPossible, s.VersionBlockedBy = o.possible, o.blockers()
-	if noted, since := raisableSince(v); o.possible > o.version && noted == o.possible && n.cfg.finalizeAfter >= 0 {
-		s.VersionRaisedAt = since.Add(n.cfg.finalizeAfter)
+	if noted := raisableSince(v); o.possible > o.version && noted.version == o.possible && n.cfg.finalizeAfter >= 0 {
+		s.VersionRaisedAt = time.Unix(noted.shown, 0).Add(n.cfg.finalizeAfter)
 	}
 }
 

@@ -149,11 +149,11 @@ func TestAutoFinalize(t *testing.T) {
 		}
 	}
 
-	start := func(t *testing.T, when string, day *atomic.Int64) *rig {
+	start := func(t *testing.T, when string, led *atomic.Int64) *rig {
 		r := newRig(t)
 		r.configure = func(c *Config) {
 			c.AutoFinalize, c.hooks.first = when, 1
-			c.hooks.clockNow = func() time.Time { return time.Now().Add(time.Duration(day.Load()) * 24 * time.Hour) }
+			c.hooks.led = func() time.Duration { return time.Duration(led.Load()) }
 		}
 		r.grow(3, 1)
 		return r
@@ -163,18 +163,42 @@ func TestAutoFinalize(t *testing.T) {
 		r.eventually("the version is raised", func() bool { return r.nodes["f1"].State().ClusterVersion() == maxCluster })
 	})
 	t.Run("after a day", func(t *testing.T) {
-		var day atomic.Int64
-		r := start(t, "20h", &day)
+		var led atomic.Int64
+		r := start(t, "20h", &led)
 		f1 := r.nodes["f1"]
 		r.eventually("the beginning is noted", func() bool { return f1.State().Setting(settingRaisable) != "" })
 		s := f1.Status(testContext(t))
 		if s.VersionPossible != maxCluster || s.VersionRaisedAt.IsZero() || s.Version != 1 {
 			t.Errorf("status: %+v", s)
 		}
-		if err := r.waitLeader().Transfer(testContext(t), ""); err != nil { // the note outlives its author
+		// The note outlives its author, and a leader whose clock is a day ahead hurries nothing.
+		for id := range r.nodes {
+			r.jump(id, 24*time.Hour)
+		}
+		if err := r.waitLeader().Transfer(testContext(t), ""); err != nil {
 			t.Fatal(err)
 		}
-		day.Add(1)
+		for range 2 {
+			if err := r.waitLeader().reign.Load().finalizeWhenDue(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if v := r.waitLeader().State(); v.ClusterVersion() != 1 || !strings.HasPrefix(v.Setting(settingRaisable), "2 ") {
+			t.Errorf("version %d, note %q", v.ClusterVersion(), v.Setting(settingRaisable))
+		}
+		led.Store(int64(19 * time.Hour))
+		if err := r.waitLeader().reign.Load().finalizeWhenDue(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("the time is kept in the log", func() bool { return f1.State().Clock() > uint64((19 * time.Hour).Milliseconds()) })
+		led.Store(0) // the next leader begins from there
+		if err := r.waitLeader().Transfer(testContext(t), ""); err != nil {
+			t.Fatal(err)
+		}
+		if v := r.waitLeader().State().ClusterVersion(); v != 1 {
+			t.Errorf("version %d after 19 hours", v)
+		}
+		led.Store(int64(time.Hour))
 		r.eventually("the version is raised", func() bool { return f1.State().ClusterVersion() == maxCluster })
 		r.eventually("the note is gone", func() bool { return f1.State().Setting(settingRaisable) == "" })
 	})
