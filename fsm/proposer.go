@@ -186,7 +186,8 @@ func (inc *incarnation) find(sequence uint64) (int, bool) {
 }
 
 // registerProposer gives a process its pair. No pair is ever given twice: a node that is known gets
-// the next incarnation, any other a new proposer number.
+// the next incarnation, any other a new proposer number. From cluster version 2 on a node that has many loses
+// its oldest: one that is started again and again fills the table for nobody else.
 func (m *Machine) registerProposer(c RegisterProposer) Result {
 	if c.NodeID == "" || len(c.Nonce) > maxNonce {
 		return Result{Refusal: RefusedUnknown, Detail: "node id or nonce"}
@@ -202,6 +203,11 @@ func (m *Machine) registerProposer(c RegisterProposer) Result {
 		return true
 	})
 	if same == nil {
+		if last != nil && m.clusterVersion >= versionNodeBound {
+			m.dropIncarnations(func(inc *incarnation) bool {
+				return inc.node == c.NodeID && inc.incarnation+maxIncarnationsOfNode <= last.incarnation+1
+			})
+		}
 		if m.proposers.rows.Len() >= maxIncarnations {
 			return Result{Refusal: RefusedFull, Detail: "too many incarnations"}
 		}

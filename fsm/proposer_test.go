@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"testing"
 
 	"murder/internal/mbox"
@@ -94,6 +95,40 @@ func TestIncarnations(t *testing.T) {
 	}
 	if got := send(b, 4); got != mbox.NotProcessed {
 		t.Errorf("removed node: %v", got)
+	}
+	restored(t, r.m)
+}
+
+// Nodes that are started again and again lose their own oldest incarnations and lock out nobody.
+func TestIncarnationsOfNode(t *testing.T) {
+	r := newRig(t)
+	first := r.register("f1", "first")
+	for i := range maxIncarnations - 1 {
+		r.register("f1", fmt.Sprint(i))
+	}
+	r.refused(RegisterProposer{"f2", "x"}, RefusedFull) // as in version 1
+	r.refused(SetClusterVersion{2}, NotRefused)
+	last := r.register("f1", "last")
+	other := r.register("f2", "other")
+	for i := range maxIncarnations {
+		last = r.register("f1", fmt.Sprint("again ", i))
+	}
+	if n := r.m.proposers.rows.Len(); n != maxIncarnationsOfNode+1 {
+		t.Errorf("%d incarnations", n)
+	}
+	if last.Proposer != first.Proposer || last.Incarnation != first.Incarnation+2*maxIncarnations {
+		t.Errorf("first %+v, last %+v", first, last)
+	}
+	send := func(p Result) mbox.Outcome {
+		return r.batch(Envelope{p.Proposer, p.Incarnation, 1, 1, MailboxWrite{Write: remove("x", by("1", srvA))}})[0].Outcome
+	}
+	for _, tt := range []struct {
+		p    Result
+		want mbox.Outcome
+	}{{first, mbox.NotProcessed}, {last, mbox.Done}, {other, mbox.Done}} {
+		if got := send(tt.p); got != tt.want {
+			t.Errorf("%+v: %v", tt.p, got)
+		}
 	}
 	restored(t, r.m)
 }

@@ -127,23 +127,26 @@ type Event struct {
 // Bounds of the tables. The machine drops the oldest rows beyond them, or refuses what would exceed
 // them where dropping could do harm.
 const (
-	maxEvents         = 1 << 15 // of all mailboxes
-	maxEventsPerName  = 32
-	maxTombstones     = 100_000
-	maxCutRenames     = 1024
-	maxConflicts      = 250_000 // further ones are refused as usual but not registered
-	maxDepartures     = 1 << 20
-	maxNodes          = 1024
-	maxAttributes     = 64 // of a node
-	maxSettings       = 1024
-	maxTokens         = 256
-	maxTokenUses      = 1024
-	maxResults        = 4096 // per incarnation
-	maxIncarnations   = 1024
-	maxNonce          = 64
-	maxSettingValue   = 64 << 10
-	maxSettingKey     = 256
-	checkpointsToKeep = 1024
+	maxEvents        = 1 << 15 // of all mailboxes
+	maxEventsPerName = 32
+	maxTombstones    = 100_000
+	maxCutRenames    = 1024
+	maxConflicts     = 250_000 // further ones are refused as usual but not registered
+	maxDepartures    = 1 << 20
+	maxNodes         = 1024
+	maxAttributes    = 64 // of a node
+	maxSettings      = 1024
+	maxTokens        = 256
+	maxTokenUses     = 1024
+	maxResults       = 4096 // per incarnation
+	maxIncarnations  = 1024
+	// maxIncarnationsOfNode leaves a node that has just been started again time to be asked about what it sent
+	// before.
+	maxIncarnationsOfNode = 8
+	maxNonce              = 64
+	maxSettingValue       = 64 << 10
+	maxSettingKey         = 256
+	checkpointsToKeep     = 1024
 )
 
 // Times of the lease clock, in milliseconds.
