@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -386,4 +387,38 @@ func TestJoinInEveryRole(t *testing.T) {
 	}
 	wantRefusal(t, "promoting an agent", r.nodes["c1"].Promote(ctx, "a1"), "only coordinators can vote")
 	r.equalDigests()
+}
+
+// What an operator changes while a node's own announcement is under way is not undone by it.
+func TestDemotedWhileAnnouncing(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	l := r.waitLeader()
+	var n *Node
+	for _, n = range r.nodes {
+		if n != l {
+			break
+		}
+	}
+	id := n.cfg.NodeID
+	held, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	submit := n.proposer.submit
+	n.proposer.submit = func(ctx context.Context, u *unit) ([]fsm.Result, uint64, error) {
+		e, _, err := fsm.DecodeEnvelope(u.cmds[0])
+		if _, ok := e.Command.(fsm.RegisterNode); ok && err == nil {
+			once.Do(func() { close(held); <-release })
+		}
+		return submit(ctx, u)
+	}
+	n.draining.Store(true) // something to announce
+	<-held
+	if err := l.Demote(testContext(t), id); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	r.eventually("it is announced", func() bool { return r.stateOf(id) == fsm.NodeDraining })
+	if rec, _ := l.State().Node(id); rec.Attributes[attrNoVote] == "" {
+		t.Error("the demotion was undone")
+	}
 }

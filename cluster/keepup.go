@@ -153,7 +153,9 @@ func (n *Node) announce(ctx context.Context, e *engine) error {
 		have.MinCluster == want.MinCluster && have.MaxCluster == want.MaxCluster && have.BinaryVersion == want.BinaryVersion {
 		return nil
 	}
-	want.Attributes = have.Attributes
+	// Others change the attributes, or remove the record: what was read may be old by now, and is sent on the
+	// condition that it is not. Refused, it is read again at the next turn.
+	want.Attributes, want.Index = have.Attributes, have.Index
 	results, _, err := n.proposer.do(ctx, "", fsm.RegisterNode{Node: want})
 	if err == nil {
 		err = refusedBy(results[0])

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -105,7 +106,7 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 			return refuse("address %q: want a host and a port that other nodes can dial", req.Address)
 		}
 		rec.Address = req.Address
-		if err := n.propose(ctx, fsm.RegisterNode{Node: rec}); err != nil {
+		if err := r.replaceRecord(ctx, rec); err != nil {
 			return err
 		}
 		r.kickSoon()
@@ -120,7 +121,18 @@ func (r *reign) setAttribute(ctx context.Context, rec fsm.Node, key, value strin
 	if r.node.State().Enabled(one) {
 		return r.node.propose(ctx, one)
 	}
-	return r.node.propose(ctx, fsm.RegisterNode{Node: withAttribute(rec, key, value)})
+	return r.replaceRecord(ctx, withAttribute(rec, key, value))
+}
+
+// replaceRecord registers a record that was read and changed. If it is not what it was any more, nothing happens
+// and the operation is to be tried again.
+func (r *reign) replaceRecord(ctx context.Context, rec fsm.Node) error {
+	err := r.node.propose(ctx, fsm.RegisterNode{Node: rec})
+	var refused *RefusedError
+	if errors.As(err, &refused) && refused.Refusal == fsm.RefusedChanged {
+		return notProposed("the record of node %s was changed meanwhile", rec.ID)
+	}
+	return err
 }
 
 func withAttribute(rec fsm.Node, key, value string) fsm.Node {

@@ -40,7 +40,8 @@ type Checkpoint struct {
 }
 
 // RegisterNode adds or replaces a node's record. Refused (RefusedVersion) when the node cannot
-// speak the cluster version.
+// speak the cluster version. Node.Index, when not 0, makes it conditional from cluster version 2 on: there must
+// be a record with this Index (RefusedChanged otherwise), so that what was changed meanwhile is not undone.
 type RegisterNode struct{ Node Node }
 
 // SetNodeState changes only the state of a registered node.

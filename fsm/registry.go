@@ -15,7 +15,11 @@ func (m *Machine) registerNode(n Node) Result {
 		return Result{Refusal: RefusedVersion, Detail: fmt.Sprintf("node %s speaks cluster versions %d to %d, the cluster %d",
 			n.ID, n.MinCluster, n.MaxCluster, m.clusterVersion)}
 	}
-	if _, known := m.nodes.get(n.ID); !known && m.nodes.len() >= maxNodes {
+	old, known := m.nodes.get(n.ID)
+	switch {
+	case n.Index != 0 && n.Index != old.Index && m.clusterVersion >= versionNodeIndex:
+		return Result{Refusal: RefusedChanged, Detail: n.ID}
+	case !known && m.nodes.len() >= maxNodes:
 		return Result{Refusal: RefusedFull, Detail: "too many nodes"}
 	}
 	n.Index = m.index

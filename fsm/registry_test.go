@@ -34,6 +34,28 @@ func TestNodes(t *testing.T) {
 	r.refused(RemoveNode{"f1"}, RefusedUnknown)
 }
 
+// A record that was read before a change does not undo the change, nor a removal.
+func TestRegisterOnCondition(t *testing.T) {
+	r := newRig(t)
+	r.refused(RegisterNode{node("f1", 2)}, NotRefused)
+	read, _ := r.m.View().Node("f1")
+	r.refused(SetNodeState{"f1", NodeActive}, NotRefused)
+	r.refused(RegisterNode{read}, NotRefused) // in version 1
+	r.refused(SetClusterVersion{2}, NotRefused)
+	read, _ = r.m.View().Node("f1")
+	r.refused(SetNodeAttribute{ID: "f1", Key: "no-vote", Value: "1"}, NotRefused)
+	r.refused(RegisterNode{read}, RefusedChanged)
+	if n, _ := r.m.View().Node("f1"); n.Attributes["no-vote"] != "1" {
+		t.Errorf("node: %+v", n)
+	}
+	read, _ = r.m.View().Node("f1")
+	r.refused(RegisterNode{read}, NotRefused)
+	r.refused(RemoveNode{"f1"}, NotRefused)
+	r.refused(RegisterNode{read}, RefusedChanged)
+	r.refused(RegisterNode{node("f1", 2)}, NotRefused)
+	restored(t, r.m)
+}
+
 // A command of a later cluster version does nothing before the version is raised.
 func TestNodeAttributes(t *testing.T) {
 	r := newRig(t)

@@ -4,7 +4,7 @@ package fsm
 // counts is the one in the machine at that log index, never the binary's.
 //
 //	1  everything of the first release
-//	2  SetNodeAttribute; incarnations bounded for each node
+//	2  SetNodeAttribute; incarnations bounded for each node; Node.Index as a condition of RegisterNode
 //
 // A binary speaks two of them, so that one can be upgraded to the next while both run.
 const MinVersion = 1
@@ -12,4 +12,5 @@ const MinVersion = 1
 // What is no command of its own has its gate here.
 const (
 	versionNodeBound = 2
+	versionNodeIndex = 2
 )
