@@ -101,6 +101,7 @@ type hooks struct {
 	clockNow                     func() time.Time
 	tryWrite                     func(context.Context, *raft.Raft) error
 	begin                        func() error // of a reign
+	wire                         int          // version of the frames
 	checkpoint                   time.Duration
 	led                          func() time.Duration // how much longer than it has a leader has led
 	alter                        func([]byte) []byte  // what the copy applies
@@ -166,6 +167,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotThreshold, 8192)
 	setDefault(&c.TrailingLogs, 32768)
 	setDefault(&c.hooks.tick, 5*time.Second)
+	setDefault(&c.hooks.wire, wireVersion)
 	setDefault(&c.hooks.checkpoint, checkpointInterval)
 	setDefault(&c.hooks.spaceInterval, spaceInterval)
 	setDefault(&c.hooks.first, maxCluster)

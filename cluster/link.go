@@ -17,17 +17,16 @@ const beatInterval = time.Second
 // hello is what a server says first.
 type hello struct {
 	Node string `json:"node"`
-	Wire int    `json:"wire"` // highest version of these frames that the server speaks
+	Wire int    `json:"wire"` // highest version of the frames that the server speaks, see wire.go
 	// Epoch is how often the server's cluster has been recovered.
 	Epoch uint64 `json:"epoch,omitempty"`
 }
-
-const wireVersion = 1
 
 // link is this node's connection to another: requests go out with an id, answers come back in any order.
 type link struct {
 	*framed
 	node string
+	wire int // version that is spoken on this link
 
 	mu      sync.Mutex
 	pending map[uint64]chan frame
@@ -45,7 +44,7 @@ type beatAt struct {
 
 // openLink reads the greeting, which tells the peer's epoch even where it refuses, and starts to listen.
 // position is asked each second for what to tell.
-func openLink(conn *tls.Conn, node string, silence time.Duration, position func() beat) (l *link, epoch uint64, err error) {
+func openLink(conn *tls.Conn, node string, wire int, silence time.Duration, position func() beat) (l *link, epoch uint64, err error) {
 	l = &link{framed: newFramed(conn, silence), node: node, pending: make(map[uint64]chan frame)}
 	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	f, err := readFrame(l.in)
@@ -61,7 +60,10 @@ func openLink(conn *tls.Conn, node string, silence time.Duration, position func(
 	default:
 		var h hello
 		if err = json.Unmarshal(f.payload, &h); err == nil {
-			l.node, epoch = h.Node, h.Epoch
+			l.node, l.wire, epoch = h.Node, min(wire, h.Wire), h.Epoch
+			if l.wire < minWire {
+				err = unsupported("node %s speaks version %d of the cluster port and this node %d to %d: upgrade it by one release at a time", h.Node, h.Wire, minWire, wire)
+			}
 		}
 	}
 	if err != nil {
@@ -142,6 +144,9 @@ func (l *link) alive() bool {
 
 // roundTrip sends a request and waits for its answer. A failure carries its class.
 func (l *link) roundTrip(ctx context.Context, kind byte, body func([]byte) []byte) (frame, error) {
+	if since := frameSince[kind]; since > l.wire {
+		return frame{}, unsupported("node %s speaks version %d of the cluster port, and this needs %d: upgrade it first", l.node, l.wire, since)
+	}
 	c := make(chan frame, 1)
 	l.mu.Lock()
 	if l.broken != nil {

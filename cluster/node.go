@@ -324,7 +324,7 @@ func (n *Node) openLink(ctx context.Context, node, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, epoch, err := openLink(conn, node, n.timing.silence, n.beat)
+	l, epoch, err := openLink(conn, node, n.cfg.hooks.wire, n.timing.silence, n.beat)
 	n.noteEpoch(epoch, node)
 	return l, err
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -53,7 +52,7 @@ type server struct {
 }
 
 func (s *server) beatLoop() {
-	data, _ := json.Marshal(hello{Node: s.node.cfg.NodeID, Wire: wireVersion, Epoch: s.node.port.epoch.Load()})
+	data, _ := json.Marshal(hello{Node: s.node.cfg.NodeID, Wire: s.node.cfg.hooks.wire, Epoch: s.node.port.epoch.Load()})
 	s.send(frameHello, 0, func(dst []byte) []byte { return append(dst, data...) })
 	t := time.NewTicker(beatInterval)
 	defer t.Stop()
@@ -95,7 +94,9 @@ func (s *server) readLoop(ctx context.Context) error {
 				<-s.calls
 			})
 		default:
-			return fmt.Errorf("frame of unknown kind %d", f.kind)
+			if f.id != 0 { // nobody waits for an answer otherwise
+				s.failed(f.id, unsupported("node %s runs version %s, which does not know requests of kind %d: upgrade it first", s.node.cfg.NodeID, s.node.cfg.BinaryVersion, f.kind))
+			}
 		}
 	}
 }

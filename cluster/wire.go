@@ -30,6 +30,10 @@ import (
 //	beat      leading(1) | term | applied index | last index of the log |
 //	          1 if its copy is known to be wrong           server, each second, id 0
 //
+// Each server says in its hello which version of all this it speaks at most, and the client speaks the lower of
+// that and its own: it sends no kind of frame that came later (frameSince). A request of a kind that a server does
+// not know is answered with failed, class unsupported, and the link goes on.
+//
 // What a payload has behind the fields that a receiver knows is left unread, and fields at the end may be
 // missing. The id is the client's and comes back in the answer. Requests are answered in any order.
 const (
@@ -49,6 +53,14 @@ const (
 )
 
 const (
+	wireVersion = 1 // what this binary speaks
+	minWire     = 1 // the oldest that it understands: two versions before, once there are so many
+)
+
+// frameSince is the version in which a kind of request came, where that was not the first.
+var frameSince = map[byte]int{}
+
+const (
 	maxFrame  = 4 << 20 // octets, of what follows the length
 	maxString = 1 << 20
 )
@@ -59,6 +71,7 @@ const (
 	classBusy        = 1 // nothing happened: the leader's queue is full
 	classUnknown     = 2 // it may have happened: try again under the same number only
 	classRefused     = 3 // nothing happened, and trying again would not help: the text says why
+	classUnsupported = 4 // nothing happened: this node's version of the program does not know the request
 )
 
 // failure is an attempt that did not end in an answer.
@@ -82,6 +95,10 @@ func unknownOutcome(format string, args ...any) error {
 
 func refuse(format string, args ...any) error {
 	return &failure{classRefused, fmt.Sprintf(format, args...)}
+}
+
+func unsupported(format string, args ...any) error {
+	return &failure{classUnsupported, fmt.Sprintf(format, args...)}
 }
 
 // classOf reads the class of an error; anything unforeseen counts as unknown.
