@@ -15,18 +15,6 @@ const (
 	certWarning   = 7 * 24 * time.Hour
 )
 
-// Live reports whether the process works at all: nothing here waits for another node.
-func (n *Node) Live() admin.Health {
-	var h admin.Health
-	if e := n.engine.Load(); e != nil && e.guard() != nil {
-		what, age := e.guard().oldest(time.Now())
-		h.Add("log store", age <= storeAlarm, fmt.Sprintf("oldest call %s %s", age.Round(time.Millisecond), what))
-		return h
-	}
-	h.Add("process", true, "")
-	return h
-}
-
 // Ready reports whether this node should get clients. A frontend without a leader stays ready: its
 // copy serves mail, and a load balancer must not take everything down because of a lost quorum.
 func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {

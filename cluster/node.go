@@ -47,6 +47,7 @@ type Node struct {
 	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient moment // until when sending entries gives up at once
+	pulse     moment // last round of keepPulse
 	judged    moment // when this node last asked whose copy is right
 	unstuck   moment // last transfer because of a stuck voter
 	stoodIn   moment // when this node last stood in for a leader
@@ -129,6 +130,8 @@ func Open(cfg Config) (*Node, error) {
 		}
 	}
 	p.start()
+	n.pulse.set(time.Now())
+	n.wg.Go(n.keepPulse)
 	if id == nil {
 		n.wg.Go(n.bootstrapUntilMember)
 	}

@@ -54,6 +54,14 @@ func (d *daemon) recipient(w http.ResponseWriter, r *http.Request) {
 // moment it is told to stop.
 func (d *daemon) gate(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/livez" {
+			if h := d.live(); !h.OK {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusServiceUnavailable)
+				json.NewEncoder(w).Encode(h)
+				return
+			}
+		}
 		if r.URL.Path == "/readyz" && !d.serving.Load() {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusServiceUnavailable)

@@ -71,6 +71,7 @@ type daemon struct {
 	serving  atomic.Bool
 	failed   chan error // a listener that broke
 	ready    sync.Once
+	turns    turns
 }
 
 // serve is the life of a node, in the order in which its parts start.
@@ -102,7 +103,7 @@ func serve(ctx context.Context, file string) error {
 	}
 	watchdog, stopWatchdog := context.WithCancel(context.Background())
 	defer stopWatchdog()
-	go lifecycle.RunWatchdog(watchdog, d.alive)
+	go lifecycle.RunWatchdog(watchdog, func() bool { return d.live().OK })
 
 	if !d.node.Synced() {
 		d.tellReady("waiting to join a cluster, or for a complete map")
@@ -124,8 +125,13 @@ func serve(ctx context.Context, file string) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	alive := time.NewTicker(turnInterval)
+	defer alive.Stop()
+	defer d.turns.rest()
 	for {
+		d.turns.turn(time.Now())
 		select {
+		case <-alive.C:
 		case <-ctx.Done():
 			log.Info("stopping")
 			return nil
@@ -253,9 +259,6 @@ func (d *daemon) awaitMap(ctx context.Context) error {
 		}
 	}
 }
-
-// alive tells the watchdog that the node's own copy can still be read.
-func (d *daemon) alive() bool { return d.node.View() != nil }
 
 // tellReady tells the service manager once that starting is over, and then what goes on.
 func (d *daemon) tellReady(status string) {
