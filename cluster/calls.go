@@ -41,6 +41,19 @@ func (n *Node) handleCall(ctx context.Context, peer member, method string, body 
 			return nil, err
 		}
 		return n.mayStandIn(ctx, e, req), nil
+	case "lost":
+		req, err := decode[lostRequest](body)
+		if err == nil {
+			err = coordinatorOnly()
+		}
+		e := n.engine.Load()
+		if err == nil && e == nil {
+			err = notProposed("node %s is only just starting", n.cfg.NodeID)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, n.lost(e, peer.Node, req)
 	case "digest":
 		return n.ownDigest(ctx, body)
 	case "authority":

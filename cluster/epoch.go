@@ -58,6 +58,7 @@ func (n *Node) noteEpoch(epoch uint64, from string) {
 		if !n.port.epoch.CompareAndSwap(own, epoch) {
 			continue
 		}
+		n.acks.forget() // what was acknowledged may be gone
 		n.log.Warn("the cluster was recovered from a lost quorum", "epoch", epoch, "peer", from)
 		if e := n.engine.Load(); e != nil {
 			n.keepIdentity(e, func(id *identity) { id.Epoch = epoch })

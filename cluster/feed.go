@@ -198,7 +198,11 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddre
 		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
 	}
 	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
+	floor := t.node.acks.floor(string(id), req.Term)
 	err := t.appendEntries(id, addr, req, resp)
+	if err == nil {
+		t.node.answered(raft.Server{ID: id, Address: addr}, floor, req, resp)
+	}
 	t.node.teller.sent(id, req, resp.Success, err)
 	return err
 }

@@ -85,6 +85,10 @@ func (f *finder) cluster(s admin.Status) {
 }
 
 func (f *finder) member(m admin.NodeStatus, s admin.Status) {
+	if m.Error != "" && m.Refused != "" {
+		f.problem("node", m.ID, "murderctl member remove "+m.ID+", then empty its data directory and join it again", "the cluster does not want it: %s", m.Refused)
+		return
+	}
 	if m.Error != "" {
 		f.problem("node", m.ID, "on it: systemctl status murderd; gone for good: murderctl member remove "+m.ID, "does not answer: %s", m.Error)
 		return

@@ -21,6 +21,8 @@ type identity struct {
 	ClusterVersion uint32 `json:"cluster_version,omitempty"`
 	// Epoch is how often the cluster has been recovered from a lost quorum.
 	Epoch uint64 `json:"epoch,omitempty"`
+	// Damaged is why a coordinator must not start with these files any more.
+	Damaged string `json:"damaged,omitempty"`
 }
 
 // Files of the data directory.

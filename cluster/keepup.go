@@ -37,6 +37,7 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		n.judge(ctx, e)
+		n.acks.retain(votersOf(e.raft))
 		cancel()
 		if n.replica.diverged.Load() && e.identity.Role != Coordinator {
 			n.beginAnew(e)
@@ -263,6 +264,7 @@ func (n *Node) keepIdentity(e *engine, change func(*identity)) {
 		return
 	}
 	e.identity.Peers, e.identity.ClusterVersion, e.identity.Epoch = id.Peers, id.ClusterVersion, id.Epoch
+	e.identity.Damaged = id.Damaged
 }
 
 // fetchAuthority gets the key of the cluster's authority from another coordinator, so that this one

@@ -52,6 +52,7 @@ type Node struct {
 	unstuck   moment // last transfer because of a stuck voter
 	stoodIn   moment // when this node last stood in for a leader
 	yield     yielding
+	acks      acks
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -95,6 +96,9 @@ func Open(cfg Config) (*Node, error) {
 	if id != nil {
 		if err := id.check(&cfg); err != nil {
 			return nil, err
+		}
+		if id.Damaged != "" {
+			return nil, cfg.damaged("%s", id.Damaged)
 		}
 		if v := id.ClusterVersion; v != 0 {
 			if err := cfg.checkVersion(v); err != nil {

@@ -67,7 +67,13 @@ func problem(s admin.Status, refused *string, silent []string) string {
 		return fmt.Sprintf("no quorum: %d of %d voters reachable (%s): start them again; if they are lost for good, run \"murderd recover\" on the one with the newest copy", s.VotersUp, s.Voters, strings.Join(silent, ", "))
 	case s.Leader == "":
 		return "no leader is known at the moment"
-	case len(silent) > 0:
+	}
+	for _, m := range s.Nodes {
+		if m.Refused != "" && m.Suffrage == "voter" {
+			return fmt.Sprintf("voter %s: %s", m.ID, m.Refused)
+		}
+	}
+	if len(silent) > 0 {
 		return fmt.Sprintf("voters not reachable: %s", strings.Join(silent, ", "))
 	}
 	for _, m := range s.Nodes {
@@ -118,6 +124,11 @@ func (n *Node) askEverybody(ctx context.Context, e *engine) []admin.NodeStatus {
 		wg.Go(func() { n.askStatus(ctx, &list[i]) })
 	}
 	wg.Wait()
+	for i := range list {
+		if what := n.acks.flagged(list[i].ID); what != "" {
+			list[i].Refused = what + ": " + lostHint
+		}
+	}
 	return list
 }
 
