@@ -57,11 +57,11 @@ func (a *acks) note(node string, term, index, committed uint64) {
 }
 
 // retain forgets all but the nodes that vote: who is taken in again begins with nothing.
-func (a *acks) retain(voters []raft.Server) {
+func (a *acks) retain(servers []raft.Server) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	votes := func(id string) bool {
-		return slices.ContainsFunc(voters, func(s raft.Server) bool { return string(s.ID) == id })
+		return slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == id && s.Suffrage == raft.Voter })
 	}
 	for id := range a.of {
 		if !votes(id) {
@@ -73,6 +73,14 @@ func (a *acks) retain(voters []raft.Server) {
 			delete(a.lost, id)
 		}
 	}
+}
+
+// drop forgets a server that this leader takes out.
+func (a *acks) drop(id raft.ServerID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.of, string(id))
+	delete(a.lost, string(id))
 }
 
 func (a *acks) forget() {
@@ -113,6 +121,7 @@ type lostRequest struct {
 func (n *Node) answered(to raft.Server, floor uint64, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
 	id := string(to.ID)
 	e := n.engine.Load()
+	floor = min(floor, n.acks.floor(id, req.Term)) // it may have been taken out and in since
 	if resp.Term == req.Term && resp.LastLog < floor && e != nil &&
 		slices.ContainsFunc(votersOf(e.raft), func(s raft.Server) bool { return s.ID == to.ID }) {
 		what := fmt.Sprintf("it came back with a log that ends at entry %d, and it had acknowledged entry %d", resp.LastLog, floor)

@@ -450,7 +450,9 @@ func (n *Node) dialsBack(ctx context.Context, addr string) error {
 func (r *reign) forgetServer(ctx context.Context, id string) error {
 	for _, s := range serversOf(r.engine.raft) {
 		if string(s.ID) == id {
-			return await(ctx, r.engine.raft.RemoveServer(s.ID, 0, raftCallLimit))
+			err := await(ctx, r.engine.raft.RemoveServer(s.ID, 0, raftCallLimit))
+			r.node.acks.drop(s.ID)
+			return err
 		}
 	}
 	return nil

@@ -37,7 +37,7 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		n.judge(ctx, e)
-		n.acks.retain(votersOf(e.raft))
+		n.acks.retain(e.feed.servers())
 		cancel()
 		if n.replica.diverged.Load() && e.identity.Role != Coordinator {
 			n.beginAnew(e)

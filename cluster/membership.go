@@ -93,7 +93,9 @@ func (r *reign) dropUnregistered(ctx context.Context, servers []raft.Server) (bo
 	for _, s := range servers {
 		if _, ok := v.Node(string(s.ID)); !ok {
 			r.node.log.Info("removing node", "peer", string(s.ID))
-			return true, await(ctx, r.engine.raft.RemoveServer(s.ID, 0, raftCallLimit))
+			err := await(ctx, r.engine.raft.RemoveServer(s.ID, 0, raftCallLimit))
+			r.node.acks.drop(s.ID)
+			return true, err
 		}
 	}
 	return false, nil
