@@ -93,7 +93,11 @@ func (d *delivery) locate() {
 	for _, rc := range d.tx.rcpts {
 		route, sure := d.cfg.Resolver.Peek(rc.address, poster)
 		if rc.route = route; !sure {
-			wait.Go(func() { rc.route = d.cfg.Resolver.Resolve(d.ctx, rc.address, poster) })
+			rc.route.Status = Unsure
+			wait.Go(func() {
+				defer d.rescue(nil)
+				rc.route = d.cfg.Resolver.Resolve(d.ctx, rc.address, poster)
+			})
 		}
 	}
 	wait.Wait()

@@ -26,7 +26,7 @@ func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 	if err != nil {
 		return err
 	}
-	recipients := socketmap.Handler(resolver)
+	recipients := socketmap.Handler(resolver, c.DeferUnknown)
 	d.recipients.Store(&recipients)
 	if err := d.openLMTP(auth, resolver); err != nil {
 		return err
@@ -77,8 +77,8 @@ func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
 		return nil
 	}
 	srv, err := socketmap.New(socketmap.Config{
-		Resolver: resolver, Backends: d.backends, ProxyTransport: c.ProxyTransport, Connections: c.MaxConnections,
-		Logger: d.log, Metrics: d.reg,
+		Resolver: resolver, Backends: d.backends, ProxyTransport: c.ProxyTransport, DeferUnknown: d.cfg.LMTP.DeferUnknown,
+		Connections: c.MaxConnections, Logger: d.log, Metrics: d.reg,
 	})
 	if err != nil {
 		return err

@@ -274,7 +274,7 @@ type LMTP struct {
 	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
 	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
 	RcptCheck       string   `toml:"rcpt_check" doc:"Who answers RCPT: map, or backend, so that the MTA hears of a full mailbox before it sends the message, at the price of a process on the backend for as long as that takes."`
-	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, for the time of a migration."`
+	DeferUnknown    bool     `toml:"defer_unknown" doc:"Answer unknown recipients with a temporary failure, in LMTP and to the look-ups of MTAs, for the time of a migration."`
 	UnknownBackend  string   `toml:"unknown_user_backend" doc:"Servername of the backend that makes mailboxes when mail arrives. Cyrus: autocreate_post there."`
 	Catchall        string   `toml:"catchall" doc:"User who gets mail for unknown recipients. Cyrus: lmtp_catchall_mailbox."`
 	PostUser        string   `toml:"postuser" doc:"Local part that addresses shared mailboxes: postuser+mailbox. Cyrus: postuser."`

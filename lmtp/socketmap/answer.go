@@ -31,6 +31,14 @@ var (
 	noMap  = answer{malformed, "no such map"}
 )
 
+// unknown answers for a recipient or folder that is not in the map.
+func (s *Server) unknown() answer {
+	if s.cfg.DeferUnknown {
+		return answer{temporary, "not in the mailbox directory, which is being filled"}
+	}
+	return absent
+}
+
 // ask looks a key up in one of the maps.
 func (s *Server) ask(ctx context.Context, table, key string) answer {
 	switch table {
@@ -49,7 +57,9 @@ func (s *Server) ask(ctx context.Context, table, key string) answer {
 	route := s.cfg.Resolver.Resolve(ctx, address, "")
 	switch route.Status {
 	case lmtp.Found:
-	case lmtp.Unknown, lmtp.NoPost:
+	case lmtp.Unknown:
+		return s.unknown()
+	case lmtp.NoPost:
 		return absent
 	case lmtp.Moving:
 		// The recipient exists, and where mail goes will be known soon.
@@ -75,7 +85,7 @@ func (s *Server) value(ctx context.Context, table, key string, address lmtp.Addr
 		}
 		switch s.cfg.Resolver.State(route.Folder) {
 		case mbox.Absent:
-			return absent
+			return s.unknown()
 		case mbox.Reserved:
 			return answer{temporary, "mailbox is being moved or created"}
 		}

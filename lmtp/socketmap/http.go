@@ -20,8 +20,8 @@ type Recipient struct {
 
 // Handler answers GET requests whose path value "addr" is an address: register it under
 // "GET /v1/recipients/{addr}". 200 means found; 404 not found, which is certain unless the query says
-// stale=ok; 503 that the map cannot be asked.
-func Handler(r *lmtp.Resolver) http.Handler {
+// stale=ok; 503 that the map cannot be asked, or, if deferUnknown, that it does not have the recipient yet.
+func Handler(r *lmtp.Resolver, deferUnknown bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		address, err := lmtp.ParseAddress(req.PathValue("addr"))
 		if err != nil {
@@ -33,6 +33,9 @@ func Handler(r *lmtp.Resolver) http.Handler {
 			route = r.Resolve(req.Context(), address, "")
 		}
 		answer := Recipient{User: string(route.User), Mailbox: string(route.Name), Index: route.Index, Fresh: route.Fresh}
+		if route.Status == lmtp.Unknown && deferUnknown {
+			route.Status = lmtp.Unsure
+		}
 		switch route.Status {
 		case lmtp.Found, lmtp.Moving, lmtp.Loop:
 			answer.Found, answer.State, answer.Backend = true, route.State.String(), string(route.Server)

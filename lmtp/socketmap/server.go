@@ -39,9 +39,12 @@ type Config struct {
 	// ProxyTransport is the value of the map transport-proxy, such as lmtp:unix:/run/murder/lmtp.sock;
 	// "" leaves that map out.
 	ProxyTransport string
-	Connections    int                   // at a time; 0 means 1000
-	Logger         *slog.Logger          // nil discards
-	Metrics        prometheus.Registerer // nil for none
+	// DeferUnknown answers temporarily for recipients that are not there, for the time of a migration, as
+	// lmtp.Config has it: an MTA that asks here first would bounce what LMTP defers.
+	DeferUnknown bool
+	Connections  int                   // at a time; 0 means 1000
+	Logger       *slog.Logger          // nil discards
+	Metrics      prometheus.Registerer // nil for none
 }
 
 // Server answers look-ups. Its methods may be called from any goroutine.

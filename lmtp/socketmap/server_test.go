@@ -124,6 +124,28 @@ func TestAsk(t *testing.T) {
 	check("mailbox", "alice", "TEMP ")
 }
 
+// While the map is being filled nobody is told for good that a user is not there.
+func TestDeferUnknown(t *testing.T) {
+	s, _ := fixture(t)
+	s.cfg.DeferUnknown = true
+	for _, c := range [][3]string{
+		{"mailbox", "nobody", "TEMP "}, {"mailbox-strict", "nobody", "TEMP "}, {"mailbox-strict", "alice+Foo", "TEMP "}, {"transport", "nobody", "TEMP "}, {"backend", "nobody", "TEMP "},
+		{"mailbox", "alice", "OK "}, {"mailbox", "a b", "NOTFOUND "}, {"mailbox", "+quiet", "NOTFOUND "},
+	} {
+		if got := s.ask(t.Context(), c[0], c[1]).socketmap(); !strings.HasPrefix(got, c[2]) {
+			t.Errorf("%s %s: got %q, want %q", c[0], c[1], got, c[2])
+		}
+	}
+	for addr, want := range map[string]int{"nobody": 503, "alice": 200} {
+		req, rec := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder()
+		req.SetPathValue("addr", addr)
+		Handler(s.cfg.Resolver, true).ServeHTTP(rec, req)
+		if rec.Code != want {
+			t.Errorf("%s: got %d, want %d", addr, rec.Code, want)
+		}
+	}
+}
+
 func loopback(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -203,7 +225,7 @@ func TestTable(t *testing.T) {
 func TestHTTP(t *testing.T) {
 	s, dir := fixture(t)
 	mux := http.NewServeMux()
-	mux.Handle("GET /v1/recipients/{addr}", Handler(s.cfg.Resolver))
+	mux.Handle("GET /v1/recipients/{addr}", Handler(s.cfg.Resolver, false))
 	get := func(path string) (int, Recipient) {
 		t.Helper()
 		rec := httptest.NewRecorder()

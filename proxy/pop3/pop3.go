@@ -231,6 +231,10 @@ func (s *session) failed(err error) error {
 		text = "[SYS/TEMP] Directory unavailable"
 	case errors.As(err, &refused) && refused.Code == "":
 		text = "[SYS/TEMP] " + refused.Text
+	case refused != nil && strings.HasPrefix(refused.Text, "[SYS/PERM]"):
+		// Cyrus: that is its word for a mailbox that it does not have. The map says that it has.
+		s.Log.Error("backend does not have a mailbox that is recorded there", "err", refused.Text, "hint", "run ctl_mboxlist -mw on that backend")
+		text = "[SYS/TEMP] Mailbox is not available"
 	case refused != nil:
 		text = refused.Text
 	}

@@ -196,6 +196,7 @@ func TestFailures(t *testing.T) {
 		{"silent", func(p *peer) { p.Line() }, func(cfg *Config, _ *logintest.Map) { cfg.Limits.Backend = 20 * time.Millisecond }, "-ERR [SYS/TEMP] Server unavailable$"},
 		{"our password", refusing("-ERR [AUTH] Invalid login"), nil, "-ERR [SYS/TEMP] Server unavailable$"},
 		{"with a code", refusing("-ERR [LOGIN-DELAY] minimum time between logins"), nil, "-ERR [LOGIN-DELAY] minimum time between logins$"},
+		{"unknown there", refusing("-ERR [SYS/PERM] Unable to locate maildrop alice"), nil, "-ERR [SYS/TEMP] Mailbox is not available$"},
 		{"without a code", refusing("-ERR Unable to open maildrop"), nil, "-ERR [SYS/TEMP] Unable to open maildrop$"},
 		{"nonsense", refusing("220 smtp"), nil, "-ERR [SYS/TEMP] Server unavailable$"},
 		{"no TLS", func(p *peer) { p.Send("+OK\r\n"); p.Want("CAPA"); p.Send("+OK\r\nSASL PLAIN\r\n.\r\n"); p.Line() }, func(cfg *Config, _ *logintest.Map) {

@@ -70,7 +70,7 @@ func (r *relay) commands() error {
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue // Cyrus: empty lines go unanswered
 		}
-		k := classify(string(line))
+		k, args := classify(string(line))
 		if !r.expect(k) {
 			return errors.New("backend is gone")
 		}
@@ -84,7 +84,7 @@ func (r *relay) commands() error {
 				dst = io.Discard
 			}
 			dst.Write(append(line, '\r', '\n'))
-			if !has {
+			if !has || !lit.NonSync {
 				break
 			}
 			if _, err := io.CopyN(dst, &r.s.Reader, lit.Size); err != nil {
@@ -94,6 +94,11 @@ func (r *relay) commands() error {
 			if line, err = imapwire.ReadLine(&r.s.Reader, nil, maxLine); err != nil {
 				w.Flush()
 				return err
+			}
+			if k != refused {
+				if err := args.line(string(line)); err != nil {
+					return err
+				}
 			}
 		}
 		if r.s.Reader.Buffered() == 0 || k == refused {
@@ -109,18 +114,20 @@ func (r *relay) commands() error {
 	}
 }
 
-// classify looks at the first line of a command.
-func classify(line string) kind {
+// classify looks at the first line of a command. Its arguments go on in the next lines.
+func classify(line string) (kind, arguments) {
 	verb, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
-	switch strings.ToUpper(verb) {
-	case "CAPABILITY":
-		return capability
-	case "LOGOUT":
-		return logout
-	case "UNAUTHENTICATE", "STARTTLS":
-		return refused
+	verb = strings.ToUpper(verb)
+	args := arguments{takes[verb]}
+	switch err := args.line(line); {
+	case err != nil, verb == "UNAUTHENTICATE", verb == "STARTTLS":
+		return refused, args
+	case verb == "CAPABILITY":
+		return capability, args
+	case verb == "LOGOUT":
+		return logout, args
 	}
-	return ordinary
+	return ordinary, args
 }
 
 // expect notes a command; it waits while too many are unanswered, and returns false when no answer

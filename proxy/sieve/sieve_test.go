@@ -230,6 +230,32 @@ func TestRelay(t *testing.T) {
 	p.Ask("LOGOUT", "OK$", "<EOF>$")
 }
 
+// What we take for an argument must not be a command to the backend.
+func TestNothingHidesInArguments(t *testing.T) {
+	m, ports := alices(t, scripts("", "alice", func(p *peer) {
+		p.Want("LISTSCRIPTS$")
+		p.Send("OK\r\n")
+		p.Want("GETSCRIPT {3+}$", "abc$")
+		p.Send("NO\r\n")
+		p.Want("HAVESPACE \"{5+}\" 7$")
+		p.Send("OK\r\n")
+		p.Want("<EOF>$")
+	}))
+	_, dial := start(t, m, ports, nil)
+	p := greeted(dial)
+	p.Ask(plain("", "alice", "secret"), "OK")
+	for _, line := range []string{
+		"HAVESPACE \"a\" {16}", "HAVESPACE \"a\" {16+}\r\nUNAUTHENTICATE\r\n", "LISTSCRIPTS {16+}\r\nUNAUTHENTICATE\r\n", "NOOP \"x {16+}\r\nUNAUTHENTICATE\r\n",
+		"SETACTIVE \"a\" {16+}\r\nUNAUTHENTICATE\r\n", "LOGOUT {16+}\r\nUNAUTHENTICATE\r\n", "NOOP {1{16+}\r\nUNAUTHENTICATE\r\n", "NOOP \"\\\"",
+	} {
+		p.Ask(line, `NO "Not possible`)
+	}
+	p.Ask("LISTSCRIPTS", "OK$")
+	p.Ask("GETSCRIPT {3+}\r\nabc", "NO$")
+	p.Ask("HAVESPACE \"{5+}\" 7", "OK$")
+	p.Ask("PUTSCRIPT {1+}\r\na {16}", "<EOF>$")
+}
+
 func TestRelayEnds(t *testing.T) {
 	for _, c := range []struct {
 		name, ask, answer string
