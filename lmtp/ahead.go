@@ -33,11 +33,15 @@ func (ss *session) tellAhead() {
 		if c == nil {
 			continue
 		}
+		if !c.pipelining {
+			p.put(c)
+			continue
+		}
 		h := &hold{pool: p, c: c, ahead: true}
 		for _, rc := range rcpts {
 			h.add(rc)
 		}
-		if !c.pipelining || c.send(append(c.envelope(&ss.tx.envelope, c.announced(ss.tx.size), rcpts), "DATA"), ss.cfg.Limits.Envelope) != nil {
+		if c.send(append(c.envelope(&ss.tx.envelope, c.announced(ss.tx.size), rcpts), "DATA"), ss.cfg.Limits.Envelope) != nil {
 			p.drop(c)
 			continue
 		}

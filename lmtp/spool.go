@@ -104,7 +104,7 @@ func (sp *spool) grow(n int) bool {
 func (sp *spool) toFile() error {
 	file, err := os.CreateTemp(sp.store.dir, "murder-lmtp-")
 	if err != nil {
-		return fmt.Errorf("creating a spool file: %w", err)
+		return fmt.Errorf("creating a spool file: %w", noSpace(err))
 	}
 	if err := os.Remove(file.Name()); err != nil {
 		file.Close()
@@ -125,10 +125,15 @@ func (sp *spool) append(p []byte) (int, error) {
 	sp.size += int64(len(p))
 	sp.store.metrics.spool.WithLabelValues("file").Add(float64(len(p)))
 	n, err := sp.file.Write(p)
+	return n, noSpace(err)
+}
+
+// noSpace makes a full disk tell as errNoSpace.
+func noSpace(err error) error {
 	if err != nil && isNoSpace(err) {
-		err = fmt.Errorf("%w: %w", errNoSpace, err)
+		return fmt.Errorf("%w: %w", errNoSpace, err)
 	}
-	return n, err
+	return err
 }
 
 func (sp *spool) freeMemory() {

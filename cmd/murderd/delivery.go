@@ -60,7 +60,10 @@ func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error 
 		Hostname: hostname(c.Hostname), Resolver: resolver, Backends: d.backends, Auth: auth, Admins: c.Admins,
 		TrustedNetworks: trusted, Proxies: proxies, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
 		CheckAtBackend: c.RcptCheck == "backend", DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
-		Limits: lmtp.Limits{Connections: c.MaxConnections, Recipients: c.MaxRecipients}, Logger: d.log, Metrics: d.reg,
+		Limits: lmtp.Limits{
+			Connections: c.MaxConnections, PerSource: c.MaxPerAddress, BackendConns: c.MaxBackend, Recipients: c.MaxRecipients, Spool: c.MaxSpool,
+		},
+		Logger: d.log, Metrics: d.reg,
 	})
 	if err != nil {
 		return err

@@ -270,6 +270,8 @@ type LMTP struct {
 	Admins          []string `toml:"admins" doc:"Users who may deliver after logging in, beside users.admins. Cyrus: lmtp_admins."`
 	SoftNoAuth      bool     `toml:"soft_noauth" doc:"Answer MTAs that have not logged in with a temporary failure. Cyrus: soft_noauth."`
 	MaxConnections  int      `toml:"max_connections" doc:"Connections at a time."`
+	MaxPerAddress   int      `toml:"max_per_address" doc:"Connections from one address; loopback is not counted."`
+	MaxBackend      int      `toml:"max_backend_connections" doc:"Connections to one backend: what its lmtpd serves at a time (maxchild), shared among frontends."`
 	MaxRecipients   int      `toml:"max_recipients" doc:"Recipients of one message."`
 	MaxMessage      int64    `toml:"max_message" doc:"Octets of one message; 0 shows the smallest limit of the backends."`
 	Fold            bool     `toml:"fold" doc:"Break lines that are too long instead of refusing the message."`
@@ -280,6 +282,7 @@ type LMTP struct {
 	PostUser        string   `toml:"postuser" doc:"Local part that addresses shared mailboxes: postuser+mailbox. Cyrus: postuser."`
 	Downcase        bool     `toml:"downcase_rcpt" doc:"Fold the case of recipients. Cyrus: lmtp_downcase_rcpt."`
 	Fuzzy           bool     `toml:"fuzzy_mailbox_match" doc:"Forgive case, spaces, \"-\" and \"_\" in names of shared mailboxes. Cyrus: lmtp_fuzzy_mailbox_match."`
+	MaxSpool        int64    `toml:"max_spool" doc:"Octets of all messages in spool_dir; beyond it MTAs are told to try again."`
 	SpoolDir        string   `toml:"spool_dir" doc:"Directory for messages too large for memory. Default: the system's for temporary files."`
 }
 
@@ -321,7 +324,7 @@ func Default(role string) *Config {
 			Placement: "least-mailboxes"},
 		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
 		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxRecipients: 1000, RcptCheck: "map", Downcase: true},
+		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxPerAddress: 50, MaxBackend: 10, MaxRecipients: 1000, MaxSpool: 2 << 30, RcptCheck: "map", Downcase: true},
 		Socketmap: Socketmap{MaxConnections: 1000},
 	}
 	switch role {

@@ -325,6 +325,9 @@ func (c *Config) validateFrontends(k *checker) {
 			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
 		}
 	}
+	k.atLeast("lmtp.max_per_address", c.LMTP.MaxPerAddress, 1)
+	k.atLeast("lmtp.max_backend_connections", c.LMTP.MaxBackend, 1)
+	k.atLeast("lmtp.max_spool", int(c.LMTP.MaxSpool), 1<<20)
 	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
 	k.prefixes("lmtp.trusted_networks", c.LMTP.TrustedNetworks)
 	k.prefixes("lmtp.proxies", c.LMTP.Proxies)
