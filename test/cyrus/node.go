@@ -215,7 +215,7 @@ func (n *Node) Stop() error {
 	if !n.Running() {
 		return nil
 	}
-	// Cyrus: now and then a signal comes just before a process begins to wait, and is missed.
+	// Cyrus: a signal may come just before a process begins to wait, and be missed.
 	for range stopTries {
 		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
@@ -225,10 +225,31 @@ func (n *Node) Stop() error {
 			return nil
 		case <-time.After(stopTimeout / stopTries):
 		}
+		// Cyrus: and its master may go round for ever when all its processes have ended. The service manager
+		// would kill it, after longer.
+		if n.masterAlone() {
+			n.Kill()
+			return nil
+		}
 	}
 	left, _ := exec.Command("ps", "-o", "pid,stat,wchan:24,args", "--forest", "-s", strconv.Itoa(n.PID())).Output()
 	n.Kill()
 	return fmt.Errorf("%s did not stop within %s and was killed:\n%s", n.Name, stopTimeout, left)
+}
+
+// masterAlone reports whether the master has no process left but ones that have ended.
+func (n *Node) masterAlone() bool {
+	out, err := exec.Command("ps", "-o", "stat=,comm=", "-s", strconv.Itoa(n.PID())).Output()
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0][0] != 'Z' && f[1] != "sh" && f[1] != "master" {
+			return false
+		}
+	}
+	return true
 }
 
 // Kill ends a node and all its processes at once, as a loss of power would.
