@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,7 @@ func newBackupRestore(c *ctl) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "Make the map like a copy that was saved", Args: cobra.ExactArgs(1),
 		Long: "First it shows what would change; with --yes it changes it. Names that are being created or moved\n" +
-			"at the moment are left alone. Backends are not asked: where they know better, run ctl_mboxlist -m.",
+			"at the moment, or that change meanwhile, are left alone. Backends are not asked: where they know better, run ctl_mboxlist -m.",
 	}
 	yes := yesFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -68,6 +69,12 @@ func newBackupRestore(c *ctl) *cobra.Command {
 			}
 			t := output.Table{Head: []string{"ADDED", "CHANGED", "DELETED", "LEFT ALONE"}}
 			t.Row(report.Adds, report.Changes, report.Deletes, report.Skipped)
+			if n := report.Skipped; n > 0 && len(report.LeftAlone) > 0 {
+				t.Foot = "left alone, because somebody is at work on them: " + strings.Join(report.LeftAlone, ", ")
+				if n > len(report.LeftAlone) {
+					t.Foot += ", ..."
+				}
+			}
 			return c.show(cmd, report, t)
 		})
 	}
