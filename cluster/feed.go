@@ -137,23 +137,17 @@ func (f *raftFeed) keep() error {
 }
 
 func (f *raftFeed) kept() (io.ReadCloser, error) {
-	s := f.raft.Snapshot()
-	err := s.Error()
-	if err == nil {
-		_, r, err := s.Open()
-		return r, err
-	}
-	if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+	if err := f.keep(); err != nil {
 		return nil, err
 	}
-	list, err := f.stores.snapshots.List()
+	list, err := f.stores.files.List()
 	if err != nil {
 		return nil, err
 	}
 	if len(list) == 0 {
 		return nil, errors.New("there is nothing to save yet")
 	}
-	_, r, err := f.stores.snapshots.Open(list[0].ID)
+	_, r, err := f.stores.files.Open(list[0].ID)
 	return r, err
 }
 

@@ -37,6 +37,7 @@ type stores struct {
 	log       raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
+	files     *raft.FileSnapshotStore // the same, for readers that do not pass its gate
 	close     func() error
 	guard     *storeGuard // nil for learners
 }
@@ -52,7 +53,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stores{snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
+	s := &stores{files: files, snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
 	if !durable {
 		mem := raft.NewInmemStore()
 		s.log, s.stable, s.close = mem, mem, func() error { return nil }
@@ -276,7 +277,8 @@ func (g *storeGuard) SetUint64(key []byte, value uint64) error {
 func (g *storeGuard) Get(key []byte) ([]byte, error)       { return g.inner.Get(key) }
 func (g *storeGuard) GetUint64(key []byte) (uint64, error) { return g.inner.GetUint64(key) }
 
-// snapshotGate bounds how many snapshots are read at the same time.
+// snapshotGate bounds how many snapshots are read at the same time, to be sent. Backups have slots of their own
+// (Node.backups): their readers may be slow.
 type snapshotGate struct {
 	raft.SnapshotStore
 	slots chan struct{}

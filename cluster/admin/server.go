@@ -200,7 +200,7 @@ func (h handler) reservations(context.Context, *http.Request) (any, error) {
 }
 
 func (h handler) backup(w http.ResponseWriter, r *http.Request) {
-	begun := &startedWriter{ResponseWriter: w}
+	begun := &startedWriter{ResponseWriter: w, stall: streamStall}
 	if err := h.node.Backup(r.Context(), begun); err != nil {
 		if !begun.started {
 			writeError(w, err)
@@ -214,9 +214,11 @@ func (h handler) restore(ctx context.Context, r *http.Request) (any, error) {
 	return h.node.Restore(ctx, r.Body, r.URL.Query().Has("apply"))
 }
 
+// startedWriter knows whether the answer has begun, and gives up on a client that takes nothing for so long.
 type startedWriter struct {
 	http.ResponseWriter
 	started bool
+	stall   time.Duration
 }
 
 func (w *startedWriter) Write(p []byte) (int, error) {
@@ -224,6 +226,7 @@ func (w *startedWriter) Write(p []byte) (int, error) {
 		w.started = true
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
+	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall))
 	return w.ResponseWriter.Write(p)
 }
 
