@@ -205,7 +205,17 @@ func (g *storeGuard) fail(what string, err error) {
 	g.exit(ExitStore, reason)
 }
 
+// do runs a call that must not fail.
 func (g *storeGuard) do(what string, f func() error) error {
+	err := g.timed(what, f)
+	if err != nil {
+		g.fail(what, err)
+	}
+	return err
+}
+
+// timed runs a call that must not hang.
+func (g *storeGuard) timed(what string, f func() error) error {
 	g.mu.Lock()
 	g.next++
 	id, begun := g.next, time.Now()
@@ -216,9 +226,6 @@ func (g *storeGuard) do(what string, f func() error) error {
 	delete(g.calls, id)
 	g.slowest = max(g.slowest, time.Since(begun))
 	g.mu.Unlock()
-	if err != nil {
-		g.fail(what, err)
-	}
 	return err
 }
 
@@ -232,8 +239,11 @@ func (g *storeGuard) LastIndex() (i uint64, err error) {
 	return i, err
 }
 
-// GetLog may fail without harm: the entry may have been compacted away.
-func (g *storeGuard) GetLog(index uint64, log *raft.Log) error { return g.inner.GetLog(index, log) }
+// GetLog may fail without harm: the entry may have been compacted away. It must not hang either: a leader that
+// reads what a follower lacks would go on sending heartbeats.
+func (g *storeGuard) GetLog(index uint64, log *raft.Log) error {
+	return g.timed("reading an entry", func() error { return g.inner.GetLog(index, log) })
+}
 
 func (g *storeGuard) StoreLog(log *raft.Log) error { return g.StoreLogs([]*raft.Log{log}) }
 
@@ -274,8 +284,15 @@ func (g *storeGuard) SetUint64(key []byte, value uint64) error {
 }
 
 // Get and GetUint64 report a missing key as an error, which is no failure.
-func (g *storeGuard) Get(key []byte) ([]byte, error)       { return g.inner.Get(key) }
-func (g *storeGuard) GetUint64(key []byte) (uint64, error) { return g.inner.GetUint64(key) }
+func (g *storeGuard) Get(key []byte) (value []byte, err error) {
+	err = g.timed("reading "+string(key), func() error { value, err = g.inner.Get(key); return err })
+	return value, err
+}
+
+func (g *storeGuard) GetUint64(key []byte) (value uint64, err error) {
+	err = g.timed("reading "+string(key), func() error { value, err = g.inner.GetUint64(key); return err })
+	return value, err
+}
 
 // snapshotGate bounds how many snapshots are read at the same time, to be sent. Backups have slots of their own
 // (Node.backups): their readers may be slow.

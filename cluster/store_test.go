@@ -44,6 +44,13 @@ func (s *failingStore) StoreLogs(l []*raft.Log) error {
 	return s.logAndStable.StoreLogs(l)
 }
 
+func (s *failingStore) GetLog(index uint64, l *raft.Log) error {
+	if s.hang != nil {
+		<-s.hang
+	}
+	return s.logAndStable.GetLog(index, l)
+}
+
 func TestStoreFailureStops(t *testing.T) {
 	t.Parallel()
 	codes := make(chan int, 1)
@@ -62,20 +69,33 @@ func TestStoreFailureStops(t *testing.T) {
 
 func TestStoreHangStops(t *testing.T) {
 	t.Parallel()
-	codes := make(chan int, 1)
-	hang := make(chan struct{})
-	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
-		slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
-	g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
-	g.start()
-	done := make(chan struct{})
-	go func() { g.StoreLog(&raft.Log{Index: 1}); close(done) }()
-	if code := <-codes; code != ExitStore {
-		t.Errorf("exit %d", code)
+	for what, call := range map[string]func(*storeGuard){
+		"writing": func(g *storeGuard) { g.StoreLog(&raft.Log{Index: 1}) },
+		"reading": func(g *storeGuard) { g.GetLog(1, new(raft.Log)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			codes := make(chan int, 1)
+			hang := make(chan struct{})
+			g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
+				slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
+			g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
+			g.start()
+			done := make(chan struct{})
+			go func() { call(g); close(done) }()
+			select {
+			case code := <-codes:
+				if code != ExitStore {
+					t.Errorf("exit %d", code)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("a call that hangs is waited for")
+			}
+			close(hang)
+			<-done
+			g.stop()
+		})
 	}
-	close(hang)
-	<-done
-	g.stop()
 }
 
 // A missing key or a compacted entry is no failure.
