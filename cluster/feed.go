@@ -55,6 +55,10 @@ type raftFeed struct {
 	ending   sync.Once
 }
 
+// learnerTrailing is how many entries a learner keeps behind its snapshot: enough for what the leader may send
+// twice.
+const learnerTrailing = 256
+
 // openRaft takes up a node's part in raft.
 func (n *Node) openRaft(role Role) (*raftFeed, error) {
 	st, err := openStores(&n.cfg, role == Coordinator)
@@ -75,8 +79,11 @@ func (n *Node) openRaft(role Role) (*raftFeed, error) {
 	rc := n.cfg.raftConfig()
 	if role != Coordinator {
 		// A learner's log is in memory only: what it would have to fetch again after a restart is
-		// bounded by its last snapshot.
+		// bounded by its last snapshot. Nor does it need old entries: it sends them to nobody, and a start
+		// goes on from the snapshot. An entry may be large, so that those that a voter keeps would be
+		// more than the map itself after an import.
 		rc.SnapshotThreshold = min(rc.SnapshotThreshold, 1024)
+		rc.TrailingLogs = min(rc.TrailingLogs, learnerTrailing)
 	}
 	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{trans, n})
 	if err != nil {
@@ -130,23 +137,17 @@ func (f *raftFeed) keep() error {
 }
 
 func (f *raftFeed) kept() (io.ReadCloser, error) {
-	s := f.raft.Snapshot()
-	err := s.Error()
-	if err == nil {
-		_, r, err := s.Open()
-		return r, err
-	}
-	if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+	if err := f.keep(); err != nil {
 		return nil, err
 	}
-	list, err := f.stores.snapshots.List()
+	list, err := f.stores.files.List()
 	if err != nil {
 		return nil, err
 	}
 	if len(list) == 0 {
 		return nil, errors.New("there is nothing to save yet")
 	}
-	_, r, err := f.stores.snapshots.Open(list[0].ID)
+	_, r, err := f.stores.files.Open(list[0].ID)
 	return r, err
 }
 

@@ -4,7 +4,35 @@ import (
 	"os"
 	"regexp"
 	"testing"
+
+	"murder/fsm"
 )
+
+// A learner's log is in memory: what its snapshot holds does not stay there as well, and it goes on afterwards.
+func TestLearnerLogIsTrimmed(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 1)
+	n, f := r.nodes["c1"], r.nodes["f1"]
+	for range 2 * learnerTrailing {
+		if err := n.propose(testContext(t), fsm.Empty{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Barrier(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	e := f.engine.Load()
+	if err := e.feed.keep(); err != nil {
+		t.Fatal(err)
+	}
+	first, _ := e.stores.log.FirstIndex()
+	last, _ := e.stores.log.LastIndex()
+	if have := last - first + 1; have > learnerTrailing+64 { // some may have come since
+		t.Errorf("%d entries are kept, from %d to %d", have, first, last)
+	}
+	write(t, f, activate("user.a"))
+	mustHave(t, f, "user.a")
+}
 
 // What every member does goes through the feed, so that there can be another than raft.
 func TestOnlyVotersKnowRaft(t *testing.T) {

@@ -154,6 +154,6 @@ func (n *Node) sampleEngine(s sample, e *engine) {
 		s.gauge(descSnapIndex, float64(list[0].Index))
 	}
 	if gate, ok := e.stores.snapshots.(*snapshotGate); ok {
-		s.gauge(descSnapReads, float64(len(gate.slots)))
+		s.gauge(descSnapReads, float64(len(gate.slots)+len(n.backups)))
 	}
 }

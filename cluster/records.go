@@ -63,12 +63,21 @@ func (n *Node) History(name mbox.Name) []admin.Event {
 	return rows
 }
 
+// maxBackups is how many backups are written at the same time.
+const maxBackups = 2
+
 // Backup writes a snapshot that holds everything committed before the call. It checks itself when it
 // is read.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	e := n.engine.Load()
 	if e == nil {
 		return errNotMember
+	}
+	select {
+	case n.backups <- struct{}{}:
+		defer func() { <-n.backups }()
+	case <-ctx.Done():
+		return fmt.Errorf("making a backup: waiting for %d others to end: %w", maxBackups, ctx.Err())
 	}
 	if _, err := n.Barrier(ctx); err != nil {
 		return fmt.Errorf("making a backup: %w", err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"murder/cluster/admin"
 	"murder/internal/mbox"
 )
 
@@ -159,6 +160,43 @@ func TestRestoreBackup(t *testing.T) {
 	}
 	if _, err := n.Restore(ctx, strings.NewReader("nonsense"), false); err == nil {
 		t.Error("nonsense restored")
+	}
+}
+
+// What changes between the plan and the write is left alone and reported.
+func TestRestoreLeavesChangesAlone(t *testing.T) {
+	t.Parallel()
+	if maxCluster < 2 {
+		t.Skip("this version cannot tell")
+	}
+	r := startRig(t, 1, 0)
+	n, ctx := r.nodes["c1"], testContext(t)
+	write(t, n, activate("user.back"), activate("user.back2"), activate("user.moved"), activate("user.moved2"))
+	old := n.State()
+	at := func(name string, where mbox.Location) mbox.Write {
+		w := activate(name)
+		w.Location = where
+		return w
+	}
+	remove := func(name string) mbox.Write {
+		return mbox.Write{Kind: mbox.Delete, Name: mbox.Name(name), By: activate(name).By}
+	}
+	write(t, n, remove("user.back"), remove("user.back2"), at("user.moved", "b1!x"), at("user.moved2", "b1!x"), activate("user.new"), activate("user.new2"))
+	plan := n.State()
+	write(t, n, at("user.back", "b1!new"), at("user.moved", "b1!new"), at("user.new", "b1!new")) // meanwhile
+	var report admin.RestoreReport
+	if err := n.restore(ctx, plan, old, true, &report); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[mbox.Name]mbox.Location{"user.back": "b1!new", "user.back2": "b1!default", "user.moved": "b1!new",
+		"user.moved2": "b1!default", "user.new": "b1!new", "user.new2": ""} {
+		if e, _ := n.View().Get(name); e.Location != want {
+			t.Errorf("%s is at %q, want %q", name, e.Location, want)
+		}
+	}
+	if report.Adds != 1 || report.Changes != 1 || report.Deletes != 1 || report.Skipped != 3 ||
+		strings.Join(report.LeftAlone, " ") != "user.back user.moved user.new" {
+		t.Errorf("%+v", report)
 	}
 }
 

@@ -37,6 +37,7 @@ type stores struct {
 	log       raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
+	files     *raft.FileSnapshotStore // the same, for readers that do not pass its gate
 	close     func() error
 	guard     *storeGuard // nil for learners
 }
@@ -52,7 +53,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stores{snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
+	s := &stores{files: files, snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
 	if !durable {
 		mem := raft.NewInmemStore()
 		s.log, s.stable, s.close = mem, mem, func() error { return nil }
@@ -204,7 +205,17 @@ func (g *storeGuard) fail(what string, err error) {
 	g.exit(ExitStore, reason)
 }
 
+// do runs a call that must not fail.
 func (g *storeGuard) do(what string, f func() error) error {
+	err := g.timed(what, f)
+	if err != nil {
+		g.fail(what, err)
+	}
+	return err
+}
+
+// timed runs a call that must not hang.
+func (g *storeGuard) timed(what string, f func() error) error {
 	g.mu.Lock()
 	g.next++
 	id, begun := g.next, time.Now()
@@ -215,9 +226,6 @@ func (g *storeGuard) do(what string, f func() error) error {
 	delete(g.calls, id)
 	g.slowest = max(g.slowest, time.Since(begun))
 	g.mu.Unlock()
-	if err != nil {
-		g.fail(what, err)
-	}
 	return err
 }
 
@@ -231,8 +239,11 @@ func (g *storeGuard) LastIndex() (i uint64, err error) {
 	return i, err
 }
 
-// GetLog may fail without harm: the entry may have been compacted away.
-func (g *storeGuard) GetLog(index uint64, log *raft.Log) error { return g.inner.GetLog(index, log) }
+// GetLog may fail without harm: the entry may have been compacted away. It must not hang either: a leader that
+// reads what a follower lacks would go on sending heartbeats.
+func (g *storeGuard) GetLog(index uint64, log *raft.Log) error {
+	return g.timed("reading an entry", func() error { return g.inner.GetLog(index, log) })
+}
 
 func (g *storeGuard) StoreLog(log *raft.Log) error { return g.StoreLogs([]*raft.Log{log}) }
 
@@ -273,10 +284,18 @@ func (g *storeGuard) SetUint64(key []byte, value uint64) error {
 }
 
 // Get and GetUint64 report a missing key as an error, which is no failure.
-func (g *storeGuard) Get(key []byte) ([]byte, error)       { return g.inner.Get(key) }
-func (g *storeGuard) GetUint64(key []byte) (uint64, error) { return g.inner.GetUint64(key) }
+func (g *storeGuard) Get(key []byte) (value []byte, err error) {
+	err = g.timed("reading "+string(key), func() error { value, err = g.inner.Get(key); return err })
+	return value, err
+}
 
-// snapshotGate bounds how many snapshots are read at the same time.
+func (g *storeGuard) GetUint64(key []byte) (value uint64, err error) {
+	err = g.timed("reading "+string(key), func() error { value, err = g.inner.GetUint64(key); return err })
+	return value, err
+}
+
+// snapshotGate bounds how many snapshots are read at the same time, to be sent. Backups have slots of their own
+// (Node.backups): their readers may be slow.
 type snapshotGate struct {
 	raft.SnapshotStore
 	slots chan struct{}

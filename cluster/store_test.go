@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,6 +44,13 @@ func (s *failingStore) StoreLogs(l []*raft.Log) error {
 	return s.logAndStable.StoreLogs(l)
 }
 
+func (s *failingStore) GetLog(index uint64, l *raft.Log) error {
+	if s.hang != nil {
+		<-s.hang
+	}
+	return s.logAndStable.GetLog(index, l)
+}
+
 func TestStoreFailureStops(t *testing.T) {
 	t.Parallel()
 	codes := make(chan int, 1)
@@ -60,20 +69,33 @@ func TestStoreFailureStops(t *testing.T) {
 
 func TestStoreHangStops(t *testing.T) {
 	t.Parallel()
-	codes := make(chan int, 1)
-	hang := make(chan struct{})
-	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
-		slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
-	g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
-	g.start()
-	done := make(chan struct{})
-	go func() { g.StoreLog(&raft.Log{Index: 1}); close(done) }()
-	if code := <-codes; code != ExitStore {
-		t.Errorf("exit %d", code)
+	for what, call := range map[string]func(*storeGuard){
+		"writing": func(g *storeGuard) { g.StoreLog(&raft.Log{Index: 1}) },
+		"reading": func(g *storeGuard) { g.GetLog(1, new(raft.Log)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			codes := make(chan int, 1)
+			hang := make(chan struct{})
+			g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
+				slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
+			g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
+			g.start()
+			done := make(chan struct{})
+			go func() { call(g); close(done) }()
+			select {
+			case code := <-codes:
+				if code != ExitStore {
+					t.Errorf("exit %d", code)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("a call that hangs is waited for")
+			}
+			close(hang)
+			<-done
+			g.stop()
+		})
 	}
-	close(hang)
-	<-done
-	g.stop()
 }
 
 // A missing key or a compacted entry is no failure.
@@ -134,6 +156,57 @@ func TestDatabaseCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "no valid header") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Backups that nobody reads keep no snapshot from being sent.
+func TestStalledBackups(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 0)
+	n := r.nodes["c1"]
+	write(t, n, activate("user.a"))
+	var stalled sync.WaitGroup
+	ends := make([]*io.PipeReader, 0, maxBackups)
+	defer func() {
+		for _, p := range ends {
+			p.Close()
+		}
+		stalled.Wait()
+	}()
+	for range maxBackups {
+		p, w := io.Pipe()
+		ends = append(ends, p)
+		stalled.Go(func() { n.Backup(context.Background(), w) })
+		if _, err := p.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshots := n.engine.Load().stores.snapshots
+	list, err := snapshots.List()
+	if err != nil || len(list) == 0 {
+		t.Fatal(list, err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		_, s, err := snapshots.Open(list[0].ID)
+		if err == nil {
+			s.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("no snapshot can be sent")
+	}
+	// One more waits for its turn as long as it likes to.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Backup(ctx, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -74,6 +74,8 @@ func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 	same := holder == w.Location.Server()
 	kind, leaves := EventActivated, false
 	switch {
+	case w.IfIndex != 0 && w.IfIndex != seen(cur) && m.clusterVersion >= versionActivateIf:
+		return mbox.Verdict{Outcome: mbox.Changed, Holder: cur.Location}
 	case cur.State == mbox.Absent:
 		if m.phantom(w) {
 			m.event(EventPhantom, w, w.Location, "")
@@ -109,6 +111,14 @@ func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 	}
 	m.event(kind, w, next.Location, cur.Location)
 	return mbox.Verdict{}
+}
+
+// seen is what IfIndex is compared with.
+func seen(cur mbox.Entry) uint64 {
+	if cur.State == mbox.Absent {
+		return mbox.IfAbsent
+	}
+	return cur.Index
 }
 
 // phantom recognises what a backend sends for the old name when it renames a special-use folder: an

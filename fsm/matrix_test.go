@@ -157,6 +157,35 @@ func TestRemoveIf(t *testing.T) {
 	r.wantHistory("x", EventActivated, EventUpdated, EventRemoved)
 }
 
+func TestActivateIf(t *testing.T) {
+	if MaxVersion < versionActivateIf {
+		t.Skip("this binary does not know it")
+	}
+	r := newRig(t)
+	r.do(SetClusterVersion{Version: versionActivateIf})
+	w := activate("x", "a!p", acl, by("1", srvA))
+	w.IfIndex = 1
+	r.want(w, mbox.Changed, mbox.Entry{}, false)
+	w.IfIndex = mbox.IfAbsent
+	r.want(w, mbox.Done, mbox.Entry{Location: "a!p", State: mbox.Active, ACL: acl}, true)
+	index := r.index
+	w.Location = "a!q"
+	r.want(w, mbox.Changed, mbox.Entry{Location: "a!p", State: mbox.Active, ACL: acl}, false)
+	w.IfIndex = index
+	r.want(w, mbox.Done, mbox.Entry{Location: "a!q", State: mbox.Active, ACL: acl}, true)
+	r.want(w, mbox.Changed, mbox.Entry{Location: "a!q", State: mbox.Active, ACL: acl}, false)
+	r.wantHistory("x", EventActivated, EventUpdated)
+}
+
+// Before the cluster version that opened it nobody looks at the condition: older copies cannot.
+func TestActivateIfTooEarly(t *testing.T) {
+	r := newRig(t)
+	r.do(SetClusterVersion{Version: versionActivateIf - 1})
+	w := activate("x", "a!p", acl, by("1", srvA))
+	w.IfIndex = 1
+	r.want(w, mbox.Done, mbox.Entry{Location: "a!p", State: mbox.Active, ACL: acl}, true)
+}
+
 // An ACTIVATE of the old name with nothing in it, right after a rename of a special-use folder.
 func TestPhantom(t *testing.T) {
 	const n = mbox.Name("user.u.Sent")

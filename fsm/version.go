@@ -4,13 +4,15 @@ package fsm
 // counts is the one in the machine at that log index, never the binary's.
 //
 //	1  everything of the first release
-//	2  SetNodeAttribute; incarnations bounded for each node; Node.Index as a condition of RegisterNode
+//	2  SetNodeAttribute; incarnations bounded for each node; Node.Index as a condition of RegisterNode;
+//	   IfIndex as a condition of an ACTIVATE
 //
 // A binary speaks two of them, so that one can be upgraded to the next while both run.
 const MinVersion = 1
 
 // What is no command of its own has its gate here.
 const (
-	versionNodeBound = 2
-	versionNodeIndex = 2
+	versionNodeBound  = 2
+	versionNodeIndex  = 2
+	versionActivateIf = 2
 )

@@ -72,7 +72,7 @@ func Handler(n Node) http.Handler {
 		mux.HandleFunc(path, answer(limit, f))
 	}
 	handle("POST /v1/cluster/init", requestLimit, h.init)
-	handle("POST /v1/cluster/join", joinLimit, h.join)
+	mux.HandleFunc("POST /v1/cluster/join", patient(workEvery, answer(joinLimit, h.join)))
 	handle("POST /v1/cluster/tokens", requestLimit, h.createToken)
 	handle("GET /v1/cluster/tokens", requestLimit, h.tokens)
 	handle("DELETE /v1/cluster/tokens/{id}", requestLimit, h.revokeToken)
@@ -96,8 +96,8 @@ func Handler(n Node) http.Handler {
 	handle("GET /v1/details/{name...}", requestLimit, h.detail)
 	mux.HandleFunc("GET /v1/list", h.mailboxStream)
 	mux.HandleFunc("GET /v1/changes", h.watch)
-	mux.HandleFunc("GET /v1/backup", h.backup)
-	mux.HandleFunc("POST /v1/restore", answerTo(restoreLimit, maxBackup, h.restore))
+	mux.HandleFunc("GET /v1/backup", patient(workEvery, h.backup))
+	mux.HandleFunc("POST /v1/restore", patient(workEvery, answerTo(restoreLimit, maxBackup, h.restore)))
 	mux.HandleFunc("GET /livez", health(func(r *http.Request) (Health, error) { return n.Live(), nil }))
 	mux.HandleFunc("GET /readyz", health(h.ready))
 	mux.HandleFunc("GET /healthz/cluster", health(func(r *http.Request) (Health, error) { return n.Healthy(r.Context()), nil }))
@@ -200,8 +200,7 @@ func (h handler) reservations(context.Context, *http.Request) (any, error) {
 }
 
 func (h handler) backup(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/octet-stream")
-	begun := &startedWriter{ResponseWriter: w}
+	begun := &startedWriter{ResponseWriter: w, stall: streamStall}
 	if err := h.node.Backup(r.Context(), begun); err != nil {
 		if !begun.started {
 			writeError(w, err)
@@ -215,13 +214,19 @@ func (h handler) restore(ctx context.Context, r *http.Request) (any, error) {
 	return h.node.Restore(ctx, r.Body, r.URL.Query().Has("apply"))
 }
 
+// startedWriter knows whether the answer has begun, and gives up on a client that takes nothing for so long.
 type startedWriter struct {
 	http.ResponseWriter
 	started bool
+	stall   time.Duration
 }
 
 func (w *startedWriter) Write(p []byte) (int, error) {
-	w.started = true
+	if !w.started {
+		w.started = true
+		w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall))
 	return w.ResponseWriter.Write(p)
 }
 

@@ -218,6 +218,8 @@ type RestoreReport struct {
 	Adds        int    `json:"adds"`
 	Changes     int    `json:"changes"`
 	Deletes     int    `json:"deletes"`
-	Skipped     int    `json:"skipped"` // reserved, or changed meanwhile
+	Skipped     int    `json:"skipped"` // left alone: reserved, or changed meanwhile
 	Applied     bool   `json:"applied"`
+	// LeftAlone names the first of what was skipped.
+	LeftAlone []string `json:"left_alone,omitempty"`
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,9 +24,9 @@ func newBackupSave(c *ctl) *cobra.Command {
 		Use: "save FILE", Short: "Write a copy of everything the cluster agrees on", Args: cobra.ExactArgs(1),
 		Long: "The file checks itself when it is read. It holds hashes of join tokens, but no keys.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+			return c.stream(cmd, c.timeout, func(ctx context.Context, client *admin.Client, arrived func()) error {
 				begun := time.Now()
-				size, err := saveBackup(ctx, client, args[0])
+				size, err := saveBackup(ctx, client, args[0], arrived)
 				if err != nil {
 					return err
 				}
@@ -37,8 +38,8 @@ func newBackupSave(c *ctl) *cobra.Command {
 	return cmd
 }
 
-func saveBackup(ctx context.Context, client *admin.Client, path string) (int64, error) {
-	size, err := atomicfile.Write(path, 0o600, func(w io.Writer) error { return client.Backup(ctx, w) })
+func saveBackup(ctx context.Context, client *admin.Client, path string, arrived func()) (int64, error) {
+	size, err := atomicfile.Write(path, 0o600, func(w io.Writer) error { return client.Backup(ctx, movingWriter{w, arrived}) })
 	if err != nil {
 		return 0, fmt.Errorf("saving a backup: %w", err)
 	}
@@ -49,12 +50,12 @@ func newBackupRestore(c *ctl) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "Make the map like a copy that was saved", Args: cobra.ExactArgs(1),
 		Long: "First it shows what would change; with --yes it changes it. Names that are being created or moved\n" +
-			"at the moment are left alone. Backends are not asked: where they know better, run ctl_mboxlist -m.",
+			"at the moment, or that change meanwhile, are left alone. Backends are not asked: where they know better, run ctl_mboxlist -m.",
 	}
 	yes := yesFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
-			report, err := restore(ctx, client, args[0], false)
+		return c.stream(cmd, c.timeout, func(ctx context.Context, client *admin.Client, moved func()) error {
+			report, err := restore(ctx, client, args[0], false, moved)
 			if err != nil {
 				return err
 			}
@@ -63,22 +64,28 @@ func newBackupRestore(c *ctl) *cobra.Command {
 			if err := confirm(cmd, *yes, plan); err != nil {
 				return err
 			}
-			if report, err = restore(ctx, client, args[0], true); err != nil {
+			if report, err = restore(ctx, client, args[0], true, moved); err != nil {
 				return err
 			}
 			t := output.Table{Head: []string{"ADDED", "CHANGED", "DELETED", "LEFT ALONE"}}
 			t.Row(report.Adds, report.Changes, report.Deletes, report.Skipped)
+			if n := report.Skipped; n > 0 && len(report.LeftAlone) > 0 {
+				t.Foot = "left alone, because somebody is at work on them: " + strings.Join(report.LeftAlone, ", ")
+				if n > len(report.LeftAlone) {
+					t.Foot += ", ..."
+				}
+			}
 			return c.show(cmd, report, t)
 		})
 	}
 	return cmd
 }
 
-func restore(ctx context.Context, client *admin.Client, path string, apply bool) (admin.RestoreReport, error) {
+func restore(ctx context.Context, client *admin.Client, path string, apply bool, moved func()) (admin.RestoreReport, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return admin.RestoreReport{}, fmt.Errorf("restoring: %w", err)
 	}
 	defer f.Close()
-	return client.Restore(ctx, f, apply)
+	return client.Restore(ctx, movingReader{f, moved}, apply)
 }

@@ -45,7 +45,7 @@ func newJoin(c *ctl) *cobra.Command {
 		Long: "The token is one line from \"murderctl cluster token create\" and names the addresses of the cluster.\n" +
 			"A coordinator first follows as a learner and votes once it has kept up for a while.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+			return c.stream(cmd, c.timeout, func(ctx context.Context, client *admin.Client, _ func()) error {
 				if err := client.Join(ctx, args[0]); err != nil {
 					return err
 				}

@@ -100,7 +100,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&c.addr, "admin", addr, "the same as --addr")
 	flags.MarkHidden("admin")
 	flags.StringVarP(&c.format, "output", "o", "table", "`format` of the answer: table, plain or json")
-	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "give up after this `time`")
+	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "give up after this `time`; where much is sent or done, after so long without a sign of life")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if _, err := output.ParseFormat(c.format); err != nil {
 			return usageError{err}

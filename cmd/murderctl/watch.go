@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,26 +15,6 @@ import (
 
 // silenceLimit is how long a watch waits for a sign of life, of which there is one every ten seconds.
 const silenceLimit = 30 * time.Second
-
-// stream runs f with a client, and a context that ends when nothing has arrived for the time given:
-// a long answer may take as long as it likes while it comes. f calls the function given for each line.
-func (c *ctl) stream(cmd *cobra.Command, silence time.Duration, f func(context.Context, *admin.Client, func()) error) error {
-	client, err := admin.NewClient(c.addr, nil)
-	if err != nil {
-		return usageError{err}
-	}
-	defer client.Close()
-	errSilent := fmt.Errorf("the node said nothing for %v: %w", silence, context.DeadlineExceeded)
-	ctx, cancel := context.WithCancelCause(cmd.Context())
-	defer cancel(nil)
-	timer := time.AfterFunc(silence, func() { cancel(errSilent) })
-	defer timer.Stop()
-	err = f(ctx, client, func() { timer.Reset(silence) })
-	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		return errSilent
-	}
-	return err
-}
 
 func newWatch(c *ctl) *cobra.Command {
 	var q admin.WatchQuery

@@ -41,9 +41,12 @@ type Write struct {
 	Name     Name
 	Location Location // Reserve, Activate, Deactivate
 	ACL      ACL      // Activate
-	IfIndex  uint64   // Remove
+	IfIndex  uint64   // Remove; Activate, if not 0, from cluster version 2 on
 	By       Session
 }
+
+// IfAbsent is the IfIndex of an Activate that only an absent name meets.
+const IfAbsent = ^uint64(0)
 
 // Session is the origin of a write, as far as a decision depends on it or an audit record names it.
 type Session struct {
@@ -88,7 +91,7 @@ const (
 	Conflict             // held by another server, named in Verdict.Holder
 	InTransfer           // a transfer reservation that a sync session may not complete
 	Unbound              // DELETE by a session whose server is unknown, and policy denies it
-	Changed              // Remove: the record is not the one the caller saw
+	Changed              // Remove, Activate with IfIndex: the record is not the one the caller saw
 	NotProcessed         // too old to be remembered: the outcome cannot be told any more
 )
 
