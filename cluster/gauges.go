@@ -34,6 +34,7 @@ var (
 	descPeerLast  = desc("peer_last_index", "On the leader: where each node's log ends.", "peer")
 	descStoreAge  = desc("store_call_age_seconds", "Age of the oldest call to the log store under way.")
 	descLogFile   = desc("log_file_bytes", "Size of the log's file, which never shrinks.")
+	descCramped   = desc("disk_nearly_full", "1 while too little is left on the disk of the data directory.")
 	descDisk      = desc("disk_free_bytes", "What is left on the disk of the data directory.")
 	descSnapSize  = desc("snapshot_bytes", "Size of the newest snapshot.")
 	descSnapIndex = desc("snapshot_index", "Index of the newest snapshot.")
@@ -49,7 +50,7 @@ var (
 
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLeader, descLeading, descTerm, descLast, descCommit, descApplied, descLag, descContact,
-		descMailboxes, descHolds, descHoldAge, descQueue, descMembers, descPeerAge, descPeerLast, descStoreAge, descLogFile, descDisk,
+		descMailboxes, descHolds, descHoldAge, descQueue, descMembers, descPeerAge, descPeerLast, descStoreAge, descLogFile, descDisk, descCramped,
 		descSnapSize, descSnapIndex, descSnapReads, descDiverged, descExpiry, descGossip, descVersion, descPossible, descBlocked, descEpoch} {
 		ch <- d
 	}
@@ -139,6 +140,7 @@ func (n *Node) sampleEngine(s sample, e *engine) {
 	s.gauge(descCommit, float64(p.commit))
 	s.gauge(descExpiry, float64(e.keys.cert.Load().Leaf.NotAfter.Unix()))
 	s.gauge(descDisk, float64(n.cfg.space().free))
+	s.truth(descCramped, n.spaceLow.Load())
 	if g := e.guard(); g != nil {
 		_, age := g.oldest(time.Now())
 		s.gauge(descStoreAge, age.Seconds())

@@ -27,6 +27,7 @@ func (n *Node) Ready(ctx context.Context, q admin.ReadyQuery) admin.Health {
 	if r := n.refusal.Load(); r != nil {
 		h.Add("welcome", false, *r)
 	}
+	h.Add("room on the disk", !n.spaceFull.Load(), n.crampedness())
 	if q.MaxLag == 0 {
 		q.MaxLag = defaultMaxLag
 	}
@@ -62,6 +63,14 @@ func (n *Node) staleness() string {
 		return fmt.Sprintf("nothing was heard of the leader for %s: the copy may be old", age.Round(time.Second))
 	}
 	return ""
+}
+
+// crampedness says that the disk is nearly full, "" if it is not.
+func (n *Node) crampedness() string {
+	if !n.spaceLow.Load() {
+		return ""
+	}
+	return fmt.Sprintf("%s free on the disk of %s: make room", n.cfg.space(), n.cfg.DataDir)
 }
 
 // Healthy reports whether the cluster as a whole could stand the loss of one more voter.

@@ -43,7 +43,8 @@ func (n *Node) keepUp(e *engine) {
 			n.beginAnew(e)
 			return
 		}
-		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() && n.replica.doubted() == nil {
+		spare := !n.spaceLow.Load() || e.identity.Role != Coordinator // a learner's log would take memory instead
+		if n.replica.logged.Load() > snapshotAfter && spare && n.replica.doubted() == nil {
 			// The library counts entries, and ours differ a thousandfold in size.
 			if err := e.feed.keep(); err != nil && n.ctx.Err() == nil {
 				n.log.Warn("snapshot failed", "err", err)

@@ -38,14 +38,15 @@ type Node struct {
 	gossip  atomic.Pointer[gossip]
 	reign   atomic.Pointer[reign] // nil unless this node leads and has begun its work
 
-	synced   atomic.Bool
-	draining atomic.Bool
-	spaceLow atomic.Bool            // the disk is nearly full
-	joins    chan struct{}          // slots
-	backups  chan struct{}          // slots
-	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
-	sought   atomic.Pointer[leaderHint]
-	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
+	synced    atomic.Bool
+	draining  atomic.Bool
+	spaceLow  atomic.Bool            // the disk is nearly full
+	spaceFull atomic.Bool            // nothing can be kept on it any more
+	joins     chan struct{}          // slots
+	backups   chan struct{}          // slots
+	refusal   atomic.Pointer[string] // why the cluster does not want this node, for its operator
+	sought    atomic.Pointer[leaderHint]
+	waiting   atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient moment // until when sending entries gives up at once
 	pulse     moment // last round of keepPulse
@@ -183,9 +184,9 @@ func (n *Node) start(id *identity) error {
 	n.engine.Store(e)
 	n.wg.Go(func() { n.watchLeader(e) })
 	n.wg.Go(func() { n.keepUp(e) })
+	n.wg.Go(func() { n.watchSpace(e) })
 	if id.Role == Coordinator {
 		n.wg.Go(func() { n.watchLeadership(e) })
-		n.wg.Go(func() { n.watchSpace(e) })
 		n.wg.Go(func() { n.watchLeaderLink(e) })
 	}
 	n.log.Info("member of cluster", "cluster", id.ClusterID, "role", string(id.Role), "address", n.port.advertise)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/cluster/admin"
 )
 
@@ -74,6 +76,60 @@ func TestDiskFillsUp(t *testing.T) {
 	}
 	left.Store(50)
 	r.open(r.cfgs[old.cfg.NodeID])
+}
+
+// A learner whose disk fills up says so and goes on; it is sent nobody while the disk is full.
+func TestDiskOfLearnerFillsUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var left atomic.Uint64 // percent
+	left.Store(50)
+	reg := prometheus.NewRegistry()
+	r.configure = func(cfg *Config) {
+		if cfg.Role == Frontend {
+			cfg.Metrics = reg
+			cfg.hooks.spaceInterval = 10 * time.Millisecond
+			cfg.hooks.space = func(string) space { return space{left.Load() << 20, 100 << 20} }
+		}
+	}
+	r.grow(1, 1)
+	n, f := r.nodes["c1"], r.nodes["f1"]
+	ready := func() bool { return f.Ready(t.Context(), admin.ReadyQuery{}).OK }
+	told := func() string {
+		for _, c := range f.Ready(t.Context(), admin.ReadyQuery{}).Checks {
+			if c.Name == "room on the disk" {
+				return c.Detail
+			}
+		}
+		return ""
+	}
+	metric := func() float64 {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range families {
+			if m.GetName() == "murder_disk_nearly_full" {
+				return m.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	r.eventually("ready", ready)
+	left.Store(9)
+	r.eventually("a warning", f.spaceLow.Load)
+	if !ready() || !strings.Contains(told(), "9 of 100 MiB free") || metric() != 1 {
+		t.Errorf("nearly full: ready %v, %q, metric %v", ready(), told(), metric())
+	}
+	left.Store(0)
+	r.eventually("not ready", func() bool { return !ready() })
+	write(t, n, activate("user.a"))
+	if _, err := f.Barrier(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	mustHave(t, f, "user.a")
+	left.Store(50)
+	r.eventually("ready again", func() bool { return ready() && metric() == 0 })
 }
 
 func TestBallast(t *testing.T) {
