@@ -58,7 +58,7 @@ endif
 	MURDER_CHAOS=1 MURDER_SOAK=$(SOAK) go test -count=1 -timeout 0 -v -run Storm ./test/chaos/
 
 bench: ## benchmarks, each answering a question; beside Cyrus where it is installed
-	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./cluster/ ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/...
+	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./cluster/ ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/... ./test/conformance/
 
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$(go list ./...); do for t in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \

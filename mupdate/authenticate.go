@@ -14,8 +14,8 @@ import (
 	"murder/internal/mbox"
 )
 
-// maxLoginLiteral bounds a literal before login: an initial response, or nonsense.
-const maxLoginLiteral = 32 << 10
+// maxLoginLiteral bounds a literal before login: an initial response (auth.MaxEncoded), or nonsense.
+const maxLoginLiteral = 24 << 10
 
 func (c *conn) authConn() auth.Conn {
 	a := auth.Conn{Protocol: "mupdate", Peer: c.peer, TLS: c.tls, SessionID: c.session.ID}

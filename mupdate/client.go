@@ -92,6 +92,23 @@ type Client struct {
 	secured  bool
 	silence  time.Duration // how long a read waits
 	counter  int
+
+	// quiet, if set, is told of a silence and may have the read go on. It is asked below every layer: a
+	// decompressor that has seen an error reads no more.
+	quiet func() (goOn bool)
+}
+
+// received is what comes from the connection.
+type received struct{ c *Client }
+
+func (r received) Read(p []byte) (int, error) {
+	for {
+		n, err := r.c.nc.Read(p)
+		var ne net.Error
+		if n > 0 || r.c.quiet == nil || !errors.As(err, &ne) || !ne.Timeout() || !r.c.quiet() {
+			return n, err
+		}
+	}
 }
 
 // Dial connects to the first address that answers and logs in. A server that says BYE in the place
@@ -152,7 +169,7 @@ func dialOne(ctx context.Context, cfg ClientConfig, host, address string) (*Clie
 		cfg.TLS.ServerName = host
 	}
 	c := &Client{cfg: cfg, base: nc, nc: nc, silence: cfg.Timeout}
-	c.in = input{r: nc, p: parser{literal: 2 * maxLiteral}}
+	c.in = input{r: received{c}, p: parser{literal: 2 * maxLiteral}}
 	c.out.w = nc
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.secured = a.IP.IsLoopback()
@@ -209,12 +226,17 @@ func (c *Client) read(ctx context.Context) (frame, error) {
 	}
 }
 
-func (c *Client) flushAndFill(ctx context.Context) error {
+// flushRenewed writes what is gathered, and gives the peer Timeout again.
+func (c *Client) flushRenewed(ctx context.Context) error {
 	c.base.SetDeadline(time.Now().Add(c.silence))
 	if ctx.Err() != nil { // its deadline may have come before ours
 		return ctx.Err()
 	}
-	err := c.out.flush()
+	return c.out.flush()
+}
+
+func (c *Client) flushAndFill(ctx context.Context) error {
+	err := c.flushRenewed(ctx)
 	if err == nil {
 		err = c.in.fill()
 	}
@@ -274,7 +296,7 @@ func (c *Client) handshake(ctx context.Context) error {
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	c.nc, c.in.r, c.out.w, c.secured = tc, tc, tc, true
+	c.nc, c.out.w, c.secured = tc, tc, true
 	return nil
 }
 

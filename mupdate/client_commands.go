@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 
 	"murder/internal/imapwire"
@@ -207,16 +206,18 @@ func (c *Client) Update(ctx context.Context, hosts []mbox.Server, ev Events) err
 	if ev.Begin != nil {
 		ev.Begin()
 	}
-	defer func() { c.silence = c.cfg.Timeout }()
 	synced, probed := false, false
+	c.quiet = func() bool {
+		if !synced || probed || ctx.Err() != nil {
+			return false
+		}
+		probed = true
+		c.command("NOOP")
+		return c.flushRenewed(ctx) == nil
+	}
+	defer func() { c.silence, c.quiet = c.cfg.Timeout, nil }()
 	for {
 		f, err := c.read(ctx)
-		var ne net.Error
-		if synced && !probed && ctx.Err() == nil && errors.As(err, &ne) && ne.Timeout() {
-			c.command("NOOP")
-			probed = true
-			continue
-		}
 		if err != nil {
 			return describe(err, "UPDATE", args)
 		}

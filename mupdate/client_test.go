@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -168,6 +169,51 @@ func TestFollow(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// Silence is probed without an end of the stream, under every layer.
+func TestUpdateOverSilence(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		t.Run(fmt.Sprintf("compress=%v", compress), func(t *testing.T) {
+			t.Parallel()
+			dir := newMemory()
+			s := startServer(t, testConfig(t, dir))
+			c, err := Dial(t.Context(), ClientConfig{Addresses: []string{s.addr}, SASL: Password("ro", testPassword), Compress: compress})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.cfg.Timeout = 150 * time.Millisecond
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			probed := func() { // the server has been asked three times since
+				for begun := dir.asked(); dir.asked() < begun+3 && ctx.Err() == nil; {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			rows := 0
+			err = c.Update(ctx, nil, Events{
+				Synced: func() error {
+					go func() {
+						for _, n := range []mbox.Name{"one", "two"} {
+							probed()
+							dir.have(mbox.Entry{Name: n, Location: "a!p", State: mbox.Active})
+						}
+					}()
+					return nil
+				},
+				Row: func(mbox.Entry) error {
+					if rows++; rows == 2 {
+						return io.EOF
+					}
+					return nil
+				},
+			})
+			if !errors.Is(err, io.EOF) {
+				t.Fatalf("after %d rows: %v", rows, err)
+			}
+		})
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 const (
 	maxLine      = 8192
 	maxLiteral   = mbox.MaxACLLen
-	maxFragments = 64 // UPDATE with 30 host names as literals, and room
+	maxFragments = 64          // UPDATE with 30 host names as literals, and room
+	maxBeside    = 2 * maxLine // all of a command beside one literal of the greatest length, and its last line
 	maxTag       = 64
 )
 
@@ -23,6 +24,7 @@ var (
 	errLineTooLong    = imapwire.ErrLineTooLong
 	errBadLiteral     = imapwire.ErrBadLiteral
 	errLiteralTooLong = errors.New("literal too long")
+	errTooLong        = errors.New("command too long")
 	errTooManyParts   = errors.New("too many arguments")
 )
 
@@ -97,6 +99,9 @@ func (p *parser) split(buf []byte) (n, goAheads int, err error) {
 		}
 		if lit.Size > p.literal {
 			return 0, goAheads, errLiteralTooLong
+		}
+		if int64(n)+lit.Size > p.literal+maxBeside {
+			return 0, goAheads, errTooLong
 		}
 		if len(p.parts) == maxFragments {
 			return 0, goAheads, errTooManyParts

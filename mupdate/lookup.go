@@ -83,9 +83,12 @@ func located(view mbox.View, prefix string) records {
 	}
 }
 
-// dump writes the wanted records in an order.
+// dump writes the wanted records in an order. It has a limit of its own, and takes nothing from the time
+// of the commands behind it.
 func (c *conn) dump(tag string, from records, order mbox.Order, want func(*mbox.Entry) bool) error {
-	limit := time.Now().Add(c.srv.cfg.DumpTimeout)
+	begun, since := time.Now(), c.since
+	limit := begun.Add(c.srv.cfg.DumpTimeout)
+	defer func() { c.since = since.Add(time.Since(begun)) }()
 	var err error
 	from.inOrder(order, func(e *mbox.Entry) bool {
 		if want(e) {

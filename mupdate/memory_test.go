@@ -50,6 +50,8 @@ func (m *memory) Barrier(ctx context.Context) (uint64, error) {
 	return m.index + 1000, m.barrierErr
 }
 
+func (m *memory) asked() int { m.mu.Lock(); defer m.mu.Unlock(); return m.barriers }
+
 func (m *memory) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, error) {
 	m.mu.Lock()
 	gate := m.gate

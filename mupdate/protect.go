@@ -22,6 +22,9 @@ func (c *conn) protect(view mbox.View, e *mbox.Entry) string {
 	case !sync && len(c.bound) == 0 || len(c.session.Servers) == 0:
 		return ""
 	case c.syncing != "" && holder == c.syncing:
+		if c.role != Backend { // somebody who has looked at the server's list
+			return ""
+		}
 		return c.own(e)
 	case c.syncing == "" && c.speaksFor(holder), c.unified:
 		return "" // Cyrus: a unified server asks for the names of all servers, and wipes none

@@ -310,7 +310,11 @@ func (s *stream) resync() error {
 	if !ok || !s.scope.whole() || time.Since(s.at) > resyncWithin {
 		return mbox.ErrLagged
 	}
-	s.held = nil // the view knows better
+	after := s.after
+	for i := range s.held { // the view knows better, but what was held is not out
+		after = min(after, s.held[i].Index-1)
+	}
+	s.held = nil
 	s.c.srv.metrics.resyncs.Inc()
 	n := 0
 	var err error
@@ -333,7 +337,7 @@ func (s *stream) resync() error {
 	case !all:
 		return mbox.ErrLagged
 	}
-	view.Ascend("", func(e mbox.Entry) bool { return e.Index <= s.after || row(&e) })
+	view.Ascend("", func(e mbox.Entry) bool { return e.Index <= after || row(&e) })
 	s.c.srv.metrics.rows.Add(float64(n))
 	s.after, s.at = view.Index(), time.Now()
 	return err

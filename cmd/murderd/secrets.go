@@ -134,7 +134,7 @@ func (d *daemon) mupdateMechanisms() (*auth.Mechanisms, error) {
 		if !strings.HasPrefix(password, "$") && !strings.HasPrefix(password, "{") {
 			password = "{PLAIN}" + password
 		}
-		list = append(list, auth.User{Account: auth.Account{Name: name, Admin: id.Role == "admin"}, Password: password})
+		list = append(list, auth.User{Account: auth.Account{Name: name, Admin: id.Role == "admin", Proxy: d.cfg.MUPDATE.AllowProxy}, Password: password})
 	}
 	source, err := auth.NewUsers(list...)
 	if err != nil {

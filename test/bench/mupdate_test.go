@@ -67,7 +67,7 @@ func BenchmarkReserveActivate(b *testing.B) {
 // How many mailboxes can be made the way a Cyrus backend does it: connect, sign on, RESERVE,
 // ACTIVATE, leave?
 func BenchmarkSession(b *testing.B) {
-	on(b, []int{1, 8}, func(b *testing.B, addr string, conns int) {
+	on(b, []int{1, 8, 32}, func(b *testing.B, addr string, conns int) {
 		none := func(int) (string, error) { return addr, nil }
 		measure(b, conns, none, func(string) {}, func(addr string, _ int) error {
 			c, err := dialMupdate(addr)
