@@ -330,9 +330,13 @@ func (c *conn) lost(cause error, clean bool) {
 }
 
 // close ends an unused connection in good order: LOGOUT, and the answer is not waited for beyond the
-// deadline that the caller has set. CLOSE is never sent, because it would expunge.
+// deadline that the caller has set. CLOSE is never sent, because it would expunge. While a command is
+// outstanding nothing is sent: it would be taken for the rest of a literal.
 func (c *conn) close() {
-	if c.broken() == nil {
+	c.mu.Lock()
+	unused := c.err == nil && len(c.queue) == 0
+	c.mu.Unlock()
+	if unused {
 		c.seq++
 		c.nc.SetWriteDeadline(time.Now().Add(time.Second))
 		fmt.Fprintf(c.nc, "%s%d LOGOUT\r\n", c.prefix, c.seq)
