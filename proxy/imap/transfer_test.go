@@ -2,9 +2,11 @@ package imap
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // A copy to another server that is broken off leaves nothing there: nothing of ours may take the place
@@ -26,4 +28,62 @@ func TestCopyBrokenOffStoresNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A message may take its time to come, from the client or from another server, as long as something comes.
+func TestSlowUpload(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("x APPEND INBOX {4}")
+		d.expect("+ ...")
+		for _, octet := range "slow" {
+			d.raw(string(octet))
+			time.Sleep(9 * time.Minute)
+		}
+		d.send("")
+		d.expect("x OK ...")
+	})
+}
+
+func TestSlowCopy(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("UID_FETCH", `* 1 FETCH (UID 1 BODY[] {4}\nsLATERlLATERoLATERwLATER)\nTAG OK done`)
+		takes(t, 36*time.Minute, 36*time.Minute, "the copy", func() {
+			d.send(`x COPY 1 "Shared Folders/shared"`)
+			d.expect("x OK ...")
+		})
+		if r.stubs["b2"].bodies("shared")["slow"] != 1 {
+			t.Error("not copied")
+		}
+	})
+}
+
+// A client that reads slowly, but reads, gets all of a message from a fast backend.
+func TestSlowDownload(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.TLS = selfSigned(t); c.Limits.BackendStall = 2 * time.Second })
+	d := r.open("A")
+	d.expect("* OK ...")
+	d.send("t STARTTLS")
+	d.expect("t OK ...")
+	d.secure()
+	d.patience = time.Minute
+	d.send("l LOGIN alice pw")
+	d.expect("l OK ...")
+	d.send("s SELECT INBOX")
+	d.until("s")
+	r.stubs["b1"].fail("FETCH", "gush")
+	d.send("x FETCH 1 BODY[]")
+	d.expect("* 1 FETCH ...")
+	d.conn.SetDeadline(time.Now().Add(time.Minute))
+	for range 50 {
+		time.Sleep(80 * time.Millisecond) // in all twice what a silent backend has
+		if _, err := io.CopyN(io.Discard, d.r, gushSize/50); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.expect(")")
+	d.expect("x OK done")
 }
