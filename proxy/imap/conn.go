@@ -2,6 +2,7 @@ package imap
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -206,16 +207,35 @@ func (c *conn) setSelected(selected bool) {
 }
 
 // drain waits until every command sent has been answered.
-func (c *conn) drain() {
+func (c *conn) drain() { c.drainUntil(context.Background()) }
+
+// drainUntil is drain that fails when ctx ends.
+func (c *conn) drainUntil(ctx context.Context) error {
 	c.mu.Lock()
 	var last *exchange
 	if n := len(c.queue); n > 0 {
 		last = c.queue[n-1]
 	}
 	c.mu.Unlock()
-	if last != nil {
-		<-last.done
+	if last == nil {
+		return nil
 	}
+	select {
+	case <-last.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lastBusy returns when the backend last answered, which is now if it still owes an answer.
+func (c *conn) lastBusy() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 {
+		return time.Now()
+	}
+	return c.heard
 }
 
 // maxPipelined bounds the commands that a backend has not answered yet.

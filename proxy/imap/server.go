@@ -168,7 +168,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		window = time.Until(deadline) / 2
 	}
 	for i, ss := range list {
-		ss.end("UNAVAILABLE", "Server is shutting down, reconnect")
+		ss.endAs(farewell{code: "UNAVAILABLE", text: "Server is shutting down, reconnect", patient: true})
 		if i%64 == 63 {
 			select {
 			case <-time.After(window * 64 / time.Duration(len(list))):

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -86,4 +87,63 @@ func TestSlowDownload(t *testing.T) {
 	}
 	d.expect(")")
 	d.expect("x OK done")
+}
+
+// Who is told to go gets the answers to what has been asked before.
+func TestDrainLetsAnswersCome(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("FETCH", `* 1 FETCH (FLAGS ())\nLATER* 2 FETCH (FLAGS ())\nTAG OK done`)
+		d.send("x FETCH 1:2 FLAGS")
+		d.expect("* 1 FETCH ...")
+		done := make(chan error)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+			defer cancel()
+			done <- r.srv.Shutdown(ctx)
+		}()
+		d.expect("* 2 FETCH ...")
+		d.expect("x OK done")
+		d.expect("* BYE [UNAVAILABLE]...")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An answer that does not come does not hold up the end of a drain.
+func TestDrainDoesNotWaitForEver(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("FETCH", `* 1 FETCH (FLAGS ())\nTHEN-HANG`)
+		d.send("x FETCH 1 BODY[]")
+		d.expect("* 1 FETCH ...")
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		takes(t, 10*time.Second, 11*time.Second, "the drain", func() {
+			if err := r.srv.Shutdown(ctx); err == nil {
+				t.Error("nobody was cut off")
+			}
+		})
+	})
+}
+
+// A client that waits for an answer is not idle, and has its time from the end of the answer on.
+func TestLongAnswerIsNotIdling(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("FETCH", strings.Repeat(`* 1 FETCH (FLAGS ())\nLATER`, 4)+`TAG OK done`)
+		d.send("x FETCH 1 BODY[]")
+		for range 4 {
+			d.expect("* 1 FETCH ...")
+		}
+		d.expect("x OK done")
+		takes(t, 30*time.Minute, 30*time.Minute+time.Second, "being idle", func() { d.expect("* BYE Idle for too long") })
+	})
 }
