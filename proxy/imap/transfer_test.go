@@ -147,3 +147,20 @@ func TestLongAnswerIsNotIdling(t *testing.T) {
 		takes(t, 30*time.Minute, 30*time.Minute+time.Second, "being idle", func() { d.expect("* BYE Idle for too long") })
 	})
 }
+
+// A backend that refuses to tell its special-use flags has not said that there are none.
+func TestSpecialUseRefused(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	r.stubs["b1"].fail("LIST", "TAG NO [SERVERBUG] not now")
+	d.send(`x LIST (SPECIAL-USE) "" "*"`)
+	if got := d.until("x"); !strings.HasPrefix(got[len(got)-1], "x NO [UNAVAILABLE]") {
+		t.Errorf("%q", got)
+	}
+	r.stubs["b1"].forget()
+	d.send(`y LIST (SPECIAL-USE) "" "*"`)
+	d.expect("y OK ...")
+	if !r.stubs["b1"].saw("LIST (SPECIAL-USE)") {
+		t.Error("not asked again")
+	}
+}
