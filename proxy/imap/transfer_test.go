@@ -164,3 +164,37 @@ func TestSpecialUseRefused(t *testing.T) {
 		t.Error("not asked again")
 	}
 }
+
+// A backend that neither agrees to IDLE nor refuses is given up when the client has done.
+func TestIdleNotAgreedTo(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("IDLE", "hang")
+		d.send("i IDLE")
+		d.expect("+ idling")
+		takes(t, 30*time.Second, 31*time.Second, "leaving", func() {
+			d.send("DONE")
+			d.expect("* BYE [UNAVAILABLE]...")
+		})
+	})
+}
+
+// A session that waits for a backend and cannot be cut does not keep the server from ending.
+func TestShutdownReturns(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.stubs["b1"].fail("FETCH", `* 1 FETCH (FLAGS ())\nTHEN-HANG`)
+		d.send("x FETCH 1 FLAGS")
+		d.expect("* 1 FETCH ...")
+		d.send("y STATUS INBOX (MESSAGES)")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		takes(t, 10*time.Second, 10*time.Second+byeStall, "the shutdown", func() { r.srv.Shutdown(ctx) })
+		r.stubs["b1"].stop()
+	})
+}
