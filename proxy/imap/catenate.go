@@ -209,7 +209,12 @@ func (k *catenate) fetch(server mbox.Server, part urlPart) (sent bool, err error
 		if !sent && bytes.Contains(line, []byte(" FETCH (")) && bytes.Contains(line, []byte("BODY[")) {
 			sent = true
 			fmt.Fprintf(&k.dst.out, "TEXT {%d+}\r\n", lit.Size)
-			put = func(b []byte) error { k.dst.out.put(b); return nil }
+			put = func(b []byte) error {
+				k.dst.out.put(b)
+				k.dst.extend()
+				so.nc.SetDeadline(time.Now().Add(k.s.cfg.Limits.BackendStall))
+				return nil
+			}
 		}
 		if err := so.in.copyN(lit.Size, put); err != nil {
 			return sent, lostIf(sent, err)

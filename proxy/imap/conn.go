@@ -2,6 +2,7 @@ package imap
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -206,16 +207,35 @@ func (c *conn) setSelected(selected bool) {
 }
 
 // drain waits until every command sent has been answered.
-func (c *conn) drain() {
+func (c *conn) drain() { c.drainUntil(context.Background()) }
+
+// drainUntil is drain that fails when ctx ends.
+func (c *conn) drainUntil(ctx context.Context) error {
 	c.mu.Lock()
 	var last *exchange
 	if n := len(c.queue); n > 0 {
 		last = c.queue[n-1]
 	}
 	c.mu.Unlock()
-	if last != nil {
-		<-last.done
+	if last == nil {
+		return nil
 	}
+	select {
+	case <-last.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lastBusy returns when the backend last answered, which is now if it still owes an answer.
+func (c *conn) lastBusy() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 {
+		return time.Now()
+	}
+	return c.heard
 }
 
 // maxPipelined bounds the commands that a backend has not answered yet.
@@ -330,9 +350,13 @@ func (c *conn) lost(cause error, clean bool) {
 }
 
 // close ends an unused connection in good order: LOGOUT, and the answer is not waited for beyond the
-// deadline that the caller has set. CLOSE is never sent, because it would expunge.
+// deadline that the caller has set. CLOSE is never sent, because it would expunge. While a command is
+// outstanding nothing is sent: it would be taken for the rest of a literal.
 func (c *conn) close() {
-	if c.broken() == nil {
+	c.mu.Lock()
+	unused := c.err == nil && len(c.queue) == 0
+	c.mu.Unlock()
+	if unused {
 		c.seq++
 		c.nc.SetWriteDeadline(time.Now().Add(time.Second))
 		fmt.Fprintf(c.nc, "%s%d LOGOUT\r\n", c.prefix, c.seq)

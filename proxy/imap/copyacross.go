@@ -243,7 +243,12 @@ func (t *transfer) body(head []byte) (bool, error) {
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
 	wait, direct := t.src.in.wait, t.src.in.direct
 	t.src.in.wait, t.src.in.direct = func() { t.src.extend(); t.dst.out.flush() }, nil
-	err = t.src.in.copyN(lit.Size, func(p []byte) error { put(p); return nil })
+	err = t.src.in.copyN(lit.Size, func(p []byte) error {
+		put(p)
+		t.src.extend()
+		t.dst.extend() // it cannot answer yet
+		return nil
+	})
 	t.src.in.wait, t.src.in.direct = wait, direct
 	if err != nil {
 		return true, err

@@ -15,7 +15,7 @@ import (
 )
 
 // known are the extensions that ENABLE can turn on. Others are ignored (RFC 5161 section 3.1).
-var known = []string{"CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "UIDONLY"}
+var known = []string{"CONDSTORE", "QRESYNC", "UTF8=ACCEPT"}
 
 // enable executes ENABLE: at every backend that is open now, and at those opened later (see open).
 // The answer is ours, once, whatever they say.

@@ -80,11 +80,14 @@ func (s *session) stopIdle(x *exchange) error {
 	case <-x.done:
 		return x.err
 	case <-timeout.C:
+		s.sel.lost(os.ErrDeadlineExceeded, true)
 	}
+	// After a timeout it is done already, or will be at once.
 	select {
 	case <-x.done:
 	case <-timeout.C:
 		s.sel.lost(os.ErrDeadlineExceeded, true)
+		<-x.done
 	}
 	return x.err
 }

@@ -44,9 +44,7 @@ func (s *session) list(c *command) error {
 		return err
 	}
 	if l == nil {
-		// The question for the separator.
-		s.say(`* LIST (\Noselect) ` + quote(string(s.view.Separator())) + ` ""` + "\r\n")
-		return ok("Completed")
+		return s.answerSeparator("LIST")
 	}
 	return s.answerList(l)
 }
@@ -54,13 +52,23 @@ func (s *session) list(c *command) error {
 // xlist executes XLIST, which some old clients prefer: LIST with special-use flags.
 func (s *session) xlist(c *command) error {
 	l, err := s.parseList(c)
-	if err != nil || l == nil {
+	if err != nil {
 		return err
+	}
+	if l == nil {
+		return s.answerSeparator("XLIST")
 	}
 	l.word, l.use = "XLIST", true
 	return s.answerList(l)
 }
 
+// answerSeparator answers a LIST of the empty pattern, which asks for the separator.
+func (s *session) answerSeparator(word string) error {
+	s.writeRaw([]byte("* " + word + ` (\Noselect) ` + quote(string(s.view.Separator())) + ` ""` + "\r\n"))
+	return ok("Completed")
+}
+
+// parseList reads the arguments; nil stands for the question for the separator.
 func (s *session) parseList(c *command) (*listing, error) {
 	l := &listing{word: "LIST", use: s.cfg.SpecialUse}
 	if !c.eat(' ') {

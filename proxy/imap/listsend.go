@@ -209,6 +209,11 @@ func (u *specialUse) of(s *session, server mbox.Server) (map[mbox.Extern]string,
 		return true
 	}}
 	err := s.ask(server, true, x, func(tag string) []byte { return []byte(tag + ` LIST (SPECIAL-USE) "" "*"` + "\r\n") })
+	if err == nil {
+		if st, _, _ := condition(x.tagged); st != statusOK {
+			err = refusalOf(x.tagged) // nothing is known, which is not that there are none
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ func (c *conn) read(last *exchange) {
 		if more := c.one(head, x, selected); !more {
 			return
 		}
+		c.extend()
 		if last == nil {
 			continue
 		}
@@ -125,7 +126,9 @@ func (c *conn) waiting() {
 // put takes a piece of a response for the client; relay has the lock.
 func (c *conn) put(p []byte) error {
 	c.begun = true
-	return c.s.out.put(p)
+	err := c.s.out.put(p)
+	c.extend() // a slow client may have taken longer than the backend may be silent
+	return err
 }
 
 // relay passes one response line on to the client.
@@ -169,6 +172,7 @@ func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
 			return true, unexpected(err)
 		}
 	}
+	c.extend()
 	return true, nil
 }
 

@@ -86,13 +86,23 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	if c.lit.Size > maxSwallow && b.out.err != nil {
 		return fmt.Errorf("%w: too much to skip", errClient)
 	}
-	s.in.wait = func() {
-		s.clear.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+	var armed time.Time
+	arm := func() {
+		armed = time.Now()
+		s.clear.SetReadDeadline(armed.Add(s.cfg.Limits.Idle))
 		s.deadline = time.Time{}
+	}
+	s.in.wait = func() {
+		arm()
 		b.out.flush()
 	}
 	err := s.in.copyN(c.lit.Size, func(p []byte) error {
 		b.out.put(p) // a lost backend is found out at the end
+		// Neither is silent: the client sends, and the backend cannot answer yet.
+		b.extend()
+		if time.Since(armed) > time.Second {
+			arm()
+		}
 		return nil
 	})
 	s.in.wait = nil

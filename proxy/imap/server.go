@@ -153,7 +153,8 @@ func (s *Server) forget(ss *session) {
 }
 
 // Shutdown stops accepting, tells idle sessions to leave, spread over half the time that ctx allows
-// (a second without a deadline), lets busy ones finish their command, and cuts the rest when ctx ends.
+// (a second without a deadline), lets busy ones finish their command, and cuts the rest when ctx ends. It returns soon after that, even
+// if one of them does not come to an end.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -168,7 +169,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		window = time.Until(deadline) / 2
 	}
 	for i, ss := range list {
-		ss.end("UNAVAILABLE", "Server is shutting down, reconnect")
+		ss.endAs(farewell{code: "UNAVAILABLE", text: "Server is shutting down, reconnect", patient: true})
 		if i%64 == 63 {
 			select {
 			case <-time.After(window * 64 / time.Duration(len(list))):
@@ -188,7 +189,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		ss.sock.Close()
 	}
 	s.mu.Unlock()
-	s.work.Wait()
+	ended := make(chan struct{})
+	go func() { s.work.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return ctx.Err()
+	case <-ctx.Done():
+	}
+	select { // those cut off just now need a moment
+	case <-ended:
+	case <-time.After(byeStall):
+		s.cfg.Logger.Warn("sessions have not ended", "sessions", s.count())
+	}
 	return ctx.Err()
 }
 

@@ -107,15 +107,15 @@ func TestCapabilityIntersection(t *testing.T) {
 	if table.offered() != nil {
 		t.Error("something is offered before anything is known")
 	}
-	table.learn("b1", parseCaps("IMAP4rev1 QRESYNC CONDSTORE MOVE XLIST MUPDATE=x URLAUTH APPENDLIMIT=100 SORT SORT=DISPLAY AUTH=PLAIN"))
-	table.learn("b2", parseCaps("IMAP4rev1 CONDSTORE MOVE XLIST MUPDATE=y URLAUTH APPENDLIMIT=50 SORT"))
+	table.learn("b1", parseCaps("IMAP4rev1 QRESYNC CONDSTORE MOVE XLIST MUPDATE=x URLAUTH APPENDLIMIT=100 SORT SORT=DISPLAY AUTH=PLAIN UIDONLY"))
+	table.learn("b2", parseCaps("IMAP4rev1 CONDSTORE MOVE XLIST MUPDATE=y URLAUTH APPENDLIMIT=50 SORT UIDONLY"))
 	got := table.offered()
 	for _, name := range []string{"CONDSTORE", "MOVE", "SORT", "APPENDLIMIT=50", "XLIST"} {
 		if !got.has(name) {
 			t.Errorf("%s is missing in %v", name, got)
 		}
 	}
-	for _, name := range []string{"QRESYNC", "MUPDATE=X", "URLAUTH", "SORT=DISPLAY", "APPENDLIMIT=100", "AUTH=PLAIN"} {
+	for _, name := range []string{"QRESYNC", "MUPDATE=X", "URLAUTH", "SORT=DISPLAY", "APPENDLIMIT=100", "AUTH=PLAIN", "UIDONLY"} {
 		if got.has(name) {
 			t.Errorf("%s is offered", name)
 		}

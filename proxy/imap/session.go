@@ -83,7 +83,10 @@ type session struct {
 }
 
 // farewell is why a session is to end.
-type farewell struct{ code, text string }
+type farewell struct {
+	code, text string
+	patient    bool // what has been sent to the backend is answered first
+}
 
 // run serves the client until it leaves.
 func (s *session) run() {
@@ -143,15 +146,23 @@ func (s *session) await(patience time.Duration) ([]byte, error) {
 }
 
 // awaitCommand waits for a command for as long as a client may be idle, and meanwhile closes
-// connections that have not been of use for long.
+// connections that have not been of use for long. A client that still gets answers is not idle.
 func (s *session) awaitCommand() ([]byte, error) {
-	for left := s.cfg.Limits.Idle; ; {
-		patience := left
+	for since := time.Now(); ; {
+		patience := time.Until(since.Add(s.cfg.Limits.Idle))
 		if s.idleConns() {
-			patience = min(left, s.cfg.Limits.BackendIdle)
+			patience = min(patience, s.cfg.Limits.BackendIdle)
 		}
 		line, err := s.await(patience)
-		if left -= patience; left <= 0 || s.phase == fresh || s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if s.phase == fresh || s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return line, err
+		}
+		if s.sel != nil {
+			if at := s.sel.lastBusy(); at.After(since) {
+				since = at
+			}
+		}
+		if time.Since(since) >= s.cfg.Limits.Idle {
 			return line, err
 		}
 	}
@@ -164,6 +175,11 @@ func (s *session) readFailed(err error) bool {
 		s.sayBye("", "Line too long")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if f := s.wish(); f != nil {
+			if f.patient && s.sel != nil && s.sel.drainUntil(s.ctx) != nil {
+				s.sel.nc.Close() // else the pump may keep the client's writer
+				s.abort("outstanding commands took too long")
+				return false
+			}
 			s.sayBye(f.code, f.text)
 		} else {
 			s.sayBye("", "Idle for too long")
@@ -355,11 +371,14 @@ func (s *session) newAlert(line []byte) bool {
 }
 
 // end asks the session to say BYE at the next line boundary. Any goroutine may call it.
-func (s *session) end(code, text string) {
+func (s *session) end(code, text string) { s.endAs(farewell{code: code, text: text}) }
+
+// endAs is end in a way of its own.
+func (s *session) endAs(f farewell) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending == nil {
-		s.ending = &farewell{code: code, text: text}
+		s.ending = &f
 	}
 	if s.waiting {
 		s.clear.SetReadDeadline(time.Unix(1, 0))

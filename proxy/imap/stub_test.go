@@ -141,7 +141,7 @@ func (b *stub) count(name mbox.Name) int {
 }
 
 // fail orders a fault for the next use of a verb: "close", "bye", "hang", "gush", or text to say instead,
-// with TAG for the tag, \n for a line end, and THEN-CLOSE or THEN-HANG at the end.
+// with TAG for the tag, \n for a line end, LATER for nine minutes, and THEN-CLOSE or THEN-HANG at the end.
 func (b *stub) fail(verb, what string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -335,7 +335,13 @@ func (c *stubConn) one() bool {
 	default:
 		text, hang := strings.CutSuffix(f, "THEN-HANG")
 		text, gone := strings.CutSuffix(text, "THEN-CLOSE")
-		io.WriteString(c.conn, strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n", `\xff`, "\xff", `\xfe`, "\xfe", `\x01`, "\x01").Replace(text))
+		text = strings.NewReplacer("TAG", cmd.tag, `\n`, "\r\n", `\xff`, "\xff", `\xfe`, "\xfe", `\x01`, "\x01").Replace(text)
+		for i, part := range strings.Split(text, "LATER") {
+			if i > 0 {
+				time.Sleep(9 * time.Minute)
+			}
+			io.WriteString(c.conn, part)
+		}
 		if hang {
 			io.Copy(io.Discard, c.r)
 		}
