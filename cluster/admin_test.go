@@ -153,11 +153,12 @@ func TestMetrics(t *testing.T) {
 	r := newRig(t)
 	reg := prometheus.NewRegistry()
 	r.configure = func(cfg *Config) {
+		cfg.TrailingLogs = 1
 		if cfg.NodeID == "c1" {
 			cfg.Metrics = reg
 		}
 	}
-	r.grow(3, 1)
+	r.grow(3, 0)
 	n := r.nodes["c1"]
 	if r.waitLeader() != n {
 		if err := r.waitLeader().Transfer(testContext(t), "c1"); err != nil {
@@ -170,6 +171,14 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := n.Backup(testContext(t), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	// Who joins now reads a snapshot: the log before it is gone.
+	tok, err := n.CreateToken(testContext(t), admin.TokenRequest{Role: string(Frontend)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.open(r.config("f1", Frontend)).Join(testContext(t), tok.Token); err != nil {
 		t.Fatal(err)
 	}
 	var missing []string
@@ -192,13 +201,15 @@ func TestMetrics(t *testing.T) {
 		for _, name := range []string{
 			// The library's, into whose sink all nodes of this process report.
 			"raft_commitTime", "raft_leader_dispatchLog", "raft_leader_lastContact", "raft_rpc_appendEntries_storeLogs", "raft_fsm_applyBatch",
-			"raft_replication_heartbeat", "raft_boltdb_freelistBytes", "raft_boltdb_storeLogs", "raft_thread_main_saturation",
+			"raft_replication_heartbeat", "raft_boltdb_freelistBytes", "raft_boltdb_storeLogs", "raft_thread_main_saturation", "raft_fsm_lastRestoreDuration",
 			"murder_write_seconds", "murder_barrier_seconds", "murder_batch_commands", "murder_batch_seconds", "murder_is_leader", "murder_has_leader",
 			"murder_term", "murder_last_index", "murder_commit_index", "murder_applied_index", "murder_lag_entries", "murder_mailboxes",
 			"murder_reservations", "murder_reservation_oldest_seconds", "murder_queue_commands", "murder_members", "murder_peer_silence_seconds",
 			"murder_peer_last_index", "murder_store_call_age_seconds", "murder_log_file_bytes", "murder_disk_free_bytes", "murder_snapshot_bytes",
 			"murder_snapshot_index", "murder_snapshot_reads", "murder_copy_diverged", "murder_certificate_expiry_seconds", "murder_cluster_version",
 			"murder_leader_changes_total", "murder_leaderless_seconds", "murder_stand_ins_total", "murder_write_retries_total", "murder_write_repeats_total", "murder_epoch",
+			"murder_queue_age_seconds", "murder_voters", "murder_spare_voters", "murder_snapshot_age_seconds", "murder_snapshot_seconds",
+			"murder_restore_last_seconds", "murder_write_verdicts_total", "murder_store_seconds",
 		} {
 			if !have[name] {
 				missing = append(missing, name)

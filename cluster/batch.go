@@ -26,6 +26,7 @@ type unit struct {
 	cmds [][]byte // encoded envelopes
 	size int      // octets of all
 	from string   // another node, which waits for its own copy to follow
+	came time.Time
 	done func(results []fsm.Result, index uint64, err error)
 }
 
@@ -130,6 +131,7 @@ func (b *batcher) submit(u *unit) error {
 		b.flows[u.flow] = f
 		b.turn = append(b.turn, f)
 	}
+	u.came = time.Now()
 	f.units = append(f.units, u)
 	b.signal()
 	return nil
@@ -162,6 +164,16 @@ func (b *batcher) waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.commands
+}
+
+// oldest is how long what waits longest has waited.
+func (b *batcher) oldest(now time.Time) (age time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range b.turn {
+		age = max(age, now.Sub(f.units[0].came))
+	}
+	return age
 }
 
 // take forms the next batch, or returns nil if there is nothing to propose.

@@ -76,6 +76,9 @@ type Config struct {
 	// Findings are what this process has to say to an operator beyond the cluster; part of Status. It
 	// must not block.
 	Findings func() []admin.Finding
+	// Serving says whether this process takes clients, or still has some that finish what they are doing; part of
+	// Status.
+	Serving func() bool
 	// Answers are requests of coordinators to this process that Node.AskAll sends.
 	Answers map[string]Answerer
 

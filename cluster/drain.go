@@ -22,6 +22,9 @@ func (n *Node) Undrain(ctx context.Context, node string) error {
 	return n.changeMember(ctx, memberRequest{Do: "undrain", Node: node})
 }
 
+// Draining reports whether this node is out of service, or on its way out.
+func (n *Node) Draining() bool { return n.draining.Load() }
+
 // drain is the leader's part: another node is asked to stand down, or to come back.
 func (r *reign) drain(ctx context.Context, rec fsm.Node, do string) error {
 	n := r.node

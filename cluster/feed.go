@@ -55,15 +55,22 @@ type raftFeed struct {
 	ending   sync.Once
 }
 
-// learnerTrailing is how many entries a learner keeps behind its snapshot: enough for what the leader may send
-// twice.
+// learnerTrailing is how many entries a learner keeps that its copy has applied: enough for what the leader may send
+// twice, and for finding where the logs of a new leader and of this node part.
 const learnerTrailing = 256
+
+// learnerThreshold is after how many entries a learner takes a snapshot: it bounds what it has to fetch again after a
+// restart.
+const learnerThreshold = 1024
 
 // openRaft takes up a node's part in raft.
 func (n *Node) openRaft(role Role) (*raftFeed, error) {
-	st, err := openStores(&n.cfg, role == Coordinator)
+	st, err := openStores(&n.cfg, role == Coordinator, func() uint64 { index, _ := n.replica.applied(); return index })
 	if err != nil {
 		return nil, err
+	}
+	if st.guard != nil {
+		st.guard.observe = n.metrics.store
 	}
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  newRaftStream(n.port, n.nodeAt),
@@ -82,7 +89,7 @@ func (n *Node) openRaft(role Role) (*raftFeed, error) {
 		// bounded by its last snapshot. Nor does it need old entries: it sends them to nobody, and a start
 		// goes on from the snapshot. An entry may be large, so that those that a voter keeps would be
 		// more than the map itself after an import.
-		rc.SnapshotThreshold = min(rc.SnapshotThreshold, 1024)
+		rc.SnapshotThreshold = min(rc.SnapshotThreshold, learnerThreshold)
 		rc.TrailingLogs = min(rc.TrailingLogs, learnerTrailing)
 	}
 	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{trans, n})
@@ -100,6 +107,41 @@ func (n *Node) openRaft(role Role) (*raftFeed, error) {
 	n.wg.Go(f.observe)
 	return f, nil
 }
+
+// Tuning is what may change while a node runs; zero leaves a value as it is.
+type Tuning struct {
+	SnapshotInterval  time.Duration
+	SnapshotThreshold uint64
+	TrailingLogs      uint64
+}
+
+// Tune changes when snapshots are taken and how much of the log is kept behind them. A node that is no member yet
+// goes on with what it was opened with.
+func (n *Node) Tune(t Tuning) error {
+	e := n.engine.Load()
+	if e == nil || e.raftFeed == nil {
+		return nil
+	}
+	rc := e.raft.ReloadableConfig()
+	for _, v := range []struct{ to, from *uint64 }{{&rc.SnapshotThreshold, &t.SnapshotThreshold}, {&rc.TrailingLogs, &t.TrailingLogs}} {
+		if *v.from != 0 {
+			*v.to = *v.from
+		}
+	}
+	if t.SnapshotInterval != 0 {
+		rc.SnapshotInterval = t.SnapshotInterval
+	}
+	if e.identity.Role != Coordinator {
+		rc.SnapshotThreshold, rc.TrailingLogs = min(rc.SnapshotThreshold, learnerThreshold), min(rc.TrailingLogs, learnerTrailing)
+	}
+	if err := e.raft.ReloadConfig(rc); err != nil {
+		return fmt.Errorf("changing when snapshots are taken: %w", err)
+	}
+	return nil
+}
+
+// trailing is how many entries are kept behind a snapshot.
+func (f *raftFeed) trailing() uint64 { return f.raft.ReloadableConfig().TrailingLogs }
 
 func (f *raftFeed) observe() {
 	for {

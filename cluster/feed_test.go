@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"testing"
+	"time"
 
 	"murder/fsm"
 )
@@ -47,5 +48,24 @@ func TestOnlyVotersKnowRaft(t *testing.T) {
 		for _, at := range beyond.FindAll(text, -1) {
 			t.Errorf("%s reaches behind the feed: %s", file, at)
 		}
+	}
+}
+
+func TestTune(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 1, 1)
+	for id, want := range map[string]uint64{"c1": 5000, "f1": learnerTrailing} {
+		n := r.nodes[id]
+		before := n.engine.Load().raft.ReloadableConfig()
+		if err := n.Tune(Tuning{TrailingLogs: 5000, SnapshotInterval: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		got := n.engine.Load().raft.ReloadableConfig()
+		if got.TrailingLogs != want || got.SnapshotInterval != time.Hour || got.SnapshotThreshold != before.SnapshotThreshold || got.HeartbeatTimeout != before.HeartbeatTimeout {
+			t.Errorf("%s: %+v", id, got)
+		}
+	}
+	if err := r.nodes["c1"].Tune(Tuning{SnapshotInterval: time.Millisecond}); err == nil {
+		t.Error("a snapshot every millisecond")
 	}
 }

@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/fsm"
@@ -29,11 +32,16 @@ var (
 	descHolds     = desc("reservations", "Reserved names, by kind (create, move).", "kind")
 	descHoldAge   = desc("reservation_oldest_seconds", "Age of the oldest reservation in time of leadership, by kind.", "kind")
 	descQueue     = desc("queue_commands", "Commands waiting on the leader.")
+	descQueueAge  = desc("queue_age_seconds", "On the leader: how long the oldest command has waited.")
+	descVoters    = desc("voters", "On the leader: coordinators that vote.")
+	descSpare     = desc("spare_voters", "On the leader: how many more voters may be lost before nothing can be changed.")
+	descSnapAge   = desc("snapshot_age_seconds", "Age of the newest snapshot.")
+	descTrailing  = desc("trailing_log_seconds", "How long the log takes, as fast as it grows, to leave a snapshot behind that a node is still reading.")
 	descMembers   = desc("members", "Registered nodes by role.", "role")
 	descPeerAge   = desc("peer_silence_seconds", "On the leader: age of each node's last sign of life.", "peer")
 	descPeerLast  = desc("peer_last_index", "On the leader: where each node's log ends.", "peer")
 	descStoreAge  = desc("store_call_age_seconds", "Age of the oldest call to the log store under way.")
-	descLogFile   = desc("log_file_bytes", "Size of the log's file, which never shrinks.")
+	descLogFile   = desc("log_file_bytes", "Size of the log's file, which never shrinks by itself: murderctl node log compact.")
 	descCramped   = desc("disk_nearly_full", "1 while too little is left on the disk of the data directory.")
 	descDisk      = desc("disk_free_bytes", "What is left on the disk of the data directory.")
 	descSnapSize  = desc("snapshot_bytes", "Size of the newest snapshot.")
@@ -41,7 +49,7 @@ var (
 	descSnapReads = desc("snapshot_reads", "Snapshots that are being read at the moment, to be sent or saved.")
 	descDiverged  = desc("copy_diverged", "Whether the copy was found to differ from that of a majority of the voters.")
 	descExpiry    = desc("certificate_expiry_seconds", "Unix time at which the node's certificate expires.")
-	descGossip    = desc("gossip_members", "Members that gossip believes to be alive.")
+	descGossip    = desc("gossip_members", "Members by what gossip believes of them: alive, gone.", "state")
 	descVersion   = desc("cluster_version", "Cluster version.")
 	descPossible  = desc("cluster_version_possible", "Cluster version that every registered node can speak.")
 	descBlocked   = desc("cluster_version_blocked_by", "1 for every node that keeps the cluster version below the newest that any node can speak.", "peer")
@@ -51,7 +59,7 @@ var (
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLeader, descLeading, descTerm, descLast, descCommit, descApplied, descLag, descContact,
 		descMailboxes, descHolds, descHoldAge, descQueue, descMembers, descPeerAge, descPeerLast, descStoreAge, descLogFile, descDisk, descCramped,
-		descSnapSize, descSnapIndex, descSnapReads, descDiverged, descExpiry, descGossip, descVersion, descPossible, descBlocked, descEpoch} {
+		descSnapSize, descSnapIndex, descSnapReads, descSnapAge, descTrailing, descQueueAge, descVoters, descSpare, descDiverged, descExpiry, descGossip, descVersion, descPossible, descBlocked, descEpoch} {
 		ch <- d
 	}
 }
@@ -70,7 +78,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	n.sampleMap(s)
 	s.truth(descDiverged, n.replica.diverged.Load())
 	if g := n.gossip.Load(); g != nil {
-		s.gauge(descGossip, float64(g.alive()))
+		s.gauge(descGossip, float64(g.alive()), "alive")
+		s.gauge(descGossip, float64(g.gone()), "gone")
 	}
 	_, known := n.Leader()
 	s.truth(descLeader, known)
@@ -78,6 +87,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	s.truth(descLeading, r != nil)
 	if r != nil {
 		s.gauge(descQueue, float64(r.batcher.waiting()))
+		s.gauge(descQueueAge, r.batcher.oldest(time.Now()).Seconds())
 		s.gauge(descLag, 0)
 		r.samplePeers(s)
 	} else if lag, age, ok := n.lag(); ok {
@@ -133,6 +143,29 @@ func (r *reign) samplePeers(s sample) {
 	}
 }
 
+// sampleVoters tells how far the cluster is from standing still. A voter counts while it gives signs of life.
+func (r *reign) sampleVoters(s sample, servers []raft.Server) {
+	voters, up := 0, 0
+	for _, v := range servers {
+		if v.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		p, ok := r.position(string(v.ID))
+		if string(v.ID) == r.node.cfg.NodeID || ok && time.Since(p.at) < r.node.timing.silence {
+			up++
+		}
+	}
+	s.gauge(descVoters, float64(voters))
+	s.gauge(descSpare, float64(up-(voters/2+1)))
+}
+
+// takenAt is when a snapshot was written: the library's ids are TERM-INDEX-MILLISECONDS.
+func takenAt(m *raft.SnapshotMeta) (time.Time, bool) {
+	ms, err := strconv.ParseInt(m.ID[strings.LastIndexByte(m.ID, '-')+1:], 10, 64)
+	return time.UnixMilli(ms), err == nil
+}
+
 func (n *Node) sampleEngine(s sample, e *engine) {
 	p := e.feed.place()
 	s.gauge(descTerm, float64(p.term))
@@ -148,12 +181,25 @@ func (n *Node) sampleEngine(s sample, e *engine) {
 			s.gauge(descLogFile, float64(info.Size()))
 		}
 	}
+	if r := n.reign.Load(); r != nil {
+		r.sampleVoters(s, e.feed.servers())
+	}
 	if e.raftFeed == nil {
 		return
+	}
+	if rate, ok := n.pace.entries(time.Now(), p.last); ok && rate > 0 {
+		trailing := n.cfg.TrailingLogs // of the coordinators, which are set alike
+		if e.identity.Role == Coordinator {
+			trailing = e.trailing()
+		}
+		s.gauge(descTrailing, float64(trailing)/rate)
 	}
 	if list, err := e.stores.snapshots.List(); err == nil && len(list) > 0 {
 		s.gauge(descSnapSize, float64(list[0].Size))
 		s.gauge(descSnapIndex, float64(list[0].Index))
+		if at, ok := takenAt(list[0]); ok {
+			s.gauge(descSnapAge, n.now().Sub(at).Seconds())
+		}
 	}
 	if gate, ok := e.stores.snapshots.(*snapshotGate); ok {
 		s.gauge(descSnapReads, float64(len(gate.slots)+len(n.backups)))

@@ -154,6 +154,16 @@ func (g *gossip) state(node string) string {
 // alive counts the members that gossip believes to be alive, this node included.
 func (g *gossip) alive() int { return g.list.NumMembers() }
 
+// gone counts those that are registered and were alive once.
+func (g *gossip) gone() (count int) {
+	for rec := range g.node.State().Nodes {
+		if g.state(rec.ID) == "gone" {
+			count++
+		}
+	}
+	return count
+}
+
 func (g *gossip) note(node, state string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -152,7 +152,7 @@ func (n *Node) become(id *identity, files membershipFiles, bootstrap bool) error
 
 // layLog makes an empty log: a coordinator that is a member and has none will not start.
 func (n *Node) layLog() error {
-	st, err := openStores(&n.cfg, true)
+	st, err := openStores(&n.cfg, true, nil)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (n *Node) layLog() error {
 
 // bootstrap writes the first configuration to an empty log: this node votes alone.
 func (n *Node) bootstrap() error {
-	st, err := openStores(&n.cfg, true)
+	st, err := openStores(&n.cfg, true, nil)
 	if err != nil {
 		return err
 	}

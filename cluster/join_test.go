@@ -243,7 +243,7 @@ func TestMembersByHand(t *testing.T) {
 	l := r.waitLeader().cfg.NodeID
 	via := r.nodes["c1"]
 	wantRefusal(t, "demoting the leader", via.Demote(ctx, l), "cluster transfer")
-	wantRefusal(t, "promoting a frontend", via.Promote(ctx, "f1"), "only coordinators can vote")
+	wantRefusal(t, "promoting a frontend", via.Promote(ctx, "f1", false), "only coordinators can vote")
 	victim := "c3"
 	if l == victim {
 		victim = "c2"
@@ -252,7 +252,7 @@ func TestMembersByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.waitVoters(2)
-	if err := via.Promote(ctx, victim); err != nil {
+	if err := via.Promote(ctx, victim, false); err != nil {
 		t.Fatal(err)
 	}
 	r.waitVoters(3)
@@ -385,7 +385,7 @@ func TestJoinInEveryRole(t *testing.T) {
 			}
 		}
 	}
-	wantRefusal(t, "promoting an agent", r.nodes["c1"].Promote(ctx, "a1"), "only coordinators can vote")
+	wantRefusal(t, "promoting an agent", r.nodes["c1"].Promote(ctx, "a1", false), "only coordinators can vote")
 	r.equalDigests()
 }
 

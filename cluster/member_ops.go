@@ -20,11 +20,13 @@ type memberRequest struct {
 	Do      string `json:"do"` // promote, demote, remove, address, drain, undrain
 	Node    string `json:"node"`
 	Address string `json:"address,omitempty"`
+	Force   bool   `json:"force,omitempty"` // promote: to an even number of voters
 }
 
-// Promote makes a voter of a coordinator that has caught up.
-func (n *Node) Promote(ctx context.Context, node string) error {
-	return n.changeMember(ctx, memberRequest{Do: "promote", Node: node})
+// Promote makes a voter of a coordinator that has caught up. Without force it does not make the number of voters
+// even.
+func (n *Node) Promote(ctx context.Context, node string, force bool) error {
+	return n.changeMember(ctx, memberRequest{Do: "promote", Node: node, Force: force})
 }
 
 // Demote makes a learner of a voter, until it is promoted by hand.
@@ -55,7 +57,8 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 		return refuse("node %s is not a member: see murderctl cluster status", req.Node)
 	}
 	var voter bool
-	for _, s := range votersOf(r.engine.raft) {
+	voters := votersOf(r.engine.raft)
+	for _, s := range voters {
 		voter = voter || string(s.ID) == req.Node
 	}
 	leads := req.Node == n.cfg.NodeID
@@ -66,6 +69,8 @@ func (r *reign) changeMember(ctx context.Context, req memberRequest) error {
 			return nil
 		case rec.Role != fsm.RoleCoordinator || !rec.DurableLog:
 			return refuse("node %s is a %s without a log on disk: only coordinators can vote", req.Node, rec.Role)
+		case len(voters)%2 == 1 && !req.Force:
+			return refuse("with node %s there would be %d voters, and an even number can lose no more of them than one less: promote two, the first with --force", req.Node, len(voters)+1)
 		case !r.keepsUp(req.Node, 0):
 			return refuse("node %s has not caught up: wait until murderctl cluster status shows no lag", req.Node)
 		}

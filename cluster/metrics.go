@@ -28,6 +28,10 @@ type metrics struct {
 	transfers        *prometheus.HistogramVec
 	repeats          prometheus.Counter
 	standIns         prometheus.Counter
+	verdicts         *prometheus.CounterVec
+	snapshots        prometheus.Histogram
+	restored         prometheus.Gauge
+	stores           *prometheus.HistogramVec
 }
 
 var latencies = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
@@ -59,6 +63,16 @@ func newMetrics(n *Node) *metrics {
 		}, []string{"outcome"}),
 		repeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_write_repeats_total", Help: "Writes whose answer was lost and came from the memory of the map when they were sent again."}),
 		standIns: prometheus.NewCounter(prometheus.CounterOpts{Name: "murder_stand_ins_total", Help: "Times that this voter stood in for a leader whose process had ended."}),
+		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "murder_write_verdicts_total", Help: "What the map decided on writes of this node: done, or why they were refused.",
+		}, []string{"verdict"}),
+		snapshots: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "murder_snapshot_seconds", Help: "Writing a snapshot.", Buckets: prometheus.ExponentialBuckets(.01, 4, 8),
+		}),
+		restored: prometheus.NewGauge(prometheus.GaugeOpts{Name: "murder_restore_last_seconds", Help: "How long reading the last snapshot took that the leader sent; 0 if there was none since the start."}),
+		stores: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "murder_store_seconds", Help: "Calls to the log store by what they do. Each that writes waits for the disk.", Buckets: latencies,
+		}, []string{"call"}),
 	}
 	if m.reg != nil {
 		for _, c := range m.collectors() {
@@ -73,7 +87,7 @@ func newMetrics(n *Node) *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.writes, m.barriers, m.batchSize, m.batchTime, m.told, m.retries, m.unconfirmed, m.leaderChanges, m.leaderless, m.transfers,
-		m.repeats, m.standIns, (*gauges)(m.node)}
+		m.repeats, m.standIns, m.verdicts, m.snapshots, m.restored, m.stores, (*gauges)(m.node)}
 }
 
 func (m *metrics) close() {
@@ -91,6 +105,16 @@ func (m *metrics) write(begun time.Time, leads bool, err error) {
 		leader = "self"
 	}
 	m.writes.WithLabelValues(outcomeLabel(err), leader).Observe(time.Since(begun).Seconds())
+}
+
+func (m *metrics) decided(verdicts []mbox.Verdict) {
+	for _, v := range verdicts {
+		m.verdicts.WithLabelValues(v.Outcome.String()).Inc()
+	}
+}
+
+func (m *metrics) store(call string, dur time.Duration) {
+	m.stores.WithLabelValues(call).Observe(dur.Seconds())
 }
 
 func (m *metrics) barrier(begun time.Time, err error) {

@@ -55,6 +55,7 @@ type Node struct {
 	stoodIn   moment // when this node last stood in for a leader
 	yield     yielding
 	acks      acks
+	pace      pace
 
 	leaderMu      sync.Mutex
 	leaderChanged chan struct{} // closed and replaced
@@ -122,6 +123,8 @@ func Open(cfg Config) (*Node, error) {
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
 	n.metrics = newMetrics(n)
+	n.replica.persisted = func(dur time.Duration) { n.metrics.snapshots.Observe(dur.Seconds()) }
+	n.replica.restored = func(dur time.Duration) { n.metrics.restored.Set(dur.Seconds()) }
 	n.teller = newTeller(n)
 	n.proposer.retry, n.proposer.repeated = n.metrics.retries.Inc, n.metrics.repeats.Inc
 	p.admit, p.meet, p.serve = n.admit, n.noteEpoch, n.serve

@@ -65,7 +65,7 @@ func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
 	if err := cfg.checkLogFile(); err != nil {
 		return nil, s, nil, err
 	}
-	st, err := openStores(cfg, true)
+	st, err := openStores(cfg, true, nil)
 	if err != nil {
 		return nil, s, nil, err
 	}

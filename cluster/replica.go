@@ -11,6 +11,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -35,6 +36,8 @@ type replica struct {
 	admits func(version uint32) error
 	// alter changes what is applied, in tests.
 	alter func(data []byte) []byte
+	// persisted and restored hear how long a snapshot took to write and to read.
+	persisted, restored func(time.Duration)
 
 	machine *fsm.Machine // raft's goroutine only
 	logged  atomic.Int64 // octets applied since the last snapshot
@@ -82,7 +85,7 @@ type appliedChange struct {
 }
 
 func newReplica(log *slog.Logger, exit func(int, string)) *replica {
-	r := &replica{log: log, exit: exit, machine: fsm.New(), moved: make(chan struct{})}
+	r := &replica{persisted: func(time.Duration) {}, restored: func(time.Duration) {}, log: log, exit: exit, machine: fsm.New(), moved: make(chan struct{})}
 	r.view.Store(r.machine.View())
 	return r
 }
@@ -198,17 +201,25 @@ func (r *replica) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, err
 	}
 	r.logged.Store(0)
-	return &replicaSnapshot{r.machine.Snapshot()}, nil
+	return &replicaSnapshot{r.machine.Snapshot(), r.persisted}, nil
 }
 
-type replicaSnapshot struct{ s *fsm.Snapshot }
+type replicaSnapshot struct {
+	s         *fsm.Snapshot
+	persisted func(time.Duration)
+}
 
 func (s *replicaSnapshot) Persist(sink raft.SnapshotSink) error {
+	begun := time.Now()
 	if _, err := s.s.WriteTo(sink); err != nil {
 		sink.Cancel()
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
-	return sink.Close()
+	err := sink.Close()
+	if err == nil {
+		s.persisted(time.Since(begun))
+	}
+	return err
 }
 
 func (s *replicaSnapshot) Release() { s.s = nil }
@@ -217,6 +228,8 @@ func (s *replicaSnapshot) Release() { s.s = nil }
 // of the change feed get the difference.
 func (r *replica) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
+	begun := time.Now()
+	defer func() { r.restored(time.Since(begun)) }()
 	m, err := fsm.ReadSnapshot(rc)
 	if err != nil {
 		var newer *fsm.SnapshotVersionError

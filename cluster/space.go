@@ -81,7 +81,7 @@ func (c *Config) makeRoom() error {
 }
 
 // watchSpace makes a coordinator whose disk fills up step aside in good time. A learner goes on: it serves from
-// memory. But it can keep no snapshot, so that its log in memory grows, and it says so.
+// memory. But it can keep no snapshot for its next start, and it says so.
 func (n *Node) watchSpace(e *engine) {
 	t := time.NewTicker(n.cfg.hooks.spaceInterval)
 	defer t.Stop()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -120,6 +121,9 @@ func TestDiskOfLearnerFillsUp(t *testing.T) {
 	r.eventually("a warning", f.spaceLow.Load)
 	if !ready() || !strings.Contains(told(), "9 of 100 MiB free") || metric() != 1 {
 		t.Errorf("nearly full: ready %v, %q, metric %v", ready(), told(), metric())
+	}
+	if all := n.Findings(testContext(t)); !slices.ContainsFunc(all, func(x admin.Finding) bool { return x.Kind == "disk" && strings.Contains(x.Detail, "f1") }) {
+		t.Errorf("murderctl doctor says nothing: %+v", all)
 	}
 	left.Store(0)
 	r.eventually("not ready", func() bool { return !ready() })

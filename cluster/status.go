@@ -168,8 +168,14 @@ func (n *Node) ownStatus() admin.NodeStatus {
 		Synced: n.synced.Load(), Draining: n.draining.Load(), Diverged: n.replica.diverged.Load(), Disputed: n.replica.suspect.Load() != nil,
 		Version: n.cfg.BinaryVersion, MinCluster: minCluster, MaxCluster: maxCluster,
 	}
+	if n.cfg.Serving != nil {
+		s.Serving = n.cfg.Serving()
+	}
 	if n.cfg.Findings != nil {
 		s.Findings = n.cfg.Findings()
+	}
+	if text := n.crampedness(); text != "" {
+		s.Findings = append(s.Findings, admin.Finding{Level: admin.LevelProblem, Kind: "disk", Subject: n.cfg.DataDir, Detail: text, Next: "make room on that disk"})
 	}
 	if r := n.refusal.Load(); r != nil {
 		s.Refused = *r

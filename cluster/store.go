@@ -43,8 +43,8 @@ type stores struct {
 }
 
 // openStores opens the durable log of a coordinator, or the memory log of a learner: a learner never
-// votes, so it may forget its log; it goes on from its last snapshot.
-func openStores(c *Config, durable bool) (*stores, error) {
+// votes, so it may forget its log; it goes on from its last snapshot. applied is how far its copy is.
+func openStores(c *Config, durable bool, applied func() uint64) (*stores, error) {
 	dir := filepath.Join(c.DataDir, raftDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the raft directory: %w", err)
@@ -55,7 +55,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	}
 	s := &stores{files: files, snapshots: &snapshotGate{files, make(chan struct{}, maxSnapshotReads)}}
 	if !durable {
-		mem := raft.NewInmemStore()
+		mem := newRecentLog(applied)
 		s.log, s.stable, s.close = mem, mem, func() error { return nil }
 		return s, nil
 	}
@@ -66,6 +66,7 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	if err := c.checkDatabase(path); err != nil {
 		return nil, err
 	}
+	before, _ := os.Stat(path)
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
@@ -79,6 +80,10 @@ func openStores(c *Config, durable bool) (*stores, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the log %s: %w", path, err)
+	}
+	if replaced(before, path) {
+		bolt.Close()
+		return nil, fmt.Errorf("opening the log: %s was replaced while this waited for it, as murderctl node log compact does: start again", path)
 	}
 	if err := c.checkLog(bolt, snapshot); err != nil {
 		bolt.Close()
@@ -104,6 +109,13 @@ func openStores(c *Config, durable bool) (*stores, error) {
 		return bolt.Close()
 	}
 	return s, nil
+}
+
+// replaced reports whether a path is of another file than before: who has waited for the lock of the old one must
+// not go on with it, for it has no name any more.
+func replaced(before os.FileInfo, path string) bool {
+	after, err := os.Stat(path)
+	return before != nil && (err != nil || !os.SameFile(before, after))
 }
 
 // openSnapshots returns the store of snapshots and the index of the newest good one.
@@ -132,8 +144,10 @@ type storeGuard struct {
 	inner logAndStable
 	log   *slog.Logger
 	exit  func(code int, reason string)
-	alarm time.Duration // age of a call that is worth a line in the log
-	limit time.Duration // age of a call that ends the process
+	// observe hears how long each call took.
+	observe func(what string, dur time.Duration)
+	alarm   time.Duration // age of a call that is worth a line in the log
+	limit   time.Duration // age of a call that ends the process
 
 	mu      sync.Mutex
 	calls   map[uint64]call
@@ -152,7 +166,7 @@ type call struct {
 
 func newStoreGuard(inner logAndStable, log *slog.Logger, exit func(int, string)) *storeGuard {
 	g := &storeGuard{inner: inner, log: log, exit: exit, alarm: storeAlarm, limit: storeLimit,
-		calls: make(map[uint64]call), done: make(chan struct{})}
+		observe: func(string, time.Duration) {}, calls: make(map[uint64]call), done: make(chan struct{})}
 	return g
 }
 
@@ -224,8 +238,10 @@ func (g *storeGuard) timed(what string, f func() error) error {
 	err := f()
 	g.mu.Lock()
 	delete(g.calls, id)
-	g.slowest = max(g.slowest, time.Since(begun))
+	dur := time.Since(begun)
+	g.slowest = max(g.slowest, dur)
 	g.mu.Unlock()
+	g.observe(what, dur)
 	return err
 }
 

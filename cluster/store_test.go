@@ -210,3 +210,24 @@ func TestStalledBackups(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	if replaced(nil, path) {
+		t.Error("a log that has just been made was replaced")
+	}
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(path)
+	if err != nil || replaced(before, path) {
+		t.Errorf("the same file was replaced: %v", err)
+	}
+	if err := os.WriteFile(path+".new", []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil || !replaced(before, path) {
+		t.Errorf("nobody noticed: %v", err)
+	}
+}

@@ -52,6 +52,7 @@ func (n *Node) Write(ctx context.Context, writes []mbox.Write) ([]mbox.Verdict, 
 		return nil, fmt.Errorf("%w: it was made, but this node has not caught up with it", mbox.ErrUnknownOutcome)
 	}
 	n.metrics.write(begun, leads, nil)
+	n.metrics.decided(verdicts)
 	return verdicts, nil
 }
 

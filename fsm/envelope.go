@@ -117,6 +117,20 @@ func CheckEntry(entry []byte) error {
 	return err
 }
 
+// ReadEntry decodes a log entry. An envelope whose Command is nil holds one that this binary does not know and may
+// skip. Errors are those of CheckEntry.
+func ReadEntry(entry []byte) ([]Envelope, error) {
+	_, list, err := decodeBatch(entry, new(mbox.Session))
+	if err != nil {
+		return nil, err
+	}
+	envelopes := make([]Envelope, len(list))
+	for i, e := range list {
+		envelopes[i] = e.Envelope
+	}
+	return envelopes, nil
+}
+
 // decoded is an envelope that may hold an unknown command of the kind that can be skipped.
 type decoded struct {
 	Envelope

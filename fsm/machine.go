@@ -39,6 +39,7 @@ type Machine struct {
 	cutAge       *index // index, name
 	departureAge *index // index, key
 	eventNames   *index // name, number
+	refusals     *index // number
 
 	// What follows is not replicated.
 	view        *View
@@ -83,6 +84,7 @@ func New() *Machine {
 		cutAge:         newIndex(),
 		departureAge:   newIndex(),
 		eventNames:     newIndex(),
+		refusals:       newIndex(),
 	}
 }
 

@@ -129,17 +129,21 @@ type Event struct {
 const (
 	maxEvents        = 1 << 15 // of all mailboxes
 	maxEventsPerName = 32
-	maxTombstones    = 100_000
-	maxCutRenames    = 1024
-	maxConflicts     = 250_000 // further ones are refused as usual but not registered
-	maxDepartures    = 1 << 20
-	maxNodes         = 1024
-	maxAttributes    = 64 // of a node
-	maxSettings      = 1024
-	maxTokens        = 256
-	maxTokenUses     = 1024
-	maxResults       = 4096 // per incarnation
-	maxIncarnations  = 1024
+	// Refused claims have a share of these: a backend that claims everything must not erase what has happened.
+	// The conflict register counts them, and has the last of each name.
+	maxRefused        = 1 << 12
+	maxRefusedPerName = 8
+	maxTombstones     = 100_000
+	maxCutRenames     = 1024
+	maxConflicts      = 250_000 // further ones are refused as usual but not registered
+	maxDepartures     = 1 << 20
+	maxNodes          = 1024
+	maxAttributes     = 64 // of a node
+	maxSettings       = 1024
+	maxTokens         = 256
+	maxTokenUses      = 1024
+	maxResults        = 4096 // per incarnation
+	maxIncarnations   = 1024
 	// maxIncarnationsOfNode leaves a node that has just been started again time to be asked about what it sent
 	// before.
 	maxIncarnationsOfNode = 8

@@ -10,30 +10,54 @@ func (m *Machine) event(kind EventKind, w MailboxWrite, location, old mbox.Locat
 	m.nextEvent++
 	e := Event{N: m.nextEvent, Index: m.index, At: w.At, Kind: kind, Name: w.Name, Location: location, Old: old,
 		Identity: w.By.Identity, Peer: w.By.Peer, Session: w.By.ID}
-	first, count := uint64(0), 0
-	m.eventNames.Ascend(indexKey{s: string(w.Name)}, func(k indexKey) bool {
-		if k.s != string(w.Name) {
-			return false
+	lines, refused := m.linesOf(w.Name)
+	if kind == EventConflict && m.clusterVersion >= versionFairHistory {
+		if len(refused) >= maxRefusedPerName {
+			m.dropEvent(refused[0])
+			lines, _ = m.linesOf(w.Name)
 		}
-		if count++; count == 1 {
-			first = k.n
+		for m.refusals.Len() >= maxRefused {
+			oldest, _ := m.refusals.Min()
+			m.dropEvent(oldest.n)
 		}
-		return true
-	})
-	if count >= maxEventsPerName {
-		m.dropEvent(first)
+	}
+	if len(lines) >= maxEventsPerName {
+		m.dropEvent(lines[0])
 	}
 	if m.events.len() >= maxEvents {
 		first, _, _ := m.events.rows.Min()
 		m.dropEvent(first)
 	}
+	m.indexEvent(e)
+}
+
+// linesOf are the numbers of a name's lines, and those of refused claims among them, oldest first.
+func (m *Machine) linesOf(n mbox.Name) (all, refused []uint64) {
+	m.eventNames.Ascend(indexKey{s: string(n)}, func(k indexKey) bool {
+		if k.s != string(n) {
+			return false
+		}
+		all = append(all, k.n)
+		if e, _ := m.events.get(k.n); e.Kind == EventConflict {
+			refused = append(refused, k.n)
+		}
+		return true
+	})
+	return all, refused
+}
+
+func (m *Machine) indexEvent(e Event) {
 	m.events.set(e.N, e)
 	m.eventNames.Set(indexKey{s: string(e.Name), n: e.N})
+	if e.Kind == EventConflict {
+		m.refusals.Set(indexKey{n: e.N})
+	}
 }
 
 func (m *Machine) dropEvent(n uint64) {
 	if e, ok := m.events.delete(n); ok {
 		m.eventNames.Delete(indexKey{s: string(e.Name), n: n})
+		m.refusals.Delete(indexKey{n: n})
 	}
 }
 

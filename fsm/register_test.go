@@ -106,3 +106,57 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 	restored(t, r.m)
 }
+
+// A backend that claims everything erases neither the history of one name nor that of all.
+func TestRefusedClaimsKeepHistory(t *testing.T) {
+	claim := func(n mbox.Name) Envelope {
+		return Envelope{Command: MailboxWrite{Write: activate(n, "b.example!p", acl, by("2", srvB))}}
+	}
+	name := func(i int) mbox.Name { return mbox.Name(fmt.Sprintf("n%d", i)) }
+	const names = maxRefused + 100
+	grow := func(version uint32) *rig {
+		r := newRig(t)
+		r.m.clusterVersion = version
+		for i := range names {
+			r.batch(Envelope{Command: MailboxWrite{Write: activate(name(i), "a.example!p", acl, by("1", srvA))}})
+		}
+		for range maxEvents / names * 2 {
+			for i := range names {
+				r.batch(claim(name(i)))
+			}
+		}
+		return r
+	}
+	r := grow(versionFairHistory)
+	if got := r.m.refusals.Len(); got != maxRefused {
+		t.Errorf("%d refused claims", got)
+	}
+	for _, n := range []mbox.Name{name(0), name(names - 1)} {
+		if got := r.history(n); len(got) == 0 || got[0] != EventActivated {
+			t.Errorf("history of %s: %v", n, got)
+		}
+	}
+	for range 2 * maxEventsPerName {
+		r.batch(claim("n7"))
+	}
+	if got := r.history("n7"); len(got) != 1+maxRefusedPerName || got[0] != EventActivated {
+		t.Errorf("history of one name: %v", got)
+	}
+	restored(t, r.m)
+
+	// Before that version all copies forget alike, and catch up when it is raised.
+	r = grow(versionFairHistory - 1)
+	if got := r.m.refusals.Len(); got <= maxRefused {
+		t.Errorf("%d refused claims before", got)
+	}
+	r.m.clusterVersion = versionFairHistory
+	back := restored(t, r.m)
+	r.batch(claim("n9"))
+	if got := r.m.refusals.Len(); got != maxRefused {
+		t.Errorf("%d refused claims after", got)
+	}
+	if _, err := back.Apply(r.index, r.log[len(r.log)-1]); err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, r.m, back)
+}

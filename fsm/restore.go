@@ -179,9 +179,7 @@ func (l *loader) add(t section, r *reader) bool {
 	case sectionDepartures:
 		m.setDeparture(readDeparture(r))
 	case sectionEvents:
-		e := readEvent(r, &l.event)
-		m.events.set(e.N, e)
-		m.eventNames.Set(indexKey{s: string(e.Name), n: e.N})
+		m.indexEvent(readEvent(r, &l.event))
 	case sectionNodes:
 		n := readNode(r)
 		m.nodes.set(n.ID, n)

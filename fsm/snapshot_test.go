@@ -58,7 +58,7 @@ func TestSnapshotHasEverything(t *testing.T) {
 	}
 	for what, indexes := range map[string][2]*index{
 		"sessionHolds": {r.m.sessionHolds, back.sessionHolds}, "deadlines": {r.m.deadlines, back.deadlines},
-		"tombAge": {r.m.tombAge, back.tombAge}, "cutAge": {r.m.cutAge, back.cutAge}, "departureAge": {r.m.departureAge, back.departureAge}, "eventNames": {r.m.eventNames, back.eventNames},
+		"tombAge": {r.m.tombAge, back.tombAge}, "cutAge": {r.m.cutAge, back.cutAge}, "departureAge": {r.m.departureAge, back.departureAge}, "eventNames": {r.m.eventNames, back.eventNames}, "refusals": {r.m.refusals, back.refusals},
 	} {
 		if !slices.Equal(indexes[0].Items(), indexes[1].Items()) {
 			t.Errorf("index %s is not rebuilt: %v and %v", what, indexes[0].Items(), indexes[1].Items())

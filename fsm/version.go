@@ -5,14 +5,15 @@ package fsm
 //
 //	1  everything of the first release
 //	2  SetNodeAttribute; incarnations bounded for each node; Node.Index as a condition of RegisterNode;
-//	   IfIndex as a condition of an ACTIVATE
+//	   IfIndex as a condition of an ACTIVATE; refused claims bounded in the history
 //
 // A binary speaks two of them, so that one can be upgraded to the next while both run.
 const MinVersion = 1
 
 // What is no command of its own has its gate here.
 const (
-	versionNodeBound  = 2
-	versionNodeIndex  = 2
-	versionActivateIf = 2
+	versionNodeBound   = 2
+	versionNodeIndex   = 2
+	versionActivateIf  = 2
+	versionFairHistory = 2
 )

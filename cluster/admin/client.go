@@ -94,9 +94,13 @@ func (c *Client) Transfer(ctx context.Context, to string) error {
 	return c.do(ctx, http.MethodPost, "/v1/cluster/transfer", TransferRequest{to}, nil)
 }
 
-// Promote makes a voter of a coordinator, now.
-func (c *Client) Promote(ctx context.Context, node string) error {
-	return c.do(ctx, http.MethodPost, "/v1/cluster/members/"+url.PathEscape(node)+"/promote", nil, nil)
+// Promote makes a voter of a coordinator, now; with force also if the number of voters becomes even.
+func (c *Client) Promote(ctx context.Context, node string, force bool) error {
+	path := "/v1/cluster/members/" + url.PathEscape(node) + "/promote"
+	if force {
+		path += "?force=1"
+	}
+	return c.do(ctx, http.MethodPost, path, nil, nil)
 }
 
 // Demote makes a learner of a voter.

@@ -19,7 +19,7 @@ type Node interface {
 	Tokens() []TokenInfo
 	RevokeToken(ctx context.Context, id string) error
 	Transfer(ctx context.Context, to string) error
-	Promote(ctx context.Context, node string) error
+	Promote(ctx context.Context, node string, force bool) error
 	Demote(ctx context.Context, node string) error
 	Remove(ctx context.Context, node string) error
 	SetAddress(ctx context.Context, node, address string) error
@@ -67,7 +67,7 @@ const (
 // socket with a mode, or TLS with client certificates.
 func Handler(n Node) http.Handler {
 	mux := http.NewServeMux()
-	h := handler{n}
+	h := handler{node: n, lists: make(chan struct{}, maxLists), listAge: listAge}
 	handle := func(path string, limit time.Duration, f func(context.Context, *http.Request) (any, error)) {
 		mux.HandleFunc(path, answer(limit, f))
 	}
@@ -107,7 +107,11 @@ func Handler(n Node) http.Handler {
 	return mux
 }
 
-type handler struct{ node Node }
+type handler struct {
+	node    Node
+	lists   chan struct{} // slots
+	listAge time.Duration
+}
 
 func (h handler) init(ctx context.Context, r *http.Request) (any, error) {
 	var req InitRequest
@@ -148,7 +152,7 @@ func (h handler) transfer(ctx context.Context, r *http.Request) (any, error) {
 }
 
 func (h handler) promote(ctx context.Context, r *http.Request) (any, error) {
-	return nil, h.node.Promote(ctx, r.PathValue("id"))
+	return nil, h.node.Promote(ctx, r.PathValue("id"), r.URL.Query().Has("force"))
 }
 
 func (h handler) demote(ctx context.Context, r *http.Request) (any, error) {

@@ -51,6 +51,8 @@ type stream struct {
 	ctrl *http.ResponseController
 	enc  *json.Encoder
 	buf  bytes.Buffer
+	// flushes is how often the client was written to.
+	flushes int
 }
 
 func newStream(w http.ResponseWriter) *stream {
@@ -75,14 +77,31 @@ func (s *stream) flush() error {
 		return err
 	}
 	s.buf.Reset()
+	s.flushes++
 	return s.ctrl.Flush()
 }
 
-// mailboxStream lists a whole selection from one copy of the map.
+// What has been overwritten since a copy of the map was taken stays in memory as long as the copy is held.
+const (
+	maxLists = 16 // at the same time
+	listAge  = time.Minute
+)
+
+// mailboxStream lists a whole selection from one copy of the map. To a client that is slow it goes on from a fresh
+// copy now and then.
 func (h handler) mailboxStream(w http.ResponseWriter, r *http.Request) {
 	q, err := parseMailboxQuery(r.URL.Query())
 	if err == nil && q.Consistent {
 		_, err = h.node.Barrier(r.Context())
+	}
+	if err == nil {
+		select {
+		case h.lists <- struct{}{}:
+			defer func() { <-h.lists }()
+		default:
+			err = &Error{Code: http.StatusServiceUnavailable, Message: fmt.Sprintf("%d lists are being sent already", maxLists),
+				Hint: "try again when one has ended, or ask another node"}
+		}
 	}
 	if err != nil {
 		writeError(w, err)
@@ -90,15 +109,30 @@ func (h handler) mailboxStream(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newStream(w)
 	match := q.matcher()
-	h.node.View().Ascend(mbox.Name(q.Prefix), func(e mbox.Entry) bool {
-		if !strings.HasPrefix(string(e.Name), q.Prefix) {
-			return false
-		}
-		if match(e) {
-			err = s.put(MailboxOf(e))
-		}
-		return err == nil
-	})
+	from, sent, more := mbox.Name(q.Prefix), mbox.Name(""), true
+	for more && err == nil {
+		begun := time.Now()
+		more = false
+		h.node.View().Ascend(from, func(e mbox.Entry) bool {
+			switch {
+			case !strings.HasPrefix(string(e.Name), q.Prefix):
+				return false
+			case e.Name == sent:
+				return true
+			case !match(e):
+				return true
+			}
+			before := s.flushes
+			if err = s.put(MailboxOf(e)); err != nil {
+				return false
+			}
+			sent = e.Name
+			if s.flushes > before && time.Since(begun) > h.listAge {
+				from, more = sent, true
+			}
+			return !more
+		})
+	}
 	if err == nil {
 		err = s.flush()
 	}
@@ -152,8 +186,8 @@ func (h handler) watch(w http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// EachMailbox calls f for every record of a selection, in the order of the map and of one moment.
-// Limit and After of the query do not count.
+// EachMailbox calls f for every record of a selection, in the order of the map and of one moment, or of several if
+// f takes more than a minute. Limit and After of the query do not count.
 func (c *Client) EachMailbox(ctx context.Context, q MailboxQuery, f func(Mailbox) error) error {
 	q.Limit, q.After = 0, ""
 	return lines(ctx, c, "/v1/list?"+q.values().Encode(), f)

@@ -108,6 +108,7 @@ type NodeStatus struct {
 	Mailboxes    int    `json:"mailboxes"`
 	Synced       bool   `json:"synced"`
 	Draining     bool   `json:"draining,omitempty"`
+	Serving      bool   `json:"serving,omitempty"` // takes clients, or has some that are not done yet
 	Version      string `json:"version,omitempty"` // of the program
 	MinCluster   uint32 `json:"min_cluster,omitempty"`
 	MaxCluster   uint32 `json:"max_cluster,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,28 +23,51 @@ func newBackup(c *ctl) *cobra.Command {
 func newBackupSave(c *ctl) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "save FILE", Short: "Write a copy of everything the cluster agrees on", Args: cobra.ExactArgs(1),
-		Long: "The file checks itself when it is read. It holds hashes of join tokens, but no keys.",
+		Long: "The file checks itself when it is read. It holds hashes of join tokens, but no keys. \"{index}\" in FILE\n" +
+			"becomes the index of the log that the copy is of.",
+		Example: "  murderctl backup save /var/backups/murder-{index}.snapshot",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.stream(cmd, c.timeout, func(ctx context.Context, client *admin.Client, arrived func()) error {
 				begun := time.Now()
-				size, err := saveBackup(ctx, client, args[0], arrived)
+				s, err := saveBackup(ctx, client, args[0], arrived)
 				if err != nil {
 					return err
 				}
-				c.done(cmd, "saved %s: %d octets in %v", args[0], size, time.Since(begun).Round(time.Millisecond))
-				return nil
+				t := output.Table{Head: []string{"FILE", "INDEX", "OCTETS"}, Foot: fmt.Sprintf("saved in %v", time.Since(begun).Round(time.Millisecond))}
+				t.Row(s.File, s.Index, s.Octets)
+				return c.show(cmd, s, t)
 			})
 		},
 	}
 	return cmd
 }
 
-func saveBackup(ctx context.Context, client *admin.Client, path string, arrived func()) (int64, error) {
-	size, err := atomicfile.Write(path, 0o600, func(w io.Writer) error { return client.Backup(ctx, movingWriter{w, arrived}) })
+// savedBackup is what backup save -o json prints.
+type savedBackup struct {
+	File   string `json:"file"`
+	Index  uint64 `json:"index"`
+	Octets int64  `json:"octets"`
+}
+
+// indexMark in the name of a backup stands for its index.
+const indexMark = "{index}"
+
+// saveBackup writes under a name that says that the index is not known yet, if it is to be in the name.
+func saveBackup(ctx context.Context, client *admin.Client, path string, arrived func()) (s savedBackup, err error) {
+	part := strings.ReplaceAll(path, indexMark, "unfinished")
+	s.Octets, err = atomicfile.Write(part, 0o600, func(w io.Writer) error { return client.Backup(ctx, movingWriter{w, arrived}) })
 	if err != nil {
-		return 0, fmt.Errorf("saving a backup: %w", err)
+		return s, fmt.Errorf("saving a backup: %w", err)
 	}
-	return size, nil
+	h, err := readHeader(part)
+	if err != nil {
+		return s, err
+	}
+	s.Index, s.File = h.Index, strings.ReplaceAll(path, indexMark, strconv.FormatUint(h.Index, 10))
+	if s.File == part {
+		return s, nil
+	}
+	return s, os.Rename(part, s.File)
 }
 
 func newBackupRestore(c *ctl) *cobra.Command {

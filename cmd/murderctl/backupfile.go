@@ -36,19 +36,26 @@ func newBackupInspect(c *ctl) *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect FILE", Short: "Say what a backup is of, reading only its beginning", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
+			h, err := readHeader(args[0])
 			if err != nil {
 				return err
-			}
-			defer f.Close()
-			h, err := fsm.ReadSnapshotHeader(f)
-			if err != nil {
-				return fmt.Errorf("reading %s: %w", args[0], err)
 			}
 			i := backupInfo{File: args[0], ClusterID: h.ClusterID, Index: h.Index, Digest: h.Digest.String(), Version: h.ClusterVersion, Mailboxes: h.Mailboxes}
 			return c.show(cmd, i, backupTable(i))
 		},
 	}
+}
+
+func readHeader(path string) (h fsm.SnapshotHeader, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return h, err
+	}
+	defer f.Close()
+	if h, err = fsm.ReadSnapshotHeader(f); err != nil {
+		return h, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return h, nil
 }
 
 func newBackupVerify(c *ctl) *cobra.Command {

@@ -46,6 +46,20 @@ func TestBackupFiles(t *testing.T) {
 		}
 	}
 	data, _ := os.ReadFile(file)
+	node := answers(t, map[string]string{"GET /v1/backup": string(data)})
+	dir := t.TempDir()
+	for name, want := range map[string]string{"plain": "plain", "m-{index}.snapshot": "m-7.snapshot"} {
+		code, stdout, stderr := ctlRun(t, "", "--addr", node, "backup", "save", filepath.Join(dir, name), "-o", "json")
+		if code != 0 || !strings.Contains(stdout, `"file": "`+filepath.Join(dir, want)+`"`) || !strings.Contains(stdout, `"index": 7`) {
+			t.Errorf("saving %s: exit %d, %s%s", name, code, stdout, stderr)
+		}
+		if code, _, stderr := ctlRun(t, "", "backup", "verify", filepath.Join(dir, want)); code != 0 {
+			t.Errorf("%s: %s", want, stderr)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 2 {
+		t.Errorf("files left: %v", left)
+	}
 	data[len(data)-9] ^= 1
 	os.WriteFile(file, data, 0o600)
 	if code, _, stderr := ctlRun(t, "", "backup", "verify", file); code != 1 {

@@ -34,7 +34,7 @@ func newDoctor(c *ctl) *cobra.Command {
 				if problems > 0 {
 					t.Foot = fmt.Sprintf("%d to look at", problems)
 				}
-				if c.format == string(output.TableFormat) {
+				if output.Format(c.format).ForPeople() {
 					doctorText(cmd, found)
 					t = output.Table{Foot: t.Foot}
 				}

@@ -12,15 +12,23 @@ import (
 	"murder/cmd/murderctl/output"
 )
 
+// drainWait is the limit of drain --wait: node.drain_timeout is half a minute unless it is set.
+const drainWait = time.Minute
+
 func newDrain(c *ctl) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "drain [NODE]", Short: "Take a node out of service before it is stopped", Args: cobra.MaximumNArgs(1),
 		Long: "The node, by default the one that is asked, says that it is not ready, so that load balancers turn\n" +
-			"away from it, and no longer leads. It goes on to run. Refused while the cluster could not do\n" +
+			"away from it, no longer leads, and lets its clients go as when it is stopped: it takes no new ones,\n" +
+			"idle ones are told to connect elsewhere, the others finish what they are doing, for at most\n" +
+			"node.drain_timeout. It goes on to run, to follow and to vote. Refused while the cluster could not do\n" +
 			"without it. \"undrain\" or a restart ends it.",
 	}
-	wait := cmd.Flags().Bool("wait", false, "return when the node is out of service and another one leads")
+	wait := cmd.Flags().Bool("wait", false, "return when the node has no clients any more and another one leads")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *wait && !cmd.Flags().Changed("timeout") {
+			c.timeout = drainWait
+		}
 		return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
 			id, err := nodeArg(ctx, client, args)
 			if err != nil {
@@ -30,15 +38,7 @@ func newDrain(c *ctl) *cobra.Command {
 				return err
 			}
 			if *wait {
-				if err := awaitNode(ctx, client, id, func(s admin.Status, n admin.NodeStatus) error {
-					switch {
-					case !n.Draining || n.State != "draining":
-						return fmt.Errorf("node %s is %s", id, n.State)
-					case s.Leader == "" || s.Leader == id:
-						return fmt.Errorf("nobody else leads")
-					}
-					return nil
-				}); err != nil {
+				if err := awaitNode(ctx, client, id, gone(id)); err != nil {
 					return err
 				}
 			}
@@ -47,6 +47,21 @@ func newDrain(c *ctl) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// gone says what is in the way of stopping a node that is drained.
+func gone(id string) func(admin.Status, admin.NodeStatus) error {
+	return func(s admin.Status, n admin.NodeStatus) error {
+		switch {
+		case !n.Draining || n.State != "draining":
+			return fmt.Errorf("node %s is %s", id, n.State)
+		case s.Leader == "" || s.Leader == id:
+			return fmt.Errorf("nobody else leads")
+		case n.Serving:
+			return fmt.Errorf("node %s still has clients that are not done", id)
+		}
+		return nil
+	}
 }
 
 func newUndrain(c *ctl) *cobra.Command {

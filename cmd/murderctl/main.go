@@ -99,7 +99,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&c.addr, "addr", addr, "admin interface: `path` of a socket, or host:port (environment: MURDER_ADMIN)")
 	flags.StringVar(&c.addr, "admin", addr, "the same as --addr")
 	flags.MarkHidden("admin")
-	flags.StringVarP(&c.format, "output", "o", "table", "`format` of the answer: table, plain or json")
+	flags.StringVarP(&c.format, "output", "o", "table", "`format` of the answer: table, wide, plain or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "give up after this `time`; where much is sent or done, after so long without a sign of life")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if _, err := output.ParseFormat(c.format); err != nil {
@@ -108,7 +108,7 @@ func newRoot() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(newCluster(&c), newMember(&c), newNode(&c), newMailbox(&c), newBackup(&c), newUser(&c), newWait(&c),
-		newDoctor(&c), newSession(&c), newBackend(&c), newMUPDATE(&c), newWatch(&c),
+		newDoctor(&c), newSession(&c), newBackend(&c), newMUPDATE(&c), newWatch(&c), newCheck(&c), newResync(&c),
 		clidoc.Command(root, "8"))
 	return root
 }
@@ -148,7 +148,7 @@ func (c *ctl) show(cmd *cobra.Command, value any, t output.Table) error {
 
 // done says that something has been done, for people.
 func (c *ctl) done(cmd *cobra.Command, format string, args ...any) {
-	if c.format == string(output.TableFormat) {
+	if output.Format(c.format).ForPeople() {
 		fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
 	}
 }

@@ -38,7 +38,7 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 		{[]string{"--addr", refused.URL, "cluster", "init"}, 1, []string{"member already", "murderctl cluster status"}},
 		{[]string{"--addr", silent.URL, "--timeout", "50ms", "cluster", "status"}, 1, []string{"hint: a cluster without a majority"}},
 		{[]string{"--addr", "nonsense", "cluster", "status"}, 2, []string{"want the path of a socket"}},
-		{[]string{"-o", "xml", "cluster", "status"}, 2, []string{"want table, plain or json"}},
+		{[]string{"-o", "xml", "cluster", "status"}, 2, []string{"want table, wide, plain or json"}},
 		{[]string{"cluster", "frobnicate"}, 2, []string{`unknown command "frobnicate"`, "lists the commands"}},
 		{[]string{"cluster", "status", "--frob"}, 2, []string{"unknown flag", "lists the flags"}},
 		{[]string{"wait", "--for", "godot"}, 2, []string{`unknown condition "godot"`}},
@@ -63,7 +63,7 @@ func TestStatusTable(t *testing.T) {
 			{ID: "c2", Role: "coordinator", Suffrage: "voter", Error: "connection refused"},
 			{ID: "f1", Role: "frontend", Suffrage: "learner", Raft: "follower", Diverged: true, Synced: true},
 		},
-	})
+	}, false)
 	if got.Rows[0][3] != "LEADER" || got.Rows[0][9] != "abababababab" {
 		t.Errorf("leader: %q", got.Rows[0])
 	}
@@ -119,7 +119,7 @@ func TestUsers(t *testing.T) {
 }
 
 func TestWait(t *testing.T) {
-	answers := make(chan string, 3)
+	answers := make(chan string, 5)
 	answers <- `{"node":"f1"}`
 	answers <- `{"node":"f1","leader":"c1","nodes":[{"id":"f1","synced":true,"lag":3}]}`
 	answers <- `{"node":"f1","leader":"c1","nodes":[{"id":"f1","synced":true}]}`
@@ -127,5 +127,38 @@ func TestWait(t *testing.T) {
 	defer node.Close()
 	if code, _, stderr := ctlRun(t, "", "--addr", node.URL, "--timeout", time.Minute.String(), "wait"); code != 0 || len(answers) != 0 {
 		t.Errorf("exit %d with %d answers unread: %s", code, len(answers), stderr)
+	}
+	answers <- `{"node":"f1","nodes":[{"id":"f1","version":"2"},{"id":"c1","version":"1"}]}`
+	answers <- `{"node":"f1","nodes":[{"id":"f1","version":"2"},{"id":"c1","version":"2"}]}`
+	if code, _, stderr := ctlRun(t, "", "--addr", node.URL, "--timeout", time.Minute.String(), "wait", "--for", "version=2"); code != 0 || len(answers) != 0 {
+		t.Errorf("version: exit %d with %d answers unread: %s", code, len(answers), stderr)
+	}
+}
+
+// What is watched goes on when the node does not answer for a while.
+func TestStatusWatch(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := 0
+	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch asked++; asked {
+		case 2:
+			w.WriteHeader(http.StatusServiceUnavailable)
+			w.Write([]byte(`{"error":"not now"}`))
+			return
+		case 3:
+			cancel()
+		}
+		w.Write([]byte(`{"node":"c1","nodes":[{"id":"c1","term":7,"gossip":"alive"}]}`))
+	}))
+	defer node.Close()
+	var out, errs strings.Builder
+	code := run(ctx, []string{"--addr", node.URL, "cluster", "status", "--watch", "--every", "1ms", "-o", "json"}, nil, &out, &errs)
+	if code != 0 || asked != 3 || !strings.Contains(errs.String(), "not now") || !strings.HasPrefix(out.String(), `{"node":"c1"`) {
+		t.Errorf("exit %d after %d answers: %s%s", code, asked, out.String(), errs.String())
+	}
+	code, stdout, stderr := ctlRun(t, "", "--addr", node.URL, "cluster", "status", "-o", "wide")
+	if code != 0 || !strings.Contains(stdout, "CERTIFICATE UNTIL") || !strings.Contains(stdout, "alive") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 }

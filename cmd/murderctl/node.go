@@ -12,7 +12,7 @@ import (
 )
 
 func newNode(c *ctl) *cobra.Command {
-	return group("node", "Look at one node, take it out of service", newNodeStatus(c), newDrain(c), newUndrain(c), newFreeBallast())
+	return group("node", "Look at one node, take it out of service", newNodeStatus(c), newDrain(c), newUndrain(c), newLeave(c), newNodeLog(c), newFreeBallast())
 }
 
 // newFreeBallast works without a node: it is for one that cannot start.
@@ -22,7 +22,7 @@ func newFreeBallast() *cobra.Command {
 		Long: "A coordinator keeps a file in its data directory that holds nothing. Removing it gives room to start,\n" +
 			"and time to make more. It comes back when the node starts with room to spare.",
 	}
-	dir := cmd.Flags().String("data-dir", "/var/lib/murder", "data `directory` of the node")
+	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		octets, err := admin.FreeBallast(*dir)
 		if err == nil {
@@ -31,6 +31,10 @@ func newFreeBallast() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+func dataDirFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("data-dir", "/var/lib/murder", "data `directory` of the node")
 }
 
 func newNodeStatus(c *ctl) *cobra.Command {

@@ -29,8 +29,10 @@ func (c *ctl) stream(cmd *cobra.Command, silence time.Duration, f func(context.C
 	timer := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer timer.Stop()
 	arrived := func() { timer.Reset(silence) }
+	begun := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
 		arrived()
+		fmt.Fprintf(cmd.ErrOrStderr(), "the node is at work, for %v so far\n", time.Since(begun).Round(time.Second))
 		return nil
 	}})
 	err = f(ctx, client, arrived)

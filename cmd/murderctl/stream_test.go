@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"murder/fsm"
 )
 
 // What takes longer than --timeout goes on while there are signs of life, and ends when there are none.
@@ -17,6 +21,10 @@ func TestLongWork(t *testing.T) {
 	const silence, step, steps = 2 * time.Second, 100 * time.Millisecond, 25
 	file := filepath.Join(t.TempDir(), "backup")
 	if err := os.WriteFile(file, []byte("backup"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var saved bytes.Buffer
+	if _, err := fsm.New().Snapshot().WriteTo(&saved); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -37,19 +45,19 @@ func TestLongWork(t *testing.T) {
 			io.WriteString(w, `{"adds":7,"applied":true}`)
 		}, 0, "7"},
 		{"saving", []string{"backup", "save", file + ".saved"}, func(w http.ResponseWriter, _ *http.Request) {
-			for range steps {
+			for part := range slices.Chunk(saved.Bytes(), saved.Len()/steps) {
 				time.Sleep(step)
-				io.WriteString(w, "x")
+				w.Write(part)
 				w.(http.Flusher).Flush()
 			}
-		}, 0, "25 octets"},
+		}, 0, "saved in"},
 		{"joining", []string{"cluster", "join", "token"}, func(w http.ResponseWriter, _ *http.Request) {
 			for range steps {
 				time.Sleep(step)
 				w.WriteHeader(http.StatusProcessing)
 			}
 			io.WriteString(w, "{}")
-		}, 0, "joined"},
+		}, 0, "the node is at work"},
 		{"hanging", []string{"backup", "save", file + ".hung"}, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "x")
 			w.(http.Flusher).Flush()

@@ -26,7 +26,7 @@ func newTokenCreate(c *ctl) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if c.format == string(output.TableFormat) {
+				if output.Format(c.format).ForPeople() {
 					cmd.PrintErrf("for %d %s(s) until %s; on each: murderctl cluster join TOKEN\n", a.Uses, a.Role, a.Expires.Local().Format(time.DateTime))
 					cmd.Println(a.Token)
 					return nil

@@ -20,6 +20,22 @@ var waitConditions = map[string]func(admin.Status) bool{
 	"voters": func(s admin.Status) bool { return s.Voters > 1 && s.VotersUp == s.Voters },
 }
 
+// waitCondition finds a condition by its name; nil if there is none.
+func waitCondition(name string) func(admin.Status) bool {
+	version, ok := strings.CutPrefix(name, "version=")
+	if !ok || version == "" {
+		return waitConditions[name]
+	}
+	return func(s admin.Status) bool {
+		for _, n := range s.Nodes {
+			if n.Version != version {
+				return false
+			}
+		}
+		return len(s.Nodes) > 0
+	}
+}
+
 func self(s admin.Status) (admin.NodeStatus, bool) {
 	for _, n := range s.Nodes {
 		if n.ID == s.Node {
@@ -38,14 +54,14 @@ func newWait(c *ctl) *cobra.Command {
 		Example: "  murderctl wait --for leader,ready --timeout 1m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range conditions {
-				if waitConditions[name] == nil {
-					return usageError{fmt.Errorf("unknown condition %q: want member, leader, ready or voters", name)}
+				if waitCondition(name) == nil {
+					return usageError{fmt.Errorf("unknown condition %q: want member, leader, ready, voters or version=VERSION", name)}
 				}
 			}
 			return c.ask(cmd, func(ctx context.Context, client *admin.Client) error { return await(ctx, client, conditions) })
 		},
 	}
-	cmd.Flags().StringSliceVar(&conditions, "for", []string{"leader", "ready"}, "`conditions`: member (of a cluster), leader (is known), ready (its copy is complete), voters (all answer)")
+	cmd.Flags().StringSliceVar(&conditions, "for", []string{"leader", "ready"}, "`conditions`: member (of a cluster), leader (is known), ready (its copy is complete), voters (all answer), version=VERSION (every node runs that program)")
 	return cmd
 }
 
@@ -56,7 +72,7 @@ func await(ctx context.Context, client *admin.Client, conditions []string) error
 		s, err := client.Status(ctx)
 		var missing []string
 		for _, name := range conditions {
-			if err != nil || !waitConditions[name](s) {
+			if err != nil || !waitCondition(name)(s) {
 				missing = append(missing, name)
 			}
 		}

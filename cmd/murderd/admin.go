@@ -65,7 +65,7 @@ func (d *daemon) gate(api http.Handler) http.Handler {
 		if r.URL.Path == "/readyz" && !d.serving.Load() {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusServiceUnavailable)
-			json.NewEncoder(w).Encode(admin.Health{Checks: []admin.Check{{Name: "listeners", Detail: "starting, or stopping"}}})
+			json.NewEncoder(w).Encode(admin.Health{Checks: []admin.Check{{Name: "listeners", Detail: "starting, stopping, or drained"}}})
 			return
 		}
 		api.ServeHTTP(w, r)

@@ -21,7 +21,7 @@ func (d *daemon) openDelivery(auth *auth.Mechanisms) error {
 			Namespace: namespace(&d.cfg.Namespace), KeepCase: !c.Downcase, PostUser: c.PostUser, Fuzzy: c.Fuzzy,
 			Catchall: mbox.UserID(c.Catchall),
 		},
-		Self: d.self(), UnknownUsers: mbox.Server(c.UnknownBackend), Metrics: d.reg,
+		Self: d.self(), UnknownUsers: mbox.Server(c.UnknownBackend), Metrics: d.scope,
 	})
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error 
 		Limits: lmtp.Limits{
 			Connections: c.MaxConnections, PerSource: c.MaxPerAddress, BackendConns: c.MaxBackend, Recipients: c.MaxRecipients, Spool: c.MaxSpool,
 		},
-		Logger: d.log, Metrics: d.reg,
+		Logger: d.log, Metrics: d.scope,
 	})
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
 	}
 	srv, err := socketmap.New(socketmap.Config{
 		Resolver: resolver, Backends: d.backends, ProxyTransport: c.ProxyTransport, DeferUnknown: d.cfg.LMTP.DeferUnknown,
-		Connections: c.MaxConnections, Logger: d.log, Metrics: d.reg,
+		Connections: c.MaxConnections, Logger: d.log, Metrics: d.scope,
 	})
 	if err != nil {
 		return err

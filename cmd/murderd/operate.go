@@ -52,6 +52,13 @@ func (o *operations) addMUPDATE(s *mupdate.Server) {
 	o.mupdate = s
 }
 
+// clear forgets the servers, which have been shut down.
+func (o *operations) clear() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.servers, o.mupdate = nil, nil
+}
+
 func (o *operations) backendSet() *backend.Set {
 	o.mu.Lock()
 	defer o.mu.Unlock()

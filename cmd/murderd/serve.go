@@ -68,8 +68,10 @@ type daemon struct {
 	backups    *backups
 
 	services []service
+	scope    *obs.Scope // metrics of the services
 	serving  atomic.Bool
-	failed   chan error // a listener that broke
+	leaving  atomic.Bool // the last clients finish what they are doing
+	failed   chan error  // a listener that broke
 	ready    sync.Once
 	turns    turns
 }
@@ -86,6 +88,9 @@ func serve(ctx context.Context, file string) error {
 	}
 	d := &daemon{file: file, cfg: cfg, log: log, level: level, reg: obs.NewRegistry(version), failed: make(chan error, 1)}
 	log.Info("starting", "version", version, "node", cfg.Node.ID, "role", cfg.Node.Role)
+	if limit := lifecycle.LimitMemory(); limit > 0 {
+		log.Info("memory is limited by the control group", "limit_mib", limit>>20)
+	}
 
 	// What may be wrong on this machine is found before anything is joined or bound.
 	if err := d.openSecrets(); err != nil {
@@ -118,6 +123,10 @@ func serve(ctx context.Context, file string) error {
 		return err
 	}
 	d.serving.Store(true)
+	following, unfollow := context.WithCancel(ctx)
+	followed := make(chan struct{})
+	go func() { d.followDrain(following); close(followed) }()
+	defer func() { unfollow(); <-followed }()
 	go d.backups.run(ctx)
 	d.tellReady("serving")
 	log.Info("ready", "services", d.serviceNames())
@@ -171,6 +180,7 @@ func (d *daemon) openNode() error {
 		TrailingLogs:       c.TrailingLogs,
 		Findings:           d.findings,
 		Answers:            d.answers(),
+		Serving:            func() bool { return d.serving.Load() || d.leaving.Load() },
 		Logger:             d.log,
 		Metrics:            d.reg,
 	})
@@ -271,7 +281,7 @@ func (d *daemon) tellReady(status string) {
 }
 
 // reload takes over what may change while running: the level of the log, users, the certificate, how
-// backends are reached, and the schedule of backups.
+// backends are reached, when snapshots are taken, and the schedule of backups.
 func (d *daemon) reload() {
 	lifecycle.Reloading()
 	defer lifecycle.Notify(lifecycle.Ready)
@@ -284,13 +294,15 @@ func (d *daemon) reload() {
 	if d.cert != nil {
 		errs = append(errs, d.cert.Reload())
 	}
-	if d.backends != nil {
+	if set := d.operations.backendSet(); set != nil {
 		def, servers, err := backendSettings(&cfg.Backends)
 		if err == nil {
-			d.backends.Update(def, servers)
+			set.Update(def, servers)
 		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, d.node.Tune(cluster.Tuning{SnapshotInterval: cfg.Cluster.SnapshotInterval.Duration,
+		SnapshotThreshold: cfg.Cluster.SnapshotThreshold, TrailingLogs: cfg.Cluster.TrailingLogs}))
 	d.backups.configure(cfg.Backup)
 	if err := errors.Join(errs...); err != nil {
 		d.log.Error("reload was not complete", "err", err)

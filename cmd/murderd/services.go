@@ -18,6 +18,7 @@ import (
 	"murder/internal/config"
 	listening "murder/internal/listen"
 	"murder/internal/mbox"
+	"murder/internal/obs"
 	"murder/mupdate"
 	"murder/proxy/imap"
 	"murder/proxy/login"
@@ -33,6 +34,7 @@ type service struct {
 
 // openServices starts every protocol that the configuration names an address for.
 func (d *daemon) openServices() error {
+	d.scope = obs.NewScope(d.reg)
 	if err := d.openMUPDATE(); err != nil {
 		return err
 	}
@@ -43,8 +45,10 @@ func (d *daemon) openServices() error {
 	if err != nil {
 		return err
 	}
-	d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
-	d.operations.addBackends(d.backends)
+	if d.backends == nil { // what is known of them outlives a drain
+		d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
+		d.operations.addBackends(d.backends)
+	}
 	mechanisms := d.mechanisms()
 	for _, open := range []func(*auth.Mechanisms) error{d.openIMAP, d.openPOP3, d.openSieve, d.openDelivery} {
 		if err := open(mechanisms); err != nil {
@@ -92,7 +96,7 @@ func (d *daemon) openMUPDATE() error {
 			"off": mupdate.ReplayOff}[c.Replay],
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
 		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
-		Logger: d.log, Metrics: d.reg,
+		Logger: d.log, Metrics: d.scope,
 	})
 	d.operations.addMUPDATE(srv)
 	proxies, err := prefixes(c.Proxies)
@@ -159,7 +163,7 @@ func (d *daemon) openIMAP(auth *auth.Mechanisms) error {
 			PerAddress: c.MaxPerAddress, PerUser: c.MaxPerUser, Append: c.MaxMessage},
 		Placement: d.placement(), Autocreate: c.Autocreate,
 		Suppress: c.Suppress, HideOrigin: c.HideOrigin, ProbeInterval: c.ProbeInterval.Duration, SpecialUse: c.SpecialUse,
-		Logger: d.log, Metrics: d.reg,
+		Logger: d.log, Metrics: d.scope,
 	})
 	if err != nil {
 		return err
@@ -194,7 +198,7 @@ func (d *daemon) loginConfig(auth *auth.Mechanisms, limits login.Limits, cert *t
 	return login.Config{
 		Hostname: hostname(""), Version: version, Directory: d.node, Backends: d.backends, Auth: auth,
 		Namespace: namespace(&d.cfg.Namespace), Self: mbox.Server(d.cfg.Backends.Self), TLS: cert, Proxies: trusted, Limits: limits,
-		Logger: d.log, Metrics: d.reg,
+		Logger: d.log, Metrics: d.scope,
 	}, err
 }
 

@@ -18,23 +18,21 @@ const (
 //
 //  1. the service manager and load balancers hear of it (readiness is gone);
 //  2. the node hands over the lead, as when it is drained;
-//  3. listeners close, sessions finish what they are doing;
+//  3. listeners close, sessions finish what they are doing, as when it is drained;
 //  4. the node closes its log;
 //  5. the admin API ends, so that an operator can watch until here.
 func (d *daemon) shutdown() {
 	lifecycle.Notify(lifecycle.Stopping)
 	d.serving.Store(false)
-	sessions := lifecycle.Stage{Name: "sessions", Limit: d.cfg.Node.DrainTimeout.Duration}
-	for _, s := range d.services {
-		sessions.Parts = append(sessions.Parts, s.stop)
-	}
 	lead := lifecycle.Stage{Name: "lead", Limit: leadStop, Parts: []func(context.Context) error{d.node.StandDown}}
 	node := lifecycle.Stage{Name: "node", Limit: nodeStop, Parts: []func(context.Context) error{d.node.Shutdown}}
 	api := lifecycle.Stage{Name: "admin", Limit: adminStop}
 	for _, srv := range d.admin {
 		api.Parts = append(api.Parts, stopHTTP(srv))
 	}
-	lifecycle.Stop(context.Background(), d.log, lead, sessions, node, api)
+	lifecycle.Stop(context.Background(), d.log, lead)
+	d.closeServices()
+	lifecycle.Stop(context.Background(), d.log, node, api)
 	d.log.Info("stopped")
 }
 

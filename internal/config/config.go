@@ -52,7 +52,7 @@ type Node struct {
 	ID           string   `toml:"id" doc:"Name of this node in the cluster. Default: the host name up to its first dot."`
 	Role         string   `toml:"role" doc:"coordinator (keeps the map), frontend (serves mail clients), both, or agent (beside a backend)."`
 	DataDir      string   `toml:"data_dir" doc:"Directory of the map's copy, the log, and the keys of this node."`
-	DrainTimeout Duration `toml:"drain_timeout" doc:"How long sessions may go on when the process is told to stop."`
+	DrainTimeout Duration `toml:"drain_timeout" doc:"How long sessions may go on when the process is told to stop, or the node is drained."`
 	Development  bool     `toml:"development" doc:"Marks a trial: secrets may stand in this file."`
 }
 

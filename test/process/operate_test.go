@@ -212,7 +212,20 @@ func TestMembersByTool(t *testing.T) {
 	if d.json(&s, "cluster", "status"); s.Voters != 2 {
 		t.Errorf("%d voters", s.Voters)
 	}
-	d.retry("member", "promote", "c3", "--yes")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	await(t, ctx, "one voter", func() error {
+		_, err := c.Murderctl(ctx, "c1", "member", "demote", "c2", "--yes")
+		if err != nil { // it may have come to lead
+			c.Murderctl(ctx, "c1", "cluster", "transfer", "c1")
+		}
+		return err
+	})
+	if out := d.fails("member", "promote", "c3", "--yes"); !strings.Contains(out, "even number") {
+		t.Error(out)
+	}
+	d.retry("member", "promote", "c3", "--yes", "--force")
+	d.retry("member", "promote", "c2", "--yes")
 	if out := d.fails("member", "promote", "f1", "--yes"); !strings.Contains(out, "only coordinators can vote") {
 		t.Error(out)
 	}
@@ -235,10 +248,12 @@ func TestMembersByTool(t *testing.T) {
 		t.Error(out)
 	}
 
-	// f1 is taken out, is told so, and comes back with an empty directory.
-	d.run("member", "remove", "f1", "--yes")
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
+	// f1 leaves, is told that it has, and comes back with an empty directory.
+	if out := d.fails("node", "leave", "f1"); !strings.Contains(out, "3 voters remain") {
+		t.Error(out)
+	}
+	(desk{t, c, "f1"}).fails("node", "leave", "--yes") // a frontend changes no members
+	d.run("node", "leave", "f1", "--yes")
 	await(t, ctx, "it is told", func() error {
 		s, err := c.Status(ctx, "f1")
 		if err == nil && !strings.Contains(s.Problem, "has been removed") {

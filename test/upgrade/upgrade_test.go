@@ -218,7 +218,8 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	for _, change := range []func(context.Context, string) error{client.Demote, client.Promote} {
+	promote := func(ctx context.Context, node string) error { return client.Promote(ctx, node, false) }
+	for _, change := range []func(context.Context, string) error{client.Demote, promote} {
 		var err error
 		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if err = change(t.Context(), "c2"); err == nil {

@@ -15,6 +15,7 @@ type Format string
 
 const (
 	TableFormat Format = "table"
+	WideFormat  Format = "wide" // a table with more columns, where there are any
 	PlainFormat Format = "plain"
 	JSONFormat  Format = "json"
 )
@@ -22,11 +23,14 @@ const (
 // ParseFormat reads the value of -o.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(s); f {
-	case TableFormat, PlainFormat, JSONFormat:
+	case TableFormat, WideFormat, PlainFormat, JSONFormat:
 		return f, nil
 	}
-	return "", fmt.Errorf("unknown output format %q: want table, plain or json", s)
+	return "", fmt.Errorf("unknown output format %q: want table, wide, plain or json", s)
 }
+
+// ForPeople reports whether a person reads what is printed.
+func (f Format) ForPeople() bool { return f == TableFormat || f == WideFormat }
 
 // Table is a result as rows.
 type Table struct {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"murder/cluster/admin"
+	"murder/cmd/murderctl/output"
+)
+
+func newLeave(c *ctl) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "leave [NODE]", Short: "Drain a node and take it out of the cluster for good", Args: cobra.MaximumNArgs(1),
+		Long: "The node, by default the one that is asked, lets its clients go, hands over the lead and is removed. It can\n" +
+			"be stopped then; to bring it back, its data directory must be emptied and the node joined again. Refused\n" +
+			"while the cluster could not do without it.",
+	}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !cmd.Flags().Changed("timeout") {
+			c.timeout = drainWait
+		}
+		return c.ask(cmd, func(ctx context.Context, client *admin.Client) error {
+			s, err := client.Status(ctx)
+			if err != nil {
+				return err
+			}
+			id := s.Node
+			if len(args) == 1 {
+				id = args[0]
+			}
+			n, ok := findNode(s, id)
+			if !ok {
+				return &admin.Error{Message: "no node " + id, Hint: "murderctl cluster status lists them"}
+			}
+			voters := s.Voters
+			if n.Suffrage == "voter" {
+				voters--
+			}
+			plan := fmt.Sprintf("node %s will let its clients go and leave for good; %d voters remain", id, voters)
+			if err := confirm(cmd, *yes, plan); err != nil {
+				return err
+			}
+			if err := client.Drain(ctx, id); err != nil {
+				return err
+			}
+			if err := awaitNode(ctx, client, id, gone(id)); err != nil {
+				return err
+			}
+			if err := client.Remove(ctx, id); err != nil && !removed(ctx, client, id) {
+				return err
+			}
+			t := output.Table{Head: []string{"NODE", "VOTERS LEFT"}, Foot: "stop murderd on it; its data directory is of no more use"}
+			t.Row(id, voters)
+			return c.show(cmd, leaveAnswer{Node: id, Voters: voters}, t)
+		})
+	}
+	return cmd
+}
+
+// leaveAnswer is what node leave -o json prints.
+type leaveAnswer struct {
+	Node   string `json:"node"`
+	Voters int    `json:"voters"` // that remain
+}
+
+// removed reports whether a node is no member any more: one that is asked to remove itself may be cut off before
+// it hears that it has been done.
+func removed(ctx context.Context, client *admin.Client, id string) bool {
+	s, err := client.Status(ctx)
+	if err != nil {
+		return false
+	}
+	n, member := findNode(s, id)
+	return !member || strings.Contains(n.Refused, "removed")
+}
