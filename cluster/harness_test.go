@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/cluster/admin"
 	"murder/internal/mbox"
@@ -397,6 +398,23 @@ func (r *rig) equalDigests() {
 	if !report.Equal {
 		r.t.Fatalf("copies differ: %+v", report)
 	}
+}
+
+// counted is what a counter has counted, or how often a histogram has been told something.
+func counted(t testing.TB, c prometheus.Collector) (sum float64) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum
 }
 
 func isRefusal(err error) bool {
