@@ -121,6 +121,9 @@ func Open(cfg Config) (*Node, error) {
 	n.links = newLinkSet(n.openLink)
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
+	if cfg.hooks.submit != nil {
+		n.proposer.submit = cfg.hooks.submit(n.attempt)
+	}
 	n.metrics = newMetrics(n)
 	n.replica.persisted = func(dur time.Duration) { n.metrics.snapshots.Observe(dur.Seconds()) }
 	n.replica.restored = func(dur time.Duration) { n.metrics.restored.Set(dur.Seconds()) }
