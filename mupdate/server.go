@@ -29,6 +29,7 @@ type Server struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // sessions
 	streams atomic.Int64
+	ends    ends
 	guard   shrinkGuard
 	seen    sightings
 
@@ -127,7 +128,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
-	defer s.cancel()
+	defer func() { s.cancel(); s.ends.wg.Wait() }()
 	select {
 	case <-done:
 		return nil
