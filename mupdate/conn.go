@@ -305,9 +305,6 @@ func (c *conn) learn(server mbox.Server) {
 	if server == "" {
 		return
 	}
-	if c.role == Backend {
-		c.srv.seen.note(server)
-	}
 	if len(c.bound) == 0 && len(c.session.Servers) < most && !slices.Contains(c.session.Servers, server) {
 		c.session.Servers = append(c.session.Servers, server)
 	}

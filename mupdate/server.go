@@ -31,7 +31,6 @@ type Server struct {
 	streams atomic.Int64
 	ends    ends
 	guard   shrinkGuard
-	seen    sightings
 
 	listeners listen.Listeners
 
@@ -48,7 +47,7 @@ func New(cfg Config) *Server {
 	var nonce [6]byte
 	rand.Read(nonce[:])
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{
+	s := &Server{
 		cfg:     cfg,
 		log:     cfg.Logger,
 		metrics: newMetrics(cfg.Metrics),
@@ -57,6 +56,8 @@ func New(cfg Config) *Server {
 		cancel:  cancel,
 		conns:   make(map[*conn]struct{}),
 	}
+	s.guard.open(cfg.GuardFile, s.log)
+	return s
 }
 
 // Serve accepts connections until Shutdown, when it returns nil, or a fatal error of the listener,

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -249,10 +250,17 @@ func (w *waiting) Write(ctx context.Context, _ []mbox.Write) ([]mbox.Verdict, er
 	return nil, mbox.ErrUnavailable
 }
 
-// A dump that lost half of its records would make frontends delete the other half.
+// A dump that lost half of its records would make frontends delete the other half, before and after a
+// restart of the node.
 func TestShrunkenDumpIsWithheld(t *testing.T) {
 	dir := newMemory()
-	s := startServer(t, testConfig(t, dir))
+	file := filepath.Join(t.TempDir(), "shown")
+	start := func() *testServer {
+		cfg := testConfig(t, dir)
+		cfg.GuardFile = file
+		return startServer(t, cfg)
+	}
+	s := start()
 	for i := range 300 {
 		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), Location: "a!p", State: mbox.Active})
 	}
@@ -277,7 +285,12 @@ func TestShrunkenDumpIsWithheld(t *testing.T) {
 	if err := dump(); !errors.As(err, &refused) || refused.Status != "NO" {
 		t.Fatalf("got %v", err)
 	}
+	s = start()
+	if err := dump(); !errors.As(err, &refused) || refused.Status != "NO" {
+		t.Fatalf("after a restart: got %v", err)
+	}
 	s.AllowShrink()
+	s = start()
 	if err := dump(); err != nil {
 		t.Fatal(err)
 	}
