@@ -45,7 +45,9 @@ func (s *session) noteCondstore(line []byte) {
 func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 	b.out.Lock()
 	defer b.out.Unlock()
-	if err := s.streamOn(c, b, x, head); err != nil {
+	if err := s.streamOn(c, b, x, head); err == error(errTooBig) {
+		return s.giveUp(c, b, x, err)
+	} else if err != nil {
 		return err
 	}
 	if err := b.out.flush(); err != nil {
@@ -73,6 +75,9 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 		}
 		if err := s.copyLiteral(c, b); err != nil {
 			return err
+		}
+		if c.verb.stream && s.tooBig(c) {
+			return errTooBig
 		}
 		b.out.put(s.buf)
 		b.out.put([]byte("\r\n"))
