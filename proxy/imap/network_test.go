@@ -452,3 +452,36 @@ func TestFail2ban(t *testing.T) {
 		}
 	}
 }
+
+// A backend that has been taken out of service, which no mailbox is at and no configuration names, no longer
+// keeps from the users what it could not do.
+func TestBackendTakenOutOfService(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.ProbeInterval = time.Minute }}, stubs: func(b *stub) {
+		if b.name == "b2" {
+			b.caps = strings.Replace(b.caps, " QRESYNC", "", 1)
+		}
+	}}, func(t *testing.T, r *rig) {
+		offered := func() bool { time.Sleep(2 * time.Minute); return r.srv.caps.offered().has("QRESYNC") }
+		if offered() {
+			t.Error("offered, though one backend lacks it")
+		}
+		set := r.srv.cfg.Backends.(*backend.Set)
+		set.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"b1": set.Settings("b1")})
+		if offered() {
+			t.Error("offered, though a backend with mailboxes lacks it")
+		}
+		var last []mbox.Name
+		r.dir.View().Ascend("", func(e mbox.Entry) bool {
+			if e.Location.Server() == "b2" {
+				last = append(last, e.Name)
+			}
+			return true
+		})
+		for _, name := range last {
+			r.stubs["b2"].drop(name)
+		}
+		if !offered() {
+			t.Error("a backend that is gone still counts")
+		}
+	})
+}
