@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -484,4 +485,45 @@ func TestBackendTakenOutOfService(t *testing.T) {
 			t.Error("a backend that is gone still counts")
 		}
 	})
+}
+
+// One connection, two users one after the other: each has a login and a logout of its own in the log, with
+// the octets of its own time, and no line names both.
+func TestTwoUsersOneAfterTheOther(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	d.send("b UNAUTHENTICATE")
+	d.expect("* OK [CLOSED] ...")
+	d.expect("b OK [CAPABILITY ...AUTH=PLAIN...] ...")
+	d.send("c SELECT INBOX")
+	d.expect("c BAD Log in first")
+	d.send("d LOGIN bob pw")
+	d.expect("d OK ...")
+	d.send("e SELECT INBOX")
+	d.expect("* 0 EXISTS")
+	d.until("e")
+	d.send("f LOGOUT")
+	d.until("f")
+	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+	seen := map[string]int{}
+	for line := range strings.Lines(r.log.String()) {
+		if strings.Count(line, "user=") > 1 {
+			t.Errorf("two users: %s", line)
+		}
+		for _, user := range []string{"alice", "bob"} {
+			for _, what := range []string{"login", "logout"} {
+				if strings.Contains(line, "msg="+what+" ") && strings.Contains(line, "user="+user) {
+					seen[what+" "+user]++
+				}
+			}
+		}
+		if strings.Contains(line, "msg=logout") && strings.Contains(line, "user=bob") && !strings.Contains(line, " in=58 ") {
+			t.Errorf("octets of another: %s", line)
+		}
+	}
+	if len(seen) != 4 || slices.Max(slices.Collect(maps.Values(seen))) > 1 {
+		t.Errorf("%v", seen)
+	}
 }

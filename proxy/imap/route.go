@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -238,12 +240,15 @@ func (s *session) idleConns() bool {
 	return left
 }
 
+// noteConns makes the connections known to other goroutines.
 func (s *session) noteConns() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info.Backends = s.info.Backends[:0:0]
-	for server := range s.conns {
-		s.info.Backends = append(s.info.Backends, string(server))
+	s.opened = slices.Collect(maps.Values(s.conns))
+	for _, c := range s.opened {
+		if s.dead { // and severed, maybe before this one was there
+			c.nc.Close()
+		}
 	}
 }
 
