@@ -90,7 +90,7 @@ func New() (_ *World, err error) {
 		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
 	}
 	w.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: slices.Concat(Users, Strangers), Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
-		Conf: map[string][]string{"": {"allowallsubscribe: yes"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
+		Conf: map[string][]string{"": {"allowallsubscribe: yes", "imapidlepoll: 1"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
 	if err != nil {
 		return nil, err
 	}

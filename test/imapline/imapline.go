@@ -131,6 +131,12 @@ func (c *Conn) Answer(tag string) (Reply, error) {
 	}
 }
 
+// Line reads a line that no command has asked for, as come during IDLE. It must come within limit.
+func (c *Conn) Line(limit time.Duration) (string, error) {
+	c.conn.SetReadDeadline(time.Now().Add(limit))
+	return c.line()
+}
+
 // Drain is OK for answers whose content is of no interest, however large: it is only counted off.
 func (c *Conn) Drain(format string, args ...any) error {
 	tag, err := c.Send(format, args...)
