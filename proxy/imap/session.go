@@ -179,6 +179,8 @@ func (s *session) readFailed(err error) bool {
 	switch {
 	case errors.Is(err, imapwire.ErrLineTooLong):
 		s.sayBye("", "Line too long")
+	case errors.Is(err, errFlood):
+		s.sayBye("UNAVAILABLE", "Too much data after a refused command")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if f := s.wish(); f != nil {
 			if f.patient && s.sel != nil && s.sel.drainUntil(s.ctx) != nil {
@@ -291,8 +293,7 @@ func (s *session) finish(c *command, err error, start time.Time) bool {
 	if c.open {
 		// Whatever failed, failed before the literal was taken.
 		if err = s.refuseLiteral(c, err); errors.Is(err, errClient) {
-			s.sayBye("", "Too much data after a refused command")
-			return false
+			return s.readFailed(err)
 		}
 	}
 	r := answer(err)
