@@ -201,9 +201,14 @@ func (ss *session) flush() error {
 	if len(ss.out) == 0 {
 		return nil
 	}
-	ss.sock.SetWriteDeadline(time.Now().Add(ss.cfg.Limits.Write))
-	_, err := ss.conn.Write(ss.out)
+	err := ss.write(ss.out)
 	ss.out = ss.out[:0]
+	return err
+}
+
+func (ss *session) write(p []byte) error {
+	ss.sock.SetWriteDeadline(time.Now().Add(ss.cfg.Limits.Write))
+	_, err := ss.conn.Write(p)
 	return err
 }
 
