@@ -242,20 +242,20 @@ func (d *daemon) openSieve(auth *auth.Mechanisms) error {
 
 // startBoth serves a protocol in clear (with STARTTLS) and over TLS.
 func (d *daemon) startBoth(name string, clear, secure []string, cert *tls.Config, serve func(net.Listener, *tls.Config) error, stop func(context.Context) error) error {
-	if err := d.start(name, clear, func(ln net.Listener) error { return serve(ln, nil) }, stop); err != nil {
+	if err := d.start(name, clear, nil, func(ln net.Listener) error { return serve(ln, nil) }, stop); err != nil {
 		return err
 	}
-	return d.start(name+" over TLS", secure, func(ln net.Listener) error { return serve(ln, cert) }, nil)
+	return d.start(name+" over TLS", secure, nil, func(ln net.Listener) error { return serve(ln, cert) }, nil)
 }
 
-// start serves a protocol on its addresses. All are bound, or none.
-func (d *daemon) start(name string, addrs []string, serve func(net.Listener) error, stop func(context.Context) error) error {
+// start serves a protocol on its addresses. All are bound, or none. sockets is needed if there may be any.
+func (d *daemon) start(name string, addrs []string, sockets *config.Socket, serve func(net.Listener) error, stop func(context.Context) error) error {
 	if stop != nil {
 		d.services = append(d.services, service{name, stop})
 	}
 	var listeners []net.Listener
 	for _, addr := range addrs {
-		ln, err := listen(addr)
+		ln, err := d.listen(addr, sockets)
 		if err != nil {
 			for _, ln := range listeners {
 				ln.Close()
