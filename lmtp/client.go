@@ -145,8 +145,11 @@ func dial(ctx context.Context, cfg *Config, server mbox.Server) (*client, error)
 	conn, err := cfg.Backends.Dial(ctx, server, backend.LMTP)
 	if err != nil {
 		f := &failure{err: err, reply: replyUnreachable}
-		if errors.Is(err, backend.ErrTLS) {
+		switch {
+		case errors.Is(err, backend.ErrTLS):
 			f.reply = replyBackendTLS
+		case errors.Is(err, backend.ErrLoop):
+			f.reply = replyLoop
 		}
 		return nil, f
 	}
@@ -168,6 +171,9 @@ func (c *client) signOn(ctx context.Context, cfg *Config) error {
 	}
 	if rep.code != 220 {
 		return unexpected("greeting", rep, replyUnreachable)
+	}
+	if strings.HasSuffix(rep.lines[0], greeting) { // another one, maybe of several behind one address
+		return &failure{err: fmt.Errorf("greeted by a frontend: %w", backend.ErrLoop), reply: replyLoop}
 	}
 	if err := c.hello(cfg.Hostname); err != nil {
 		return err

@@ -46,6 +46,9 @@ type session struct {
 	draining bool
 }
 
+// greeting follows the host name. Frontends know one another by it.
+const greeting = " LMTP murder ready"
+
 // Reasons for the end of a session that the client is told.
 var (
 	errDraining = errors.New("shutting down")
@@ -116,7 +119,7 @@ func (ss *session) run(implicit *tls.Config) {
 			return
 		}
 	}
-	ss.say(answer(220, ss.cfg.Hostname+" LMTP murder ready"))
+	ss.say(answer(220, ss.cfg.Hostname+greeting))
 	for !ss.over {
 		line, err := ss.readLine(maxCommand, ss.cfg.Limits.Idle)
 		switch {

@@ -46,7 +46,7 @@ func (d *daemon) openServices() error {
 		return err
 	}
 	if d.backends == nil { // what is known of them outlives a drain
-		d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
+		d.backends = backend.New(backend.Config{Default: def, Servers: servers, Own: d.own.listens, Logger: d.log, Metrics: d.reg})
 		d.operations.addBackends(d.backends)
 	}
 	mechanisms := d.mechanisms()
@@ -265,6 +265,7 @@ func (d *daemon) start(name string, addrs []string, sockets *config.Socket, serv
 		listeners = append(listeners, ln)
 	}
 	for _, ln := range listeners {
+		d.own.add(ln.Addr())
 		go func() {
 			if err := serve(ln); err != nil && !errors.Is(err, net.ErrClosed) {
 				d.fail(fmt.Errorf("serving %s on %s: %w", name, ln.Addr(), err))
