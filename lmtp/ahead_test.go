@@ -164,9 +164,9 @@ func TestSwiftClientLeaves(t *testing.T) {
 // The unused connection over which a backend is told is no better than others: it may be dead.
 func TestToldOverADeadConnection(t *testing.T) {
 	for name, script := range map[string]func(*stubSession, string, string) (string, bool){
-		"closed at RSET": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "RSET" && s.number == 1 },
-		"421 at RSET": func(s *stubSession, v, _ string) (string, bool) {
-			return "421 4.4.1 timeout", v == "RSET" && s.number == 1
+		"closed at MAIL": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "MAIL" && s.number == 1 },
+		"421 at MAIL": func(s *stubSession, v, _ string) (string, bool) {
+			return "421 4.4.1 timeout", v == "MAIL" && s.number == 1
 		},
 		"closed at DATA": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "DATA" && s.number == 1 },
 	} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -36,15 +37,72 @@ func TestDeliverToTwoBackends(t *testing.T) {
 	if mails := be2.delivered(); len(mails) != 1 || !slices.Equal(mails[0].rcpts, []string{"TO:<bob@x>", "TO:<carol>"}) {
 		t.Errorf("be2 got %+v", mails)
 	}
-	// The connections are used again, after RSET.
+	// The connections are used again, without RSET.
 	outcome(t, m.deliver(testMessage, "alice", "carol"), "250", "250")
 	if total, _ := be1.numbers(); total != 1 {
 		t.Errorf("be1 got %d connections", total)
 	}
-	if log := be1.commands(); !slices.Contains(log, "RSET") {
-		t.Errorf("be1 was not reset: %q", log)
+	if log := be1.commands(); slices.Contains(log, "RSET") {
+		t.Errorf("be1 was reset without need: %q", log)
 	}
 	m.say("QUIT", "221")
+}
+
+// What a transaction that came to nothing has left at the backend goes by RSET.
+func TestReset(t *testing.T) {
+	h, be1, _ := two(t, nil)
+	full := func(_ *stubSession, v, _ string) (string, bool) { return "452 4.2.2 Over quota", v == "RCPT" }
+	m := h.session(t)
+	for _, script := range []func(*stubSession, string, string) (string, bool){nil, full, nil, nil} {
+		be1.on(script)
+		outcome(t, m.deliver(testMessage, "alice"), map[bool]string{true: "250", false: "452 4.2.2"}[script == nil])
+	}
+	var verbs []string
+	for _, line := range be1.commands() {
+		if verb, _ := splitCommand(line); verb == "MAIL" || verb == "RSET" {
+			verbs = append(verbs, verb)
+		}
+	}
+	if total, _ := be1.numbers(); total != 1 || !slices.Equal(verbs, []string{"MAIL", "MAIL", "RSET", "MAIL", "MAIL"}) {
+		t.Errorf("%q on %d connections", verbs, total)
+	}
+}
+
+// A reply goes out as soon as it and those before it are known, whoever is still at work for those behind it: a
+// backend that does not answer, also one that has answered for others before, or a map that cannot be asked.
+func TestRepliesDoNotWait(t *testing.T) {
+	t.Run("for a backend", func(t *testing.T) {
+		h, be1, _ := two(t, nil)
+		release := make(chan struct{})
+		be1.on(func(_ *stubSession, v, line string) (string, bool) {
+			if v == "." {
+				<-release
+			}
+			return "452 4.2.2 Over quota", v == "RCPT" && strings.Contains(line, "alice")
+		})
+		m := h.session(t)
+		m.begin("alice", "carol", "u1")
+		m.send(testMessage + ".\r\n")
+		m.expect("452 4.2.2", "250 2.1.5 Ok SESSIONID=<be2>")
+		close(release)
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>")
+	})
+	t.Run("for the map", func(t *testing.T) {
+		h, _, be2 := two(t, nil)
+		m := h.session(t)
+		m.begin("alice", "carol", "bob")
+		h.dir.set(reserved("user.carol", "be2")) // it is being moved
+		block := make(chan struct{})
+		h.dir.hold(block)
+		m.send(testMessage + ".\r\n")
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>")
+		for len(be2.delivered()) == 0 { // bob's mail waits as little, but his reply stands behind carol's
+			runtime.Gosched()
+		}
+		h.dir.later(active("user.carol", "be1"))
+		close(block)
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
+	})
 }
 
 // The replies of a fast backend do not wait for a slow one, and the whole takes as long as the slow one.
@@ -169,12 +227,12 @@ func TestBackendFaults(t *testing.T) {
 }
 
 func TestPooledConnectionDies(t *testing.T) {
-	for name, script := range map[string]string{"421 at RSET": "421 4.4.1 timeout", "closed": hangUp} {
+	for name, script := range map[string]string{"421 at MAIL": "421 4.4.1 timeout", "closed": hangUp} {
 		t.Run(name, func(t *testing.T) {
 			h, _, be2 := two(t, nil)
-			be2.on(func(s *stubSession, v, _ string) (string, bool) { return script, v == "RSET" && s.number == 1 })
 			m := h.session(t)
 			outcome(t, m.deliver(testMessage, "carol"), "250")
+			be2.on(func(s *stubSession, v, _ string) (string, bool) { return script, v == "MAIL" && s.number == 1 })
 			outcome(t, m.deliver(testMessage, "carol"), "250")
 			if total, _ := be2.numbers(); total != 2 || len(be2.delivered()) != 2 {
 				t.Errorf("%d connections, %d messages", total, len(be2.delivered()))

@@ -150,8 +150,9 @@ func (r *Resolver) find(v mbox.View, route *Route, a Address, poster mbox.UserID
 		if e, found = fuzzyMatch(v, route.Name); found {
 			route.Instead = fuzzyForm(e.Name) != fuzzyForm(route.Name)
 			route.Name, route.Folder = e.Name, e.Name
-			// The backend gets the name as it is: it need not be set to match fuzzily.
-			if detail, ok := r.cfg.Mapping.detail(e.Name); ok {
+			// The backend gets the name as it is: it need not be set to match fuzzily, unless that is no address.
+			// Cyrus: a name with a space has none, because quotes and backslashes count as part of it.
+			if detail, ok := r.cfg.Mapping.detail(e.Name); ok && isDotAtom(a.local+"+"+detail) {
 				route.Path = a.local + "+" + detail
 				if domain := r.cfg.Mapping.domain(a); domain != "" {
 					route.Path += "@" + domain
