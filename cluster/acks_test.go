@@ -23,12 +23,7 @@ func TestVoterSetBack(t *testing.T) {
 	}
 	r.grow(3, 0)
 	l := r.waitLeader()
-	var id string
-	for id = range r.nodes {
-		if r.nodes[id] != l {
-			break
-		}
-	}
+	id := r.followers(l.cfg.NodeID)[0].cfg.NodeID
 	write(t, l, activate("user.before"))
 	r.kill(id)
 	dir, old := r.cfgs[id].DataDir, t.TempDir()

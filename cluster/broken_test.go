@@ -35,10 +35,9 @@ func TestBrokenBuildsAreFoundOut(t *testing.T) {
 			rnd := seed.Rand(t)
 			r := newRig(t)
 			r.configure = func(cfg *Config) { cfg.Timing, cfg.hooks.alter = "wan", c.alter }
-			r.net.rnd = rand.New(rand.NewPCG(rnd.Uint64(), 0))
 			r.grow(3, 2)
-			k := newCrowd(r)
-			k.read, k.seed = c.read, rnd.Uint64()
+			k := newCrowd(r, rnd)
+			k.read = c.read
 			k.begin()
 			c.event(k)
 			switch err := k.end(40); {

@@ -13,7 +13,7 @@ import (
 func mortal(t *testing.T, cleanup bool, coordinators, learners int) *rig {
 	r := newRig(t)
 	r.configure = func(c *Config) {
-		c.CleanupDeadServers = cleanup
+		c.CleanupDeadServers, c.Timing = cleanup, "wan" // under a new leader the time begins anew
 		c.hooks.deadCoordinator, c.hooks.deadLearner = 6*time.Second, 4*time.Second
 	}
 	r.grow(coordinators, learners)

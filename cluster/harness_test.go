@@ -214,8 +214,11 @@ func (s *linkSet) dropAll() {
 	}
 }
 
+// longEnough bounds what never takes so long, on a machine that does much else, too.
+const longEnough = time.Minute
+
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), longEnough)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -280,7 +283,7 @@ func (r *rig) waitVoters(want int) {
 // eventually polls a condition; what waits for an event of ours uses the event instead.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(longEnough)
 	for !ok() {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("never happened: %s", what)
@@ -297,6 +300,17 @@ func (r *rig) leader() *Node {
 		}
 	}
 	return nil
+}
+
+// moveLead lets the leader hand over, and waits for the next.
+func (r *rig) moveLead() *Node {
+	r.t.Helper()
+	old := r.waitLeader()
+	if err := old.Transfer(testContext(r.t), ""); err != nil {
+		r.t.Fatal(err)
+	}
+	r.eventually("another leader", func() bool { l := r.leader(); return l != nil && l != old })
+	return r.leader()
 }
 
 func (r *rig) waitLeader() *Node {

@@ -103,16 +103,8 @@ func TestForgedFollower(t *testing.T) {
 	f := startForgery(t, 3, 1)
 	r := f.r
 	l := r.waitLeader()
-	var wrong, good string
-	for _, id := range []string{"c1", "c2", "c3"} {
-		switch {
-		case id == l.cfg.NodeID:
-		case wrong == "":
-			wrong = id
-		default:
-			good = id
-		}
-	}
+	others := r.followers(l.cfg.NodeID)
+	wrong, good := others[0].cfg.NodeID, others[1].cfg.NodeID
 	n := f.forge(wrong)
 	f.onlyWrong(n)
 	r.eventually("the leader knows", func() bool { p, _ := l.reign.Load().position(wrong); return p.diverged })
@@ -184,16 +176,9 @@ func TestForgedOneOfTwo(t *testing.T) {
 	f := startForgery(t, 3, 1)
 	r := f.r
 	l := r.waitLeader()
-	var wrong string
-	for id, n := range r.nodes {
-		if n.cfg.Role == Coordinator && n != l {
-			if wrong == "" {
-				wrong = id
-			} else {
-				r.kill(id)
-			}
-		}
-	}
+	others := r.followers(l.cfg.NodeID)
+	wrong := others[0].cfg.NodeID
+	r.kill(others[1].cfg.NodeID)
 	n := f.alter(wrong)
 	r.eventually("doubt", func() bool { return n.replica.suspect.Load() != nil })
 	ctx, cancel := context.WithTimeout(testContext(t), 5*time.Second)
@@ -220,12 +205,7 @@ func TestJudgementOutlivesRestart(t *testing.T) {
 	f := startForgery(t, 3, 1)
 	r := f.r
 	l := r.waitLeader()
-	var id string
-	for id = range r.nodes {
-		if n := r.nodes[id]; n != l && n.cfg.Role == Coordinator {
-			break
-		}
-	}
+	id := r.followers(l.cfg.NodeID)[0].cfg.NodeID
 	f.forge(id)
 	r.eventually("it is written down", func() bool {
 		kept, err := readIdentity(r.cfgs[id].DataDir)

@@ -34,8 +34,10 @@ type crowd struct {
 	wg   sync.WaitGroup
 }
 
-func newCrowd(r *rig) *crowd {
-	return &crowd{rig: r, hist: history.New(), read: barrierRead, stop: make(chan struct{})}
+// newCrowd takes its chance, and the network's, from rnd.
+func newCrowd(r *rig, rnd *rand.Rand) *crowd {
+	r.net.reseed(rnd.Uint64())
+	return &crowd{rig: r, hist: history.New(), read: barrierRead, seed: rnd.Uint64(), stop: make(chan struct{})}
 }
 
 func barrierRead(ctx context.Context, n *Node, name mbox.Name) (string, error) {
@@ -215,9 +217,7 @@ func TestLinearizable(t *testing.T) {
 	t.Parallel()
 	rnd := seed.Rand(t)
 	r := startRig(t, 3, 2)
-	r.net.rnd = rand.New(rand.NewPCG(rnd.Uint64(), 0))
-	c := newCrowd(r)
-	c.seed = rnd.Uint64()
+	c := newCrowd(r, rnd)
 	c.begin()
 	const pause = 700 * time.Millisecond // longer than an election takes
 	faults := []struct {

@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -20,9 +19,7 @@ func TestLinearizableAcrossRestores(t *testing.T) {
 	t.Parallel()
 	rnd := seed.Rand(t)
 	r := startRig(t, 3, 1)
-	r.net.rnd = rand.New(rand.NewPCG(rnd.Uint64(), 0))
-	c := newCrowd(r)
-	c.seed = rnd.Uint64()
+	c := newCrowd(r, rnd)
 	c.begin()
 	ids := []string{"c1", "c2", "c3", "f1"}
 	restored := 0

@@ -54,6 +54,12 @@ func newNetwork() *network {
 		no: make(map[[2]string]bool), odd: make(map[[2]string]mood), rnd: rand.New(rand.NewPCG(1, 2))}
 }
 
+func (w *network) reseed(seed uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rnd = rand.New(rand.NewPCG(seed, 0))
+}
+
 func (w *network) fate(from, to string) fate {
 	w.mu.Lock()
 	defer w.mu.Unlock()

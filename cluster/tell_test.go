@@ -238,11 +238,7 @@ func TestFormerLeaderTellsNothing(t *testing.T) {
 	old := r.waitLeader()
 	term := old.reign.Load().term
 	write(t, old, activate("user.a"))
-	if err := old.Transfer(testContext(t), ""); err != nil {
-		t.Fatal(err)
-	}
-	r.eventually("another leader", func() bool { l := r.leader(); return l != nil && l != old })
-	l := r.leader()
+	l := r.moveLead()
 	write(t, l, activate("user.b"))
 	for _, n := range r.nodes {
 		if n == old {

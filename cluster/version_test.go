@@ -152,7 +152,7 @@ func TestAutoFinalize(t *testing.T) {
 	start := func(t *testing.T, when string, led *atomic.Int64) *rig {
 		r := newRig(t)
 		r.configure = func(c *Config) {
-			c.AutoFinalize, c.hooks.first = when, 1
+			c.AutoFinalize, c.hooks.first, c.Timing = when, 1, "wan"
 			c.hooks.led = func() time.Duration { return time.Duration(led.Load()) }
 		}
 		r.grow(3, 1)
@@ -175,27 +175,22 @@ func TestAutoFinalize(t *testing.T) {
 		for id := range r.nodes {
 			r.jump(id, 24*time.Hour)
 		}
-		if err := r.waitLeader().Transfer(testContext(t), ""); err != nil {
-			t.Fatal(err)
-		}
+		l := r.moveLead()
 		for range 2 {
-			if err := r.waitLeader().reign.Load().finalizeWhenDue(testContext(t)); err != nil {
+			if err := l.reign.Load().finalizeWhenDue(testContext(t)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if v := r.waitLeader().State(); v.ClusterVersion() != 1 || !strings.HasPrefix(v.Setting(settingRaisable), "2 ") {
+		if v := l.State(); v.ClusterVersion() != 1 || !strings.HasPrefix(v.Setting(settingRaisable), "2 ") {
 			t.Errorf("version %d, note %q", v.ClusterVersion(), v.Setting(settingRaisable))
 		}
 		led.Store(int64(19 * time.Hour))
-		if err := r.waitLeader().reign.Load().finalizeWhenDue(testContext(t)); err != nil {
+		if err := l.reign.Load().finalizeWhenDue(testContext(t)); err != nil {
 			t.Fatal(err)
 		}
 		r.eventually("the time is kept in the log", func() bool { return f1.State().Clock() > uint64((19 * time.Hour).Milliseconds()) })
 		led.Store(0) // the next leader begins from there
-		if err := r.waitLeader().Transfer(testContext(t), ""); err != nil {
-			t.Fatal(err)
-		}
-		if v := r.waitLeader().State().ClusterVersion(); v != 1 {
+		if v := r.moveLead().State().ClusterVersion(); v != 1 {
 			t.Errorf("version %d after 19 hours", v)
 		}
 		led.Store(int64(time.Hour))
