@@ -71,7 +71,7 @@ func (c *conn) elsewhere(view mbox.View, e *mbox.Entry, sync bool) string {
 		conflict = sync
 	case known && c.leftover(left, e.Name): // however many there are: whole users move
 	default:
-		conflict = c.brake.count(c, view, holder) || sync && known && c.session.Flags&mbox.Permissive == 0
+		conflict = sync && (c.brake.count(c, view, holder) || known && c.session.Flags&mbox.Permissive == 0)
 	}
 	if !conflict {
 		return ""
@@ -94,7 +94,8 @@ func (c *conn) leftover(v LeftoverView, name mbox.Name) bool {
 }
 
 // conflictBrake stops a backend whose servername has changed from being told, name by name, that all
-// its mailboxes live on its former self. In strict mode that is told anyway; then it only raises the alarm.
+// its mailboxes live on its former self. In strict mode it is told nothing of the kind; then this only raises
+// the alarm.
 type conflictBrake struct {
 	holder  mbox.Server
 	names   int
@@ -115,30 +116,28 @@ func (b *conflictBrake) count(c *conn, view mbox.View, holder mbox.Server) bool 
 	if b.names != limit+1 {
 		return b.on
 	}
-	own := c.session.Servers
-	if c.syncing != "" {
-		own = []mbox.Server{c.syncing}
+	own := c.syncing
+	if own == "" && len(c.bound) > 0 {
+		own = c.bound[0]
 	}
 	b.on = !outlived(view, holder, own)
 	if b.on && !b.alarmed {
 		b.alarmed = true
 		c.srv.metrics.alarms.Inc()
 		c.log.Error("a backend asks for many names held by a server that has changed nothing since the backend had its first mailbox: was it renamed? answers are withheld",
-			"user", c.session.Identity, "backend", own[0], "holder", holder, "names", b.names)
+			"user", c.session.Identity, "backend", own, "holder", holder, "names", b.names)
 	}
 	return b.on
 }
 
-// outlived reports whether the map shows that a server was there after others were: it has a record that is
-// newer than their oldest. Of a server and its former self that is never so. The map is the same on every
-// node and after a restart, while a node by itself hears little of backends: they come for one command
-// at a time, to any node.
-func outlived(view mbox.View, server mbox.Server, others []mbox.Server) bool {
+// outlived reports whether the map shows that a server was there after another was: it has a record that is
+// newer than the other's oldest. Of a server and its former self that is never so. The map is the same on
+// every node and after a restart, while a node by itself hears little of backends: they come for one
+// command at a time, to any node.
+func outlived(view mbox.View, server, other mbox.Server) bool {
 	const none = ^uint64(0)
 	oldest, newest := none, uint64(0)
-	for _, s := range others {
-		located(view, string(s)+"!")(func(e mbox.Entry) bool { oldest = min(oldest, e.Index); return true })
-	}
+	located(view, string(other)+"!")(func(e mbox.Entry) bool { oldest = min(oldest, e.Index); return true })
 	if oldest == none {
 		return false
 	}

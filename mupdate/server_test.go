@@ -656,6 +656,42 @@ func TestMetrics(t *testing.T) {
 	t.Error("RESERVE was not counted")
 }
 
+// A backend that has been renamed finds all its mailboxes held by its former self. It is shown none of them, and
+// an operator hears of it once, not when a few names are contested.
+func TestRenamedServerRaisesAlarm(t *testing.T) {
+	dir := newMemory()
+	for i := range 5 {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), State: mbox.Active, Location: "old.example!p"})
+	}
+	cfg := testConfig(t, dir)
+	cfg.ConflictBrake = 3
+	reg := cfg.Metrics.(*prometheus.Registry)
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "any")
+	if err := c.List(t.Context(), "new.example!", func(mbox.Entry) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		var refused *ResponseError
+		if _, _, err := c.Find(t.Context(), mbox.Name(fmt.Sprint("n", i))); !errors.As(err, &refused) || refused.Status != "NO" {
+			t.Errorf("FIND %d: %v", i, err)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		alarms := -1.0
+		for _, f := range families {
+			if f.GetName() == "murder_mupdate_alarms_total" {
+				alarms = f.Metric[0].Counter.GetValue()
+			}
+		}
+		if alarms != float64(i/3) {
+			t.Errorf("%v alarms after %d names", alarms, i+1)
+		}
+	}
+}
+
 // Peer rules fill in what the identity leaves open.
 func TestPeerRule(t *testing.T) {
 	dir := newMemory()
