@@ -3,6 +3,7 @@ package imap
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,8 +30,14 @@ type tables struct {
 	ns      mbox.Namespace
 	counts  map[mbox.Location]int
 	servers map[mbox.Server]int
-	grants  map[string]map[mbox.Name]struct{} // identifier -> mailboxes of others with "l" for it
-	granted map[mbox.Name][]string            // the reverse, to take grants back
+	grants  map[string]*grant      // by identifier
+	granted map[mbox.Name][]string // the reverse, to take grants back
+}
+
+// grant is the mailboxes of others with "l" for one identifier.
+type grant struct {
+	names  map[mbox.Name]struct{}
+	sorted []mbox.Name // the same in the order of the map, never changed in place; nil if it is not known
 }
 
 func newFollower(dir Directory, ns mbox.Namespace) *follower {
@@ -43,7 +50,7 @@ func newTables(ns mbox.Namespace) *tables {
 		ns:      ns,
 		counts:  make(map[mbox.Location]int),
 		servers: make(map[mbox.Server]int),
-		grants:  make(map[string]map[mbox.Name]struct{}),
+		grants:  make(map[string]*grant),
 		granted: make(map[mbox.Name][]string),
 	}
 }
@@ -121,12 +128,12 @@ func (t *tables) grant(e mbox.Entry) {
 		if strings.HasPrefix(id, "-") || owned && id == string(owner) || !strings.Contains(rights, "l") {
 			return true
 		}
-		names := t.grants[id]
-		if names == nil {
-			names = make(map[mbox.Name]struct{})
-			t.grants[id] = names
+		g := t.grants[id]
+		if g == nil {
+			g = &grant{names: make(map[mbox.Name]struct{})}
+			t.grants[id] = g
 		}
-		names[e.Name] = struct{}{}
+		g.names[e.Name], g.sorted = struct{}{}, nil
 		t.granted[e.Name] = append(t.granted[e.Name], id)
 		return true
 	})
@@ -148,8 +155,9 @@ func (t *tables) count(l mbox.Location, by int) {
 
 func (t *tables) revoke(name mbox.Name) {
 	for _, id := range t.granted[name] {
-		delete(t.grants[id], name)
-		if len(t.grants[id]) == 0 {
+		g := t.grants[id]
+		delete(g.names, name)
+		if g.sorted = nil; len(g.names) == 0 {
 			delete(t.grants, id)
 		}
 	}
@@ -215,25 +223,55 @@ func (f *follower) next() <-chan struct{} {
 // others returns the mailboxes, not of the user's own tree, that some entry of their ACL lets the
 // user look up, in the order of the map. A negative entry may still deny it.
 func (f *follower) others(user mbox.UserID, groups []string) []mbox.Name {
-	list := f.grantedTo(user, groups)
-	slices.SortFunc(list, mbox.OrderDB.Compare)
-	return slices.Compact(list)
-}
-
-func (f *follower) grantedTo(user mbox.UserID, groups []string) (list []mbox.Name) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	collect := func(id string) {
-		for name := range f.grants[id] {
-			list = append(list, name)
-		}
-	}
-	collect("anyone")
-	collect(string(user))
+	list := merge(f.grantedTo("anyone"), f.grantedTo(string(user)))
 	for _, g := range groups {
-		collect("group:" + g)
+		list = merge(list, f.grantedTo("group:"+g))
 	}
 	return list
+}
+
+// grantedTo returns those of one identifier. They are sorted at most once for each change, and without the lock.
+func (f *follower) grantedTo(id string) []mbox.Name {
+	f.mu.Lock()
+	g, at := f.grants[id], f.index
+	if g == nil || g.sorted != nil {
+		defer f.mu.Unlock()
+		if g == nil {
+			return nil
+		}
+		return g.sorted
+	}
+	list := slices.AppendSeq(make([]mbox.Name, 0, len(g.names)), maps.Keys(g.names))
+	f.mu.Unlock()
+	slices.SortFunc(list, mbox.OrderDB.Compare)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.index == at {
+		g.sorted = list
+	}
+	return list
+}
+
+// merge returns what is in one of two sorted lists; it changes neither.
+func merge(a, b []mbox.Name) []mbox.Name {
+	if len(a) == 0 {
+		return b
+	}
+	if len(b) == 0 {
+		return a
+	}
+	list := make([]mbox.Name, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := mbox.OrderDB.Compare(a[0], b[0]); {
+		case c < 0:
+			list, a = append(list, a[0]), a[1:]
+		case c > 0:
+			list, b = append(list, b[0]), b[1:]
+		default:
+			list, a, b = append(list, a[0]), a[1:], b[1:]
+		}
+	}
+	return append(append(list, a...), b...)
 }
 
 // population returns the servers in the map with the number of their mailboxes.

@@ -21,7 +21,7 @@ import (
 func BenchmarkIMAPList(b *testing.B) {
 	for _, size := range []int{1_000_000, 5_000_000} {
 		if testing.Short() {
-			size /= 100
+			size /= 10
 		}
 		b.Run(fmt.Sprintf("mailboxes=%d", size), func(b *testing.B) {
 			addr := listServer(b, size)
@@ -90,7 +90,7 @@ func largeMap(b *testing.B, size int) stillMap {
 		at := mbox.At(mbox.Server(fmt.Sprintf("be%d.test", left%8)), "default")
 		batch = append(batch, fsm.Envelope{Command: fsm.MailboxWrite{At: 1700000000, Write: mbox.Write{Kind: mbox.Activate, Name: mbox.Name(name),
 			Location: at, ACL: mbox.ACL(acl), By: mbox.Session{ID: "s", Identity: "backend", Servers: []mbox.Server{at.Server()}}}}})
-		if left--; len(batch) == 1000 || left == 0 {
+		if left--; len(batch) == 256 || left == 0 {
 			send()
 		}
 	}
