@@ -88,11 +88,14 @@ type Config struct {
 
 // hooks are for tests of this package.
 type hooks struct {
-	exit  func(code int, reason string)
-	dial  func(ctx context.Context, addr string) (net.Conn, error) // instead of a plain TCP connection
-	wrap  func(logAndStable) logAndStable
-	tick  time.Duration // lease ticks
-	space func(dir string) space
+	exit func(code int, reason string)
+	dial func(ctx context.Context, addr string) (net.Conn, error) // instead of a plain TCP connection
+	wrap func(logAndStable) logAndStable
+	// transport and submit are put between raft, and the proposer, and what carries their messages.
+	transport func(transport) transport
+	submit    func(submitter) submitter
+	tick      time.Duration // lease ticks
+	space     func(dir string) space
 
 	gossip func(*memberlist.Config)
 

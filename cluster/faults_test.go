@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -264,37 +265,15 @@ func TestPipeliningIsOff(t *testing.T) {
 // A node whose log store fails ends, and the others go on.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	stores := map[string]*failingStore{}
-	exits := make(chan int, 16)
-	var mu sync.Mutex
-	r.configure = func(cfg *Config) {
-		id := cfg.NodeID
-		cfg.hooks.wrap = func(s logAndStable) logAndStable {
-			f := &failingStore{logAndStable: s}
-			mu.Lock()
-			stores[id] = f
-			mu.Unlock()
-			return f
-		}
-		cfg.hooks.exit = func(code int, _ string) {
-			select {
-			case exits <- code:
-			default:
-			}
-		}
-	}
-	r.grow(3, 0)
+	r := startRig(t, 3, 0)
 	l := r.waitLeader()
 	write(t, l, activate("user.a"))
-	mu.Lock()
-	f := stores[l.cfg.NodeID]
-	mu.Unlock()
-	f.fail(errors.New("no space left on device"))
+	ended := r.mayEnd(l.cfg.NodeID)
+	r.disk(l.cfg.NodeID).fail(syscall.ENOSPC)
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	l.Write(ctx, []mbox.Write{activate("user.b")})
-	if code := <-exits; code != ExitStore {
+	if code := <-ended; code != ExitStore {
 		t.Errorf("exit %d", code)
 	}
 	r.kill(l.cfg.NodeID) // as the exit would have done

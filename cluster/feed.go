@@ -47,6 +47,7 @@ type place struct {
 type raftFeed struct {
 	raft     *raft.Raft
 	trans    *raft.NetworkTransport
+	carrier  transport // the same, unless tests put something before it
 	stores   *stores
 	observer *raft.Observer
 	observed chan raft.Observation
@@ -55,12 +56,8 @@ type raftFeed struct {
 	ending   sync.Once
 }
 
-// learnerTrailing is how many entries a learner keeps that its copy has applied: enough for what the leader may send
-// twice, and for finding where the logs of a new leader and of this node part.
-const learnerTrailing = 256
-
-// learnerThreshold is after how many entries a learner takes a snapshot: it bounds what it has to fetch again after a
-// restart.
+// learnerThreshold is after how many entries a learner takes a snapshot: its log is in memory only (recentlog.go), and
+// what it has to fetch again after a restart is what came since.
 const learnerThreshold = 1024
 
 // openRaft takes up a node's part in raft.
@@ -85,20 +82,19 @@ func (n *Node) openRaft(role Role) (*raftFeed, error) {
 	trans.TimeoutScale = 4 << 20
 	rc := n.cfg.raftConfig()
 	if role != Coordinator {
-		// A learner's log is in memory only: what it would have to fetch again after a restart is
-		// bounded by its last snapshot. Nor does it need old entries: it sends them to nobody, and a start
-		// goes on from the snapshot. An entry may be large, so that those that a voter keeps would be
-		// more than the map itself after an import.
 		rc.SnapshotThreshold = min(rc.SnapshotThreshold, learnerThreshold)
-		rc.TrailingLogs = min(rc.TrailingLogs, learnerTrailing)
 	}
-	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{trans, n})
+	var carrier transport = trans
+	if n.cfg.hooks.transport != nil {
+		carrier = n.cfg.hooks.transport(trans)
+	}
+	r, err := raft.NewRaft(rc, n.replica, st.log, st.stable, st.snapshots, &patientTransport{carrier, n})
 	if err != nil {
 		trans.Close()
 		st.close()
 		return nil, fmt.Errorf("starting raft: %w", err)
 	}
-	f := &raftFeed{raft: r, trans: trans, stores: st, observed: make(chan raft.Observation, 64), leaders: make(chan string), done: make(chan struct{})}
+	f := &raftFeed{raft: r, trans: trans, carrier: carrier, stores: st, observed: make(chan raft.Observation, 64), leaders: make(chan string), done: make(chan struct{})}
 	f.observer = raft.NewObserver(f.observed, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
@@ -132,7 +128,7 @@ func (n *Node) Tune(t Tuning) error {
 		rc.SnapshotInterval = t.SnapshotInterval
 	}
 	if e.identity.Role != Coordinator {
-		rc.SnapshotThreshold, rc.TrailingLogs = min(rc.SnapshotThreshold, learnerThreshold), min(rc.TrailingLogs, learnerTrailing)
+		rc.SnapshotThreshold = min(rc.SnapshotThreshold, learnerThreshold)
 	}
 	if err := e.raft.ReloadConfig(rc); err != nil {
 		return fmt.Errorf("changing when snapshots are taken: %w", err)
@@ -230,15 +226,22 @@ func votersOf(r *raft.Raft) []raft.Server {
 // so a node that returns would have to wait for its entries although it hears heartbeats. While the lead is
 // handed over it must not wait: the library's transfer waits for it.
 type patientTransport struct {
-	*raft.NetworkTransport
+	transport
 	node *Node
+}
+
+// transport is what raft.NetworkTransport does for raft.
+type transport interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
 }
 
 const patience = 100 * time.Millisecond
 
 func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0 { // a heartbeat
-		return t.NetworkTransport.AppendEntries(id, addr, req, resp)
+		return t.transport.AppendEntries(id, addr, req, resp)
 	}
 	t.node.teller.sending(raft.Server{ID: id, Address: addr}, req)
 	floor := t.node.acks.floor(string(id), req.Term)
@@ -252,7 +255,7 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddre
 
 func (t *patientTransport) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
-		err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
+		err := t.transport.AppendEntries(id, addr, req, resp)
 		if err == nil || time.Now().Before(t.node.impatient.get()) || !isDialError(err) || !t.node.stillReplicates(req.Term, id, addr) {
 			return err
 		}
@@ -280,15 +283,15 @@ func anew(request func() error) (err error) {
 }
 
 func (t *patientTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return anew(func() error { return t.NetworkTransport.RequestVote(id, addr, req, resp) })
+	return anew(func() error { return t.transport.RequestVote(id, addr, req, resp) })
 }
 
 func (t *patientTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return anew(func() error { return t.NetworkTransport.RequestPreVote(id, addr, req, resp) })
+	return anew(func() error { return t.transport.RequestPreVote(id, addr, req, resp) })
 }
 
 func (t *patientTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return anew(func() error { return t.NetworkTransport.TimeoutNow(id, addr, req, resp) })
+	return anew(func() error { return t.transport.TimeoutNow(id, addr, req, resp) })
 }
 
 func isDialError(err error) bool {

@@ -54,14 +54,13 @@ func TestOnlyVotersKnowRaft(t *testing.T) {
 func TestTune(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 1, 1)
-	for id, want := range map[string]uint64{"c1": 5000, "f1": learnerTrailing} {
-		n := r.nodes[id]
+	for id, n := range r.nodes {
 		before := n.engine.Load().raft.ReloadableConfig()
 		if err := n.Tune(Tuning{TrailingLogs: 5000, SnapshotInterval: time.Hour}); err != nil {
 			t.Fatal(err)
 		}
 		got := n.engine.Load().raft.ReloadableConfig()
-		if got.TrailingLogs != want || got.SnapshotInterval != time.Hour || got.SnapshotThreshold != before.SnapshotThreshold || got.HeartbeatTimeout != before.HeartbeatTimeout {
+		if got.TrailingLogs != 5000 || got.SnapshotInterval != time.Hour || got.SnapshotThreshold != before.SnapshotThreshold || got.HeartbeatTimeout != before.HeartbeatTimeout {
 			t.Errorf("%s: %+v", id, got)
 		}
 	}

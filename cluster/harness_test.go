@@ -9,11 +9,10 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/cluster/admin"
 	"murder/internal/mbox"
@@ -24,104 +23,14 @@ type rig struct {
 	t     testing.TB
 	nodes map[string]*Node
 	cfgs  map[string]Config
-	net   *cuts
+	net   *network
+
+	mu    sync.Mutex
+	disks map[string]*disk
+	ahead map[string]time.Duration // of a node's wall clock
+	ends  map[string]chan int      // codes of processes that may end
 	// configure changes configurations before nodes start.
 	configure func(*Config)
-}
-
-// cuts are links that do not work, by cluster address.
-type cuts struct {
-	mu   sync.Mutex
-	addr map[string]string  // address to node
-	cut  map[string]bool    // nodes that are alone
-	way  map[[2]string]bool // from one node to another
-	no   map[[2]string]bool // the same, where a firewall says no
-
-	ahead map[string]time.Duration // of a node's wall clock
-	slow  map[string]time.Duration // each write of a node's log takes longer by so much
-}
-
-// closed reports whether one node cannot reach another.
-func (c *cuts) closed(from, to string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut[from] || c.cut[to] || c.way[[2]string{from, to}]
-}
-
-func (c *cuts) dial(ctx context.Context, from, addr string) (net.Conn, error) {
-	to := c.nodeAt(addr)
-	switch {
-	case c.closed(from, to):
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("cut between %s and %s", from, to)}
-	case c.refused(from, to):
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return &wire{conn, func() bool { return c.closed(from, to) }}, nil
-}
-
-// wire is a connection that ends when it is used after a cut: sever may come while it is being made.
-type wire struct {
-	net.Conn
-	cut func() bool
-}
-
-func (w *wire) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	if w.cut() {
-		w.Close()
-		return 0, net.ErrClosed
-	}
-	return n, err
-}
-
-func (w *wire) Write(p []byte) (int, error) {
-	if w.cut() {
-		w.Close()
-		return 0, net.ErrClosed
-	}
-	return w.Conn.Write(p)
-}
-
-// of is what a node has in one of the maps.
-func (c *cuts) of(m map[string]time.Duration, node string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return m[node]
-}
-
-// slowStore takes its time for each write.
-type slowStore struct {
-	logAndStable
-	by func() time.Duration
-}
-
-func (s *slowStore) StoreLogs(l []*raft.Log) error {
-	time.Sleep(s.by())
-	return s.logAndStable.StoreLogs(l)
-}
-
-// refused reports whether something between two nodes refuses connections.
-func (c *cuts) refused(from, to string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.no[[2]string{from, to}]
-}
-
-func (c *cuts) alone(node string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut[node]
-}
-
-func (c *cuts) nodeAt(addr string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.addr[addr]
 }
 
 func testLogger(t testing.TB) *slog.Logger {
@@ -132,10 +41,41 @@ func testLogger(t testing.TB) *slog.Logger {
 }
 
 func newRig(t testing.TB) *rig {
-	return &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config),
-		net: &cuts{addr: make(map[string]string), cut: make(map[string]bool),
-			way: make(map[[2]string]bool), no: make(map[[2]string]bool),
-			ahead: make(map[string]time.Duration), slow: make(map[string]time.Duration)}}
+	r := &rig{t: t, nodes: make(map[string]*Node), cfgs: make(map[string]Config), net: newNetwork(),
+		disks: make(map[string]*disk), ahead: make(map[string]time.Duration), ends: make(map[string]chan int)}
+	t.Cleanup(r.net.echoes.Wait)
+	return r
+}
+
+func (r *rig) disk(id string) *disk {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.disks[id] == nil {
+		r.disks[id] = new(disk)
+	}
+	return r.disks[id]
+}
+
+// mayEnd says that a node's process may end, until it is opened again. It does not: the test kills it.
+func (r *rig) mayEnd(id string) <-chan int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ends[id] = make(chan int, 1)
+	return r.ends[id]
+}
+
+// ended is called where a process would end.
+func (r *rig) ended(id string, code int, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ends[id] == nil {
+		r.t.Errorf("node %s would exit with %d: %s", id, code, reason)
+		return
+	}
+	select {
+	case r.ends[id] <- code:
+	default:
+	}
 }
 
 func (r *rig) config(id string, role Role) Config {
@@ -154,17 +94,24 @@ func (r *rig) open(cfg Config) *Node {
 	}
 	cfg.hooks.noBallast = true
 	if cfg.hooks.clockNow == nil {
-		cfg.hooks.clockNow = func() time.Time { return time.Now().Add(r.net.of(r.net.ahead, id)) }
-	}
-	if cfg.hooks.wrap == nil {
-		cfg.hooks.wrap = func(s logAndStable) logAndStable {
-			return &slowStore{s, func() time.Duration { return r.net.of(r.net.slow, id) }}
+		cfg.hooks.clockNow = func() time.Time {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return time.Now().Add(r.ahead[id])
 		}
 	}
-	cfg.hooks.dial = func(ctx context.Context, addr string) (net.Conn, error) { return r.net.dial(ctx, id, addr) }
-	if cfg.hooks.exit == nil {
-		cfg.hooks.exit = func(code int, reason string) { r.t.Errorf("node %s would exit with %d: %s", id, code, reason) }
+	if cfg.hooks.wrap == nil {
+		cfg.hooks.wrap = func(s logAndStable) logAndStable { return &diskStore{s, r.disk(id)} }
 	}
+	cfg.hooks.dial = func(ctx context.Context, addr string) (net.Conn, error) { return r.net.dial(ctx, id, addr) }
+	cfg.hooks.transport = func(t transport) transport { return &courier{t, r.net, id} }
+	cfg.hooks.submit = func(next submitter) submitter { return r.net.proposals(id, next) }
+	if cfg.hooks.exit == nil {
+		cfg.hooks.exit = func(code int, reason string) { r.ended(id, code, reason) }
+	}
+	r.mu.Lock()
+	delete(r.ends, id)
+	r.mu.Unlock()
 	n, err := Open(cfg)
 	if err != nil {
 		r.t.Fatal(err)
@@ -215,6 +162,15 @@ func (r *rig) separate(id string, oneWay bool, others ...string) {
 	r.sever()
 }
 
+// deaf lets a node's messages to others arrive, and their answers be lost.
+func (r *rig) deaf(id string, others ...string) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	for _, o := range others {
+		r.net.odd[[2]string{id, o}] = mood{unanswered: 1}
+	}
+}
+
 // forbid lets one node's connections to another be refused.
 func (r *rig) forbid(from, to string) {
 	r.net.mu.Lock()
@@ -225,16 +181,9 @@ func (r *rig) forbid(from, to string) {
 
 // jump moves a node's wall clock.
 func (r *rig) jump(id string, by time.Duration) {
-	r.net.mu.Lock()
-	defer r.net.mu.Unlock()
-	r.net.ahead[id] += by
-}
-
-// slowDown lets a node's disk take so long for each write.
-func (r *rig) slowDown(id string, by time.Duration) {
-	r.net.mu.Lock()
-	defer r.net.mu.Unlock()
-	r.net.slow[id] = by
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead[id] += by
 }
 
 // sever breaks all connections; those that are not cut come back.
@@ -247,12 +196,10 @@ func (r *rig) sever() {
 }
 
 func (r *rig) heal() {
-	r.net.mu.Lock()
-	defer r.net.mu.Unlock()
-	clear(r.net.cut)
-	clear(r.net.way)
-	clear(r.net.no)
-	clear(r.net.slow)
+	r.net.heal()
+	for id := range r.cfgs {
+		r.disk(id).heal()
+	}
 }
 
 func (s *linkSet) dropAll() {
@@ -397,6 +344,23 @@ func (r *rig) equalDigests() {
 	if !report.Equal {
 		r.t.Fatalf("copies differ: %+v", report)
 	}
+}
+
+// counted is what a counter has counted, or how often a histogram has been told something.
+func counted(t testing.TB, c prometheus.Collector) (sum float64) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum
 }
 
 func isRefusal(err error) bool {

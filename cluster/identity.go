@@ -23,6 +23,8 @@ type identity struct {
 	Epoch uint64 `json:"epoch,omitempty"`
 	// Damaged is why a coordinator must not start with these files any more.
 	Damaged string `json:"damaged,omitempty"`
+	// Diverged is that a majority of the voters has another copy than this coordinator (judge.go).
+	Diverged bool `json:"diverged,omitempty"`
 }
 
 // Files of the data directory.

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/cluster/admin"
 	"murder/fsm"
 )
@@ -278,19 +281,35 @@ func TestMembersByHand(t *testing.T) {
 	wantRefusal(t, "from a frontend", r.nodes["f1"].Remove(ctx, victim), "only coordinators")
 }
 
-// Stopping the leader hands over first, so that nobody has to wait for an election.
+// Stopping the leader hands over first, so that nobody has to wait for an election: when it has stopped, another
+// leads already, in the next term, and knows that the old one has gone on purpose.
 func TestShutdownHandsOver(t *testing.T) {
 	t.Parallel()
-	r := startRig(t, 3, 1)
+	r := newRig(t)
+	r.configure = func(c *Config) { c.Timing = "wan" } // no election by timeout meanwhile
+	r.grow(3, 1)
 	l := r.waitLeader()
-	ctx := testContext(t)
-	if err := l.Shutdown(ctx); err != nil {
+	term := l.engine.Load().raft.CurrentTerm()
+	if err := l.Shutdown(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	delete(r.nodes, l.cfg.NodeID)
-	begun := time.Now()
+	var next *Node
+	for _, n := range r.nodes {
+		if e := n.engine.Load().raft; e.State() == raft.Leader && e.CurrentTerm() == term+1 {
+			next = n
+		}
+	}
+	if next == nil {
+		t.Fatal("nobody leads")
+	}
+	if n := counted(t, l.metrics.transfers.WithLabelValues("ok").(prometheus.Collector)); n != 1 {
+		t.Errorf("%v transfers", n)
+	}
 	write(t, r.nodes["f1"], activate("user.a"))
-	t.Logf("first write after %v", time.Since(begun))
+	if rec, _ := next.State().Node(l.cfg.NodeID); rec.State != fsm.NodeDraining {
+		t.Errorf("%s is registered as %s", l.cfg.NodeID, rec.State)
+	}
 }
 
 func TestCertificateRenewal(t *testing.T) {

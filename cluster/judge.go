@@ -20,7 +20,7 @@ import (
 //     doubt, and confirms nothing.
 //   - A learner in the minority throws its copy away. A voter must not: it keeps its log and goes on to vote, for
 //     its log is as good as any, but it confirms nothing, leads nobody, keeps no snapshot, and waits for somebody
-//     to look at its machine.
+//     to look at its machine. A restart does not acquit it: the snapshot that it begins with may be wrong, too.
 //
 // Without a majority that agrees (two voters, or most of them gone) nobody is found wrong.
 const judgeInterval = 5 * time.Second
@@ -61,6 +61,14 @@ func (r *replica) check(c fsm.Comparison) {
 	}
 }
 
+// condemn notes that the copy is wrong.
+func (r *replica) condemn() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.suspect.Store(nil)
+	r.diverged.Store(true)
+}
+
 // decide ends a suspicion, unless the copy has been replaced since.
 func (r *replica) decide(c *fsm.Comparison, wrong bool) {
 	r.mu.Lock()
@@ -85,6 +93,17 @@ func (n *Node) judge(ctx context.Context, e *engine) {
 	default:
 		n.log.Error(errDiverged.Error(), "index", c.Index, "own", c.Own.String(), "right", right, "hint", divergedHint)
 		n.replica.decide(c, true)
+	}
+}
+
+// rememberJudgement keeps for the next start of a coordinator whether its copy was found wrong.
+func (n *Node) rememberJudgement(e *engine) {
+	wrong := n.replica.diverged.Load()
+	n.mu.Lock()
+	known := e.identity.Role != Coordinator || e.identity.Diverged == wrong
+	n.mu.Unlock()
+	if !known {
+		n.keepIdentity(e, func(id *identity) { id.Diverged = wrong })
 	}
 }
 
@@ -137,7 +156,7 @@ func (r *reign) checkpoint(ctx context.Context) error {
 	case right == own:
 	case right != "":
 		n.log.Error(errDiverged.Error(), "index", v.Index(), "own", own, "right", right, "hint", divergedHint)
-		n.replica.diverged.Store(true)
+		n.replica.condemn()
 		return errDiverged
 	case split:
 		n.log.Error("copies of the voters differ, and no majority says which is right", "index", v.Index(), "hint", "murderctl cluster verify")

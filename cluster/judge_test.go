@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -209,4 +211,82 @@ func TestForgedOneOfTwo(t *testing.T) {
 	if len(f.exits) > 0 {
 		t.Errorf("ended: %s", <-f.exits)
 	}
+}
+
+// A voter that was found wrong is no better after a restart, though what it applies is right again: it confirms
+// nothing, and says so, until it has been taken in anew.
+func TestJudgementOutlivesRestart(t *testing.T) {
+	t.Parallel()
+	f := startForgery(t, 3, 1)
+	r := f.r
+	l := r.waitLeader()
+	var id string
+	for id = range r.nodes {
+		if n := r.nodes[id]; n != l && n.cfg.Role == Coordinator {
+			break
+		}
+	}
+	f.forge(id)
+	r.eventually("it is written down", func() bool {
+		kept, err := readIdentity(r.cfgs[id].DataDir)
+		return err == nil && kept.Diverged
+	})
+	r.kill(id)
+	f.of.Store(nil)
+	write(t, l, activate("user.a"))
+	n := r.open(r.cfgs[id])
+	r.eventually("it follows", func() bool { return n.State().Index() >= l.State().Index() })
+	f.onlyWrong(n)
+	r.eventually("the operator is told", func() bool {
+		p := l.Status(testContext(t)).Problem
+		return strings.Contains(p, id) && strings.Contains(p, "murderctl member remove")
+	})
+	r.waitVoters(3)
+
+	r.kill(id)
+	if err := l.Remove(testContext(t), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(r.cfgs[id].DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(r.cfgs[id].DataDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n = r.open(r.cfgs[id])
+	if err := n.Join(testContext(t), r.token(Coordinator)); err != nil {
+		t.Fatal(err)
+	}
+	r.waitVoters(3)
+	r.eventually("it is ready", func() bool { return n.Ready(testContext(t), admin.ReadyQuery{}).OK })
+	if p := l.Status(testContext(t)).Problem; p != "" {
+		t.Errorf("problem: %s", p)
+	}
+	r.equalDigests()
+}
+
+// Of survivors that are as far, one whose copy was found wrong is not the one to go on with; if it is the only one,
+// its copy is the cluster's.
+func TestRecoverWithWrongCopy(t *testing.T) {
+	t.Parallel()
+	good, wrong := Survivor{Term: 3, LastIndex: 10}, Survivor{Term: 3, LastIndex: 10, Diverged: true}
+	if !good.Further(wrong) || wrong.Further(good) {
+		t.Error("the wrong copy is as good")
+	}
+	if wrong.LastIndex++; !wrong.Further(good) {
+		t.Error("entries are given up for a copy that they make again")
+	}
+	r, cfg := stoppedCoordinator(t, false)
+	id, err := readIdentity(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.Diverged = true
+	if err := id.write(cfg.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Recover(cfg); err != nil || !s.Diverged {
+		t.Fatal(s, err)
+	}
+	write(t, r.open(cfg), activate("user.recovered"))
 }

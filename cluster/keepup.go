@@ -37,14 +37,14 @@ func (n *Node) keepUp(e *engine) {
 		}
 		n.followLeader(ctx, e)
 		n.judge(ctx, e)
+		n.rememberJudgement(e)
 		n.acks.retain(e.feed.servers())
 		cancel()
 		if n.replica.diverged.Load() && e.identity.Role != Coordinator {
 			n.beginAnew(e)
 			return
 		}
-		spare := !n.spaceLow.Load() || e.identity.Role != Coordinator // a learner's log would take memory instead
-		if n.replica.logged.Load() > snapshotAfter && spare && n.replica.doubted() == nil {
+		if n.replica.logged.Load() > snapshotAfter && !n.spaceLow.Load() && n.replica.doubted() == nil {
 			// The library counts entries, and ours differ a thousandfold in size.
 			if err := e.feed.keep(); err != nil && n.ctx.Err() == nil {
 				n.log.Warn("snapshot failed", "err", err)
@@ -265,7 +265,7 @@ func (n *Node) keepIdentity(e *engine, change func(*identity)) {
 		return
 	}
 	e.identity.Peers, e.identity.ClusterVersion, e.identity.Epoch = id.Peers, id.ClusterVersion, id.Epoch
-	e.identity.Damaged = id.Damaged
+	e.identity.Damaged, e.identity.Diverged = id.Damaged, id.Diverged
 }
 
 // fetchAuthority gets the key of the cluster's authority from another coordinator, so that this one

@@ -38,15 +38,14 @@ type Node struct {
 	gossip  atomic.Pointer[gossip]
 	reign   atomic.Pointer[reign] // nil unless this node leads and has begun its work
 
-	synced    atomic.Bool
-	draining  atomic.Bool
-	spaceLow  atomic.Bool            // the disk is nearly full
-	spaceFull atomic.Bool            // nothing can be kept on it any more
-	joins     chan struct{}          // slots
-	backups   chan struct{}          // slots
-	refusal   atomic.Pointer[string] // why the cluster does not want this node, for its operator
-	sought    atomic.Pointer[leaderHint]
-	waiting   atomic.Pointer[string] // what a node that bootstraps waits for
+	synced   atomic.Bool
+	draining atomic.Bool
+	spaceLow atomic.Bool            // the disk is nearly full
+	joins    chan struct{}          // slots
+	backups  chan struct{}          // slots
+	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
+	sought   atomic.Pointer[leaderHint]
+	waiting  atomic.Pointer[string] // what a node that bootstraps waits for
 
 	impatient moment // until when sending entries gives up at once
 	pulse     moment // last round of keepPulse
@@ -122,6 +121,9 @@ func Open(cfg Config) (*Node, error) {
 	n.links = newLinkSet(n.openLink)
 	n.proposer = newProposer(cfg.NodeID)
 	n.proposer.submit, n.proposer.pause = n.attempt, n.pause
+	if cfg.hooks.submit != nil {
+		n.proposer.submit = cfg.hooks.submit(n.attempt)
+	}
 	n.metrics = newMetrics(n)
 	n.replica.persisted = func(dur time.Duration) { n.metrics.snapshots.Observe(dur.Seconds()) }
 	n.replica.restored = func(dur time.Duration) { n.metrics.restored.Set(dur.Seconds()) }
@@ -179,6 +181,10 @@ func (n *Node) start(id *identity) error {
 	f, err := n.openRaft(id.Role)
 	if err != nil {
 		return err
+	}
+	if id.Diverged {
+		n.log.Error(errDiverged.Error(), "hint", divergedHint)
+		n.replica.condemn()
 	}
 	e := &engine{identity: id, keys: k, feed: f, raftFeed: f}
 	if index, _ := n.replica.applied(); index > 0 {

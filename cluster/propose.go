@@ -28,7 +28,7 @@ type proposer struct {
 	node  string
 	nonce string
 	// submit makes one attempt with a unit.
-	submit func(ctx context.Context, u *unit) ([]fsm.Result, uint64, error)
+	submit submitter
 	// pause waits a little after a failed attempt, or until there is a leader.
 	pause           func(ctx context.Context, failures int) error
 	retry, repeated func() // count, for metrics
@@ -44,6 +44,9 @@ type proposer struct {
 
 	queue admission
 }
+
+// submitter makes one attempt with a unit.
+type submitter func(ctx context.Context, u *unit) ([]fsm.Result, uint64, error)
 
 // span is a run of sequence numbers given to one unit.
 type span struct {

@@ -25,12 +25,16 @@ type Survivor struct {
 	Term          uint64 `json:"term"`       // of the last entry
 	LastIndex     uint64 `json:"last_index"` // of the log or the snapshot
 	SnapshotIndex uint64 `json:"snapshot_index"`
-	Epoch         uint64 `json:"epoch"` // how often the cluster has been recovered before
+	Epoch         uint64 `json:"epoch"`              // how often the cluster has been recovered before
+	Diverged      bool   `json:"diverged,omitempty"` // a majority of the voters had another copy
 }
 
-// Further reports whether s may have something that o lacks.
+// Further reports whether s may have something that o lacks, or, as far, a copy that nobody has found wrong.
 func (s Survivor) Further(o Survivor) bool {
-	return cmp.Or(cmp.Compare(s.Epoch, o.Epoch), cmp.Compare(s.Term, o.Term), cmp.Compare(s.LastIndex, o.LastIndex)) > 0
+	if c := cmp.Or(cmp.Compare(s.Epoch, o.Epoch), cmp.Compare(s.Term, o.Term), cmp.Compare(s.LastIndex, o.LastIndex)); c != 0 {
+		return c > 0
+	}
+	return o.Diverged && !s.Diverged
 }
 
 // Inspect reads the data directory of a stopped coordinator.
@@ -69,7 +73,7 @@ func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
 	if err != nil {
 		return nil, s, nil, err
 	}
-	s.ClusterID, s.NodeID, s.Epoch = id.ClusterID, id.NodeID, id.Epoch
+	s.ClusterID, s.NodeID, s.Epoch, s.Diverged = id.ClusterID, id.NodeID, id.Epoch, id.Diverged
 	if err := s.read(st); err != nil {
 		return nil, s, nil, errors.Join(err, st.close())
 	}
@@ -115,6 +119,7 @@ func Recover(cfg Config) (Survivor, error) {
 	// The epoch comes first, so that no old majority is followed even if it is there already, then the
 	// mark: without it the node would call the lost ones back.
 	id.Epoch++
+	id.Diverged = false // there is no other copy any more that it could differ from
 	if err := id.write(cfg.DataDir); err != nil {
 		return s, err
 	}

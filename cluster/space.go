@@ -12,9 +12,9 @@ import (
 )
 
 // How little room on a node's disk is too little: a share of the disk, but never more than so much. All but
-// warnings, and that nobody is sent to a node whose disk is full, is for coordinators.
+// warnings is for coordinators.
 var (
-	roomToWarn  = room{10, 2 << 30}  // say so, and a coordinator takes no snapshots but those that are due
+	roomToWarn  = room{10, 2 << 30}  // say so, and take no snapshots but those that are due
 	roomToStart = room{5, 256 << 20} // begin at all
 	roomToYield = room{3, 512 << 20} // let another coordinator lead
 	roomToStop  = room{1, 64 << 20}  // end in order, before a write fails in the middle
@@ -80,15 +80,15 @@ func (c *Config) makeRoom() error {
 	return nil
 }
 
-// watchSpace makes a coordinator whose disk fills up step aside in good time. A learner goes on: it serves from
-// memory. But it can keep no snapshot for its next start, and it says so.
+// watchSpace makes a coordinator whose disk fills up step aside in good time. A learner goes on, and stays ready: it
+// serves from memory, and so may all others whose disk fills up at the same time. But it can keep no snapshot for its
+// next start, and it says so.
 func (n *Node) watchSpace(e *engine) {
 	t := time.NewTicker(n.cfg.hooks.spaceInterval)
 	defer t.Stop()
 	var yielded time.Time
 	for {
 		s := n.cfg.space()
-		n.spaceFull.Store(s.less(roomToStop))
 		low := s.less(roomToWarn)
 		if low != n.spaceLow.Swap(low) {
 			if low {

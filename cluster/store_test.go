@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,44 +18,10 @@ import (
 	"murder/cluster/admin"
 )
 
-// failingStore fails or hangs on demand.
-type failingStore struct {
-	logAndStable
-	mu   sync.Mutex
-	err  error
-	hang chan struct{}
-}
-
-func (s *failingStore) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = err
-}
-
-func (s *failingStore) StoreLogs(l []*raft.Log) error {
-	if s.hang != nil {
-		<-s.hang
-	}
-	s.mu.Lock()
-	err := s.err
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return s.logAndStable.StoreLogs(l)
-}
-
-func (s *failingStore) GetLog(index uint64, l *raft.Log) error {
-	if s.hang != nil {
-		<-s.hang
-	}
-	return s.logAndStable.GetLog(index, l)
-}
-
 func TestStoreFailureStops(t *testing.T) {
 	t.Parallel()
 	codes := make(chan int, 1)
-	g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), err: errors.New("no space left on device")},
+	g := newStoreGuard(&diskStore{raft.NewInmemStore(), &disk{err: syscall.ENOSPC}},
 		slog.New(slog.DiscardHandler), func(code int, reason string) {
 			if !strings.Contains(reason, "no space left") {
 				t.Errorf("reason: %s", reason)
@@ -76,8 +43,9 @@ func TestStoreHangStops(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			codes := make(chan int, 1)
-			hang := make(chan struct{})
-			g := newStoreGuard(&failingStore{logAndStable: raft.NewInmemStore(), hang: hang},
+			d := new(disk)
+			d.hang()
+			g := newStoreGuard(&diskStore{raft.NewInmemStore(), d},
 				slog.New(slog.DiscardHandler), func(code int, _ string) { codes <- code })
 			g.alarm, g.limit = 12*time.Millisecond, 40*time.Millisecond
 			g.start()
@@ -91,7 +59,7 @@ func TestStoreHangStops(t *testing.T) {
 			case <-time.After(10 * time.Second):
 				t.Error("a call that hangs is waited for")
 			}
-			close(hang)
+			d.release()
 			<-done
 			g.stop()
 		})

@@ -82,7 +82,7 @@ func (n *Node) sendCommit(to raft.Server, term, index, indexTerm uint64) (accept
 		LeaderCommitIndex: index,
 	}
 	var resp raft.AppendEntriesResponse
-	err = e.trans.AppendEntries(to.ID, to.Address, req, &resp)
+	err = e.carrier.AppendEntries(to.ID, to.Address, req, &resp)
 	return resp.Success, err
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -211,25 +210,24 @@ func TestCommitsCostNoEntries(t *testing.T) {
 	}
 }
 
-// Nodes that nobody knows to wait follow in milliseconds, not when the library's commit timeout has passed.
+// Nodes that nobody knows to wait are told of commits, and do not have to wait for the library's commit timeout.
 func TestFollowersHearSoon(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 3, 1)
 	l := r.waitLeader()
-	var delays []time.Duration
-	for i := range 30 {
+	const writes = 30
+	before := counted(t, l.metrics.told)
+	for i := range writes {
 		vs := write(t, l, activate(fmt.Sprint("user.d", i)))
-		begun := time.Now()
-		for _, n := range r.nodes {
+		for _, n := range r.nodes { // so that the next entry tells nobody of this one
 			if err := n.replica.wait(testContext(t), vs[0].Index); err != nil {
 				t.Fatal(err)
 			}
 		}
-		delays = append(delays, time.Since(begun))
 	}
-	slices.Sort(delays)
-	if median := delays[len(delays)/2]; median > 60*time.Millisecond {
-		t.Errorf("median delay %v: nobody tells them of commits", median)
+	// On a busy machine the timeout may come first now and then.
+	if n, others := counted(t, l.metrics.told)-before, len(r.nodes)-1; n < float64(writes*others)/2 {
+		t.Errorf("%v messages about %d writes to %d nodes", n, writes, others)
 	}
 }
 

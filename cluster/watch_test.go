@@ -6,11 +6,8 @@ import (
 	"hash/crc64"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/hashicorp/raft"
 
 	"murder/fsm"
 	"murder/internal/mbox"
@@ -136,71 +133,22 @@ func forge(t *testing.T, path string, old, entry []byte) {
 // again in less than fifteen seconds.
 func TestLeaderDiskHangs(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	var mu sync.Mutex
-	stores := map[string]*hangingStore{}
-	exits := make(chan string, 4)
-	r.configure = func(cfg *Config) {
-		id := cfg.NodeID
-		cfg.hooks.wrap = func(s logAndStable) logAndStable {
-			mu.Lock()
-			defer mu.Unlock()
-			stores[id] = &hangingStore{logAndStable: s, release: make(chan struct{})}
-			return stores[id]
-		}
-		cfg.hooks.exit = func(code int, _ string) {
-			if code == ExitStore {
-				exits <- id
-			}
-		}
-	}
-	r.grow(3, 0)
+	r := startRig(t, 3, 0)
 	l := r.waitLeader()
 	write(t, l, activate("user.a"))
-	mu.Lock()
-	s := stores[l.cfg.NodeID]
-	mu.Unlock()
+	ended := r.mayEnd(l.cfg.NodeID)
 	begun := time.Now()
-	s.hang()
+	r.disk(l.cfg.NodeID).hang()
+	defer r.disk(l.cfg.NodeID).release()
 	go l.Write(testContext(t), []mbox.Write{activate("user.stuck")})
-	if id := <-exits; id != l.cfg.NodeID {
-		t.Fatalf("%s ended", id)
+	if code := <-ended; code != ExitStore {
+		t.Fatalf("exit %d", code)
 	}
 	r.isolate(l.cfg.NodeID) // as the end of its process would
-	ok := make(chan struct{})
-	go func() {
-		defer close(ok)
-		write(t, r.waitLeader(), activate("user.b"))
-	}()
-	<-ok
+	write(t, r.waitLeader(), activate("user.b"))
 	if d := time.Since(begun); d > 15*time.Second {
 		t.Errorf("no write for %s", d)
 	}
-	close(s.release)
-}
-
-// hangingStore answers nothing from hang to release.
-type hangingStore struct {
-	logAndStable
-	mu      sync.Mutex
-	hangs   bool
-	release chan struct{}
-}
-
-func (s *hangingStore) hang() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hangs = true
-}
-
-func (s *hangingStore) StoreLogs(l []*raft.Log) error {
-	s.mu.Lock()
-	hangs := s.hangs
-	s.mu.Unlock()
-	if hangs {
-		<-s.release
-	}
-	return s.logAndStable.StoreLogs(l)
 }
 
 // Copies can be compared when one of them begins behind the last change of the map.

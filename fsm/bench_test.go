@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -60,35 +61,42 @@ func liveBytes() float64 {
 	return float64(s.HeapAlloc)
 }
 
-// How much memory does a node need? Live heap per mailbox, all tables included.
-func BenchmarkMemory(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		make func() *Machine
-	}{
-		{"applied", func() *Machine { return fill(b, *mailboxes, true) }},
-		{"applied-unread", func() *Machine { return fill(b, *mailboxes, false) }},
-		{"restored", func() *Machine {
-			var s bytes.Buffer
-			if _, err := fill(b, *mailboxes, true).Snapshot().WriteTo(&s); err != nil {
-				b.Fatal(err)
-			}
-			m, err := ReadSnapshot(&s)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return m
-		}},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			for b.Loop() {
-				before := liveBytes()
-				m := c.make()
-				b.ReportMetric((liveBytes()-before)/float64(*mailboxes), "B/mailbox")
-				runtime.KeepAlive(m)
-			}
-		})
+// What does a map of -mailboxes need of a node: how long does it take to apply the first registrations of all, to keep
+// a snapshot, and to read it back, and how much memory does it take, applied and read back, all tables included?
+func BenchmarkMap(b *testing.B) {
+	for b.Loop() {
+		empty := liveBytes()
+		each := func() float64 { return (liveBytes() - empty) / float64(*mailboxes) }
+		begun := time.Now()
+		lap := func() float64 { d := time.Since(begun); begun = time.Now(); return d.Seconds() }
+
+		m := fill(b, *mailboxes, true)
+		b.ReportMetric(lap(), "load-s")
+		b.ReportMetric(each(), "B/mailbox")
+		var s bytes.Buffer
+		lap()
+		if _, err := m.Snapshot().WriteTo(&s); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(lap(), "snapshot-s")
+		b.ReportMetric(float64(s.Len())/float64(*mailboxes), "snapshot-B/mailbox")
+		want := m.Digest()
+		m = nil
+		empty = liveBytes() // with the snapshot
+		lap()
+		restored, err := ReadSnapshot(&s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(lap(), "restore-s")
+		empty -= float64(s.Cap()) // it is read, and may be gone
+		s = bytes.Buffer{}
+		b.ReportMetric(each(), "restored-B/mailbox")
+		if restored.Digest() != want {
+			b.Fatal("another map was read back")
+		}
 	}
+	b.ReportMetric(0, "ns/op")
 }
 
 // Can one core apply what a resynchronisation of backends brings? Commands per second against a full

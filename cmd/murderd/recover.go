@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -117,6 +118,9 @@ func tellSurvivors(out io.Writer, here cluster.Survivor, others []cluster.Surviv
 		mark := ""
 		if s.NodeID == best.NodeID {
 			mark = "the furthest"
+		}
+		if s.Diverged {
+			mark = strings.TrimPrefix(mark+", its copy was found wrong", ", ")
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\n", s.NodeID, s.Epoch, s.Term, s.LastIndex, s.SnapshotIndex, mark)
 	}

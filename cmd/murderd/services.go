@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -94,6 +95,7 @@ func (d *daemon) openMUPDATE() error {
 		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
 		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
 			"off": mupdate.ReplayOff}[c.Replay],
+		GuardFile:     filepath.Join(d.cfg.Node.DataDir, "mupdate-shown"),
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
 		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
 		Logger: d.log, Metrics: d.scope,

@@ -112,7 +112,7 @@ type Users struct {
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`
 	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
 	Pause          Duration `toml:"pause" doc:"Time from a wrong password to its refusal."`
-	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait."`
+	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait; with MUPDATE, for one identity at one address."`
 	FailureEvery   Duration `toml:"failure_every" doc:"Time in which one more wrong password is forgiven."`
 }
 
@@ -179,7 +179,7 @@ type MUPDATE struct {
 	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
-	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`
+	ConflictBrake     int                     `toml:"conflict_brake" doc:"Names of one other server that a backend in sync asks for before an alarm and, in permissive mode, a refusal: it may have been renamed. -1 for never."`
 	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time."`
 	LoginTimeout      Duration                `toml:"login_timeout" doc:"Time from connect to login."`
 	IdleTimeout       Duration                `toml:"idle_timeout" doc:"Time without a command; at least 15m."`

@@ -24,8 +24,6 @@ const (
 	names    = 5
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
-
 // long skips a story that takes its time.
 func long(t *testing.T) {
 	t.Helper()
@@ -36,7 +34,7 @@ func long(t *testing.T) {
 
 // crowd is clients at every node that write and read the same few names by MUPDATE.
 type crowd struct {
-	t    *testing.T
+	*report
 	hist *history.History
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -47,9 +45,9 @@ type crowd struct {
 // crowds counts those of this process.
 var crowds atomic.Int64
 
-func begin(t *testing.T, c *harness.Cluster, seed uint64) *crowd {
+func begin(r *report, c *harness.Cluster, seed uint64) *crowd {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &crowd{t: t, hist: history.New(), stop: stop, prefix: fmt.Sprint("chaos", crowds.Add(1))}
+	k := &crowd{report: r, hist: history.New(), stop: stop, prefix: fmt.Sprint("chaos", crowds.Add(1))}
 	client := 0
 	for _, id := range c.Nodes() {
 		for _, work := range []func(context.Context, int, string, *mupdate.Client, *rand.Rand) error{k.write, k.read, k.read} {
@@ -72,7 +70,7 @@ func begin(t *testing.T, c *harness.Cluster, seed uint64) *crowd {
 			})
 		}
 	}
-	t.Cleanup(func() { stop(); k.wg.Wait() })
+	r.t.Cleanup(func() { stop(); k.wg.Wait() })
 	return k
 }
 
@@ -130,17 +128,18 @@ func (k *crowd) during(what string, d time.Duration) {
 	time.Sleep(d)
 }
 
+// under lets the crowd work for a while under a fault, of node id.
+func (k *crowd) under(fault, id string, d time.Duration) {
+	k.fault(fault)
+	k.during(fault+" ("+id+")", d)
+}
+
 // end stops the crowd and judges what it saw.
 func (k *crowd) end() {
 	k.t.Helper()
-	err := k.judge()
-	reads, writes, open := k.hist.Count()
-	k.t.Logf("%d reads, %d writes, %d writes without an answer", reads, writes, open)
-	if reads < 100 || writes < 50 {
+	k.check(k.judge())
+	if k.reads < 100 || k.writes < 50 {
 		k.t.Error("that is too little to prove anything")
-	}
-	if err != nil {
-		k.t.Error(err)
 	}
 }
 
@@ -148,6 +147,7 @@ func (k *crowd) end() {
 func (k *crowd) judge() error {
 	k.stop()
 	k.wg.Wait()
+	k.recorded(k.hist)
 	return k.hist.Check()
 }
 

@@ -15,6 +15,7 @@ import (
 // commands that bring it back; the others do not notice.
 func TestDamagedFiles(t *testing.T) {
 	long(t)
+	r := newReport(t)
 	c := harness.Start(t, harness.Options{})
 	must(t, c.Kill("c2"))
 	bin, err := harness.Binaries()
@@ -37,10 +38,11 @@ func TestDamagedFiles(t *testing.T) {
 		"zeros":         make([]byte, len(whole)),
 	} {
 		must(t, os.WriteFile(db, damaged, 0o600))
+		r.fault("log damaged: " + name)
 		cmd := exec.Command(filepath.Join(bin, "murderd"), "--config", c.Env("C2_CONFIG"))
 		out, _ := cmd.CombinedOutput()
 		if code := cmd.ProcessState.ExitCode(); code != 76 || !bytes.Contains(out, []byte("murderctl cluster join TOKEN")) {
-			t.Errorf("%s: exit %d:\n%s", name, code, out)
+			r.violation("%s: exit %d:\n%s", name, code, out)
 		}
 	}
 	must(t, os.WriteFile(db, whole, 0o600))

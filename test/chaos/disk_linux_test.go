@@ -20,6 +20,7 @@ func TestLeaderDiskFull(t *testing.T) {
 	if !alone(t) {
 		return
 	}
+	r := newReport(t)
 	sh(t, "mount --make-rprivate /\nip link set lo up")
 	c := harness.Start(t, harness.Options{})
 	must(t, c.Kill("c1"))
@@ -55,24 +56,24 @@ func TestLeaderDiskFull(t *testing.T) {
 	l := ledger.Start(8, []string{c.Addr("c2", "mupdate"), c.Addr("c3", "mupdate")}, admin, password)
 	defer l.Stop()
 	must(t, l.Await(ctx, 50))
+	r.fault("disk of the leader full")
 	exec.Command("dd", "if=/dev/zero", "of="+data+"/filler", "bs=4096").Run() // ends when there is no room
 	cmd.Wait()
 	gone := time.Now()
 	if code := cmd.ProcessState.ExitCode(); code != 74 {
-		t.Errorf("exit %d:\n%s", code, said.String())
+		r.violation("exit %d:\n%s", code, said.String())
 	}
 	must(t, l.Await(ctx, 1))
 	back := time.Since(gone)
 	must(t, l.Await(ctx, 50))
 	l.Stop()
+	r.promised(l)
 	_, _, gap := l.Summary()
 	t.Logf("written again %s after the end; longest pause %s", back.Round(time.Millisecond), gap.Round(time.Millisecond))
 	if back > 2*time.Second {
-		t.Errorf("no write for %s after the leader had gone", back)
+		r.violation("no write for %s after the leader had gone", back)
 	}
 	for _, id := range []string{"c2", "c3"} {
-		if err := l.Check(t.Context(), c.Addr(id, "mupdate")); err != nil {
-			t.Error(err)
-		}
+		r.check(l.Check(t.Context(), c.Addr(id, "mupdate")))
 	}
 }

@@ -7,22 +7,22 @@ import (
 
 	"murder/test/harness"
 	"murder/test/ledger"
-	"murder/test/seed"
 )
 
 // The leader is stopped like a machine that swaps, wakes, and is killed: everybody saw one map.
 func TestHistory(t *testing.T) {
+	r := newReport(t)
 	c := harness.Start(t, harness.Options{})
-	k := begin(t, c, seed.Rand(t).Uint64())
+	k := begin(r, c, r.rand().Uint64())
 	k.during("all is well", time.Second)
 	l := leaderOf(t, c)
 	must(t, c.Pause(l))
-	k.during(l+" is paused", 2*time.Second)
+	k.under("leader paused", l, 2*time.Second)
 	must(t, c.Resume(l))
 	k.during(l+" goes on", time.Second)
 	l = leaderOf(t, c)
 	must(t, c.Kill(l))
-	k.during(l+" is killed", 1500*time.Millisecond)
+	k.under("leader killed", l, 1500*time.Millisecond)
 	must(t, c.Start(l))
 	k.during(l+" is back", 500*time.Millisecond)
 	k.end()
@@ -32,24 +32,25 @@ func TestHistory(t *testing.T) {
 // The same again and again, with every node, and pauses too short and long enough for an election.
 func TestLongHistory(t *testing.T) {
 	long(t)
+	r := newReport(t)
 	c := harness.Start(t, harness.Options{Frontends: 2})
-	k := begin(t, c, seed.Rand(t).Uint64())
+	k := begin(r, c, r.rand().Uint64())
 	for _, d := range []time.Duration{200 * time.Millisecond, 450 * time.Millisecond, 700 * time.Millisecond, 5 * time.Second} {
 		l := leaderOf(t, c)
 		must(t, c.Pause(l))
-		k.during(l+" is paused for "+d.String(), d)
+		k.under("leader paused", l, d)
 		must(t, c.Resume(l))
 		k.during(l+" goes on", time.Second)
 	}
 	for _, id := range c.Nodes() {
 		must(t, c.Kill(id))
-		k.during(id+" is killed", time.Second)
+		k.under("node killed", id, time.Second)
 		must(t, c.Start(id))
 	}
 	for range 3 {
 		l := leaderOf(t, c)
 		must(t, c.Stop(l))
-		k.during(l+" is stopped in order", 300*time.Millisecond)
+		k.under("leader stopped in order", l, 300*time.Millisecond)
 		must(t, c.Start(l))
 	}
 	k.end()
@@ -59,6 +60,7 @@ func TestLongHistory(t *testing.T) {
 // Every node is killed again and again under writes; nothing that was acknowledged is lost.
 func TestKillLoop(t *testing.T) {
 	long(t)
+	r := newReport(t)
 	c := harness.Start(t, harness.Options{Frontends: 2})
 	var addrs []string
 	for _, id := range c.Nodes() {
@@ -76,21 +78,22 @@ func TestKillLoop(t *testing.T) {
 	for range 3 {
 		for _, id := range c.Nodes() {
 			must(t, c.Kill(id))
+			r.fault("node killed")
 			goOn()
 			must(t, c.Start(id))
 		}
 		victim := leaderOf(t, c)
 		must(t, c.Kill(victim))
+		r.fault("leader killed")
 		must(t, c.Start(victim))
 		goOn()
 	}
 	l.Stop()
-	acked, unknown, gap := l.Summary()
-	t.Logf("%d writes acknowledged, %d without an answer, longest pause %s", acked, unknown, gap.Round(time.Millisecond))
+	r.promised(l)
+	_, _, gap := l.Summary()
+	t.Logf("longest pause %s", gap.Round(time.Millisecond))
 	for _, addr := range addrs {
-		if err := l.Check(t.Context(), addr); err != nil {
-			t.Error(err)
-		}
+		r.check(l.Check(t.Context(), addr))
 	}
 	c.AwaitEqual(t)
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"murder/test/harness"
-	"murder/test/seed"
 )
 
 // Packets are lost, one way and both ways, and late, between real processes in networks of their own.
@@ -15,11 +14,12 @@ func TestPartitions(t *testing.T) {
 	if !alone(t) {
 		return
 	}
+	r := newReport(t)
+	rnd := r.rand()
 	sh(t, "ip link set lo up")
 	c := harness.Start(t, harness.Options{})
-	rnd := seed.Rand(t)
 	w := separate(t, c, rnd)
-	k := begin(t, c, rnd.Uint64())
+	k := begin(r, c, rnd.Uint64())
 	others := func(l string) []string {
 		return slices.DeleteFunc(c.Coordinators(), func(id string) bool { return id == l })
 	}
@@ -42,7 +42,7 @@ func TestPartitions(t *testing.T) {
 	} {
 		l := leaderOf(t, c)
 		f.cut(l)
-		k.during(f.what+" ("+l+")", d)
+		k.under(f.what, l, d)
 		w.heal()
 		must(t, c.Resume(l))
 		k.during("healed", d/2)
@@ -55,7 +55,7 @@ func TestPartitions(t *testing.T) {
 		m, err := c.Metrics(t.Context(), id)
 		must(t, err)
 		if n := m["murder_stand_ins_total"]; n != 0 {
-			t.Errorf("%s stood in %v times although no process has ended", id, n)
+			r.violation("%s stood in %v times although no process has ended", id, n)
 		}
 	}
 }
@@ -66,19 +66,21 @@ func TestBrokenBuildIsFoundOut(t *testing.T) {
 	if !alone(t, "broken") {
 		return
 	}
+	r := newReport(t)
+	rnd := r.rand()
 	sh(t, "ip link set lo up")
 	c := harness.Start(t, harness.Options{})
-	rnd := seed.Rand(t)
 	w := separate(t, c, rnd)
-	k := begin(t, c, rnd.Uint64())
+	k := begin(r, c, rnd.Uint64())
 	k.during("all is well", time.Second)
 	w.cutBoth("f1", c.Coordinators()...)
-	k.during("learner cut off", 2*time.Second)
+	k.under("learner cut off", "f1", 2*time.Second)
 	w.heal()
 	k.during("healed", time.Second)
 	if err := k.judge(); err == nil {
 		t.Error("reads from a copy that nobody confirmed were not found out")
 	} else {
+		r.foundOut = true
 		t.Logf("found out, as it should be: %.200s", err)
 	}
 }

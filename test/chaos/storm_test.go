@@ -3,40 +3,29 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"testing"
 	"time"
 
 	"murder/test/harness"
 	"murder/test/ledger"
-	"murder/test/seed"
 )
 
 // storm is a cluster on which one fault after the other falls, drawn by a seed, while a crowd reads and writes
 // and a ledger remembers what was promised.
 type storm struct {
-	t   *testing.T
+	*report
 	ctx context.Context
 	rnd *rand.Rand
 	c   *harness.Cluster
 	l   *ledger.Ledger
 
-	begun                         time.Time
-	windows, undecided, compared  int
-	reads, writes, open           int
-	faults                        map[string]*tally
-	violations                    []string
-	ledgerAcked, ledgerUnanswered int
-}
-
-// tally is what one kind of fault has done.
-type tally struct {
-	count   int
-	longest time.Duration // without an acknowledged write
+	windows, undecided, compared int
+	longest                      map[string]time.Duration // without an acknowledged write, by kind of fault
 }
 
 // fault is one way to break things and to put them right again. It returns what went wrong that should not.
@@ -46,51 +35,67 @@ type fault struct {
 }
 
 const (
-	stormDefault = 90 * time.Second
-	window       = 5 // faults between two judgements of the crowd's history
-	settleLimit  = time.Minute
+	window      = 5 // faults between two judgements of the crowd's history
+	settleLimit = time.Minute
 )
 
-// stormTime is how long it lasts: MURDER_SOAK.
-func stormTime(t *testing.T) time.Duration {
-	text := os.Getenv("MURDER_SOAK")
-	if text == "" {
-		return stormDefault
+// deal returns what gives the next fault, nil at the end: each kind once in an order by chance, or with MURDER_SOAK
+// any of them, again and again, for so long.
+func deal(t *testing.T, rnd *rand.Rand, faults []fault) func() *fault {
+	if text := os.Getenv("MURDER_SOAK"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("MURDER_SOAK: %v", err)
+		}
+		end := time.Now().Add(d)
+		return func() *fault {
+			if time.Now().After(end) {
+				return nil
+			}
+			return &faults[rnd.IntN(len(faults))]
+		}
 	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("MURDER_SOAK: %v", err)
+	seen := map[string]bool{}
+	faults = slices.DeleteFunc(faults, func(f fault) bool {
+		again := seen[f.kind]
+		seen[f.kind] = true
+		return again
+	})
+	rnd.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	return func() *fault {
+		if len(faults) == 0 {
+			return nil
+		}
+		f := faults[0]
+		faults = faults[1:]
+		return &f
 	}
-	return d
 }
 
-func newStorm(t *testing.T, c *harness.Cluster, rnd *rand.Rand) *storm {
+func newStorm(r *report, c *harness.Cluster, rnd *rand.Rand) *storm {
 	var addrs []string
 	for _, id := range c.Nodes() {
 		addrs = append(addrs, c.Addr(id, "mupdate"))
 	}
-	s := &storm{t: t, ctx: t.Context(), rnd: rnd, c: c, begun: time.Now(), faults: map[string]*tally{}, l: ledger.StartAtEach(addrs, admin, password)}
+	s := &storm{report: r, ctx: r.t.Context(), rnd: rnd, c: c, longest: map[string]time.Duration{}, l: ledger.StartAtEach(addrs, admin, password)}
 	s.l.Pace(20 * time.Millisecond)
-	t.Cleanup(s.l.Stop)
+	r.t.Cleanup(s.l.Stop)
 	return s
 }
 
-// run lets faults fall until the time is over, and tells what came of it.
-func (s *storm) run(d time.Duration, faults []fault) {
-	defer s.tell()
-	end := s.begun.Add(d)
-	for time.Now().Before(end) {
-		k := begin(s.t, s.c, s.rnd.Uint64())
-		for range window {
-			f := faults[s.rnd.IntN(len(faults))]
+// run lets faults fall, and tells what came of it.
+func (s *storm) run(faults []fault) {
+	defer s.details()
+	draw := deal(s.t, s.rnd, faults)
+	for f := draw(); f != nil; {
+		k := begin(s.report, s.c, s.rnd.Uint64())
+		for i := 0; i < window && f != nil; i++ {
 			s.t.Logf("%7.1f s: %s", time.Since(s.begun).Seconds(), f.kind)
-			if !s.strike(f) {
+			if !s.strike(*f) {
 				k.judge()
 				return
 			}
-			if time.Now().After(end) {
-				break
-			}
+			f = draw()
 		}
 		s.judge(k)
 	}
@@ -99,19 +104,14 @@ func (s *storm) run(d time.Duration, faults []fault) {
 
 // strike is one fault. It is over when everybody follows again and writes go on; false means that they do not.
 func (s *storm) strike(f fault) bool {
-	n := s.faults[f.kind]
-	if n == nil {
-		n = &tally{}
-		s.faults[f.kind] = n
-	}
-	n.count++
+	s.fault(f.kind)
 	s.l.TakeGap()
 	err := f.do(s)
 	if err == nil {
 		err = s.settle()
 	}
 	gap := s.l.TakeGap()
-	n.longest = max(n.longest, gap)
+	s.longest[f.kind] = max(s.longest[f.kind], gap)
 	if gap > time.Second {
 		s.t.Logf("%7.1f s: no write for %s", time.Since(s.begun).Seconds(), gap.Round(time.Millisecond))
 	}
@@ -120,13 +120,6 @@ func (s *storm) strike(f fault) bool {
 		return false
 	}
 	return true
-}
-
-func (s *storm) count(kind string) int {
-	if n := s.faults[kind]; n != nil {
-		return n.count
-	}
-	return 0
 }
 
 func (s *storm) settle() error {
@@ -147,15 +140,12 @@ func (s *storm) goOn(writes int) error {
 
 // judge ends a crowd and looks at what it saw.
 func (s *storm) judge(k *crowd) {
-	err := k.judge()
-	reads, writes, open := k.hist.Count()
-	s.windows, s.reads, s.writes, s.open = s.windows+1, s.reads+reads, s.writes+writes, s.open+open
-	switch {
-	case undecided(err):
+	s.windows++
+	if err := k.judge(); undecided(err) {
 		s.undecided++
 		s.t.Log(err)
-	case err != nil:
-		s.violation("%v", err)
+	} else {
+		s.check(err)
 	}
 	s.compare()
 }
@@ -170,7 +160,7 @@ func (s *storm) compare() {
 // finish compares every node's map with what the ledger was promised.
 func (s *storm) finish() {
 	s.l.Stop()
-	s.ledgerAcked, s.ledgerUnanswered, _ = s.l.Summary()
+	s.promised(s.l)
 	for _, id := range s.c.Nodes() {
 		if err := s.l.Check(s.ctx, s.c.Addr(id, "mupdate")); err != nil {
 			s.violation("%s: %v", id, err)
@@ -179,37 +169,16 @@ func (s *storm) finish() {
 	s.compare()
 }
 
-func (s *storm) violation(format string, args ...any) {
-	s.t.Helper()
-	v := fmt.Sprintf(format, args...)
-	s.t.Errorf("violation after %s: %s", time.Since(s.begun).Round(time.Second), v)
-	if len(v) > 200 {
-		v = v[:200] + " ..."
-	}
-	s.violations = append(s.violations, v)
-}
-
-// tell writes the result, for people.
-func (s *storm) tell() {
+// details writes what the one line does not say.
+func (s *storm) details() {
 	var b strings.Builder
+	acked, unanswered, _ := s.l.Summary()
 	fmt.Fprintf(&b, "# storm of %s on %d coordinators and %d frontends\n", time.Since(s.begun).Round(time.Second), len(s.c.Coordinators()), len(s.c.Nodes())-len(s.c.Coordinators()))
-	fmt.Fprintf(&b, "#   recorded: %d reads, %d writes, %d writes without an answer; %d histories judged, %d of them undecided\n", s.reads, s.writes, s.open, s.windows, s.undecided)
-	fmt.Fprintf(&b, "#   promised: %d writes acknowledged, %d without an answer, and compared on every node\n", s.ledgerAcked, s.ledgerUnanswered)
-	fmt.Fprintf(&b, "#   copies compared %d times\n", s.compared)
-	total := 0
-	kinds := make([]string, 0, len(s.faults))
-	for kind, n := range s.faults {
-		kinds = append(kinds, kind)
-		total += n.count
-	}
-	sort.Strings(kinds)
-	fmt.Fprintf(&b, "#   %d faults; behind each kind the longest time in which no write was acknowledged\n", total)
-	for _, kind := range kinds {
-		fmt.Fprintf(&b, "#   %5d  %-45s %8s\n", s.faults[kind].count, kind, s.faults[kind].longest.Round(time.Millisecond))
-	}
-	fmt.Fprintf(&b, "#   violations: %d\n", len(s.violations))
-	for _, v := range s.violations {
-		fmt.Fprintf(&b, "#     %s\n", v)
+	fmt.Fprintf(&b, "#   %d histories judged, %d of them undecided; copies compared %d times\n", s.windows, s.undecided, s.compared)
+	fmt.Fprintf(&b, "#   %d writes acknowledged, %d without an answer, and compared on every node\n", acked, unanswered)
+	fmt.Fprintf(&b, "#   how often each fault, and the longest time in which no write was acknowledged\n")
+	for _, kind := range slices.Sorted(maps.Keys(s.faults)) {
+		fmt.Fprintf(&b, "#   %5d  %-45s %8s\n", s.faults[kind], kind, s.longest[kind].Round(time.Millisecond))
 	}
 	os.Stdout.WriteString(b.String())
 }
@@ -369,13 +338,13 @@ func processFaults() []fault {
 // A storm of faults that need no rights.
 func TestStorm(t *testing.T) {
 	long(t)
-	rnd := seed.Rand(t)
 	if os.Geteuid() == 0 {
 		t.Skip("TestStormInNetworks has these faults, and more")
 	}
+	r := newReport(t)
 	c := harness.Start(t, stormOptions(harness.Build(t, "chaos", "skew")))
 	c.Spawn = withSkew(c)
-	newStorm(t, c, rnd).run(stormTime(t), processFaults())
+	newStorm(r, c, r.rand()).run(processFaults())
 }
 
 // stormOptions let voters that have lost their disk vote again soon, and snapshots be taken often.

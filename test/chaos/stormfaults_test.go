@@ -89,7 +89,7 @@ func changedBits(s *storm) error {
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	if s.c.AwaitReady(ctx, id) == nil {
-		s.faults["bits changed, where nobody reads"] = &tally{count: 1 + s.count("bits changed, where nobody reads")}
+		s.fault("bits changed, where nobody reads")
 		return nil
 	}
 	if code, err := s.c.Ended(ctx, id); err != nil || code != 76 {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"murder/test/harness"
-	"murder/test/seed"
 )
 
 // A storm of faults on processes, on the network between them, and on their disks.
@@ -20,7 +19,8 @@ func TestStormInNetworks(t *testing.T) {
 	if !alone(t, "skew") {
 		return
 	}
-	rnd := seed.Rand(t)
+	r := newReport(t)
+	rnd := r.rand()
 	sh(t, "mount --make-rprivate /\nip link set lo up")
 	var c *harness.Cluster
 	t.Cleanup(func() { // behind the end of the nodes: what is mounted cannot be removed
@@ -36,7 +36,7 @@ func TestStormInNetworks(t *testing.T) {
 		data := filepath.Join(c.Dir, id, "data")
 		sh(t, "mkdir "+data+".own\nmount -t tmpfs -o size=512m own "+data+".own\nrm -f "+data+"/ballast\ncp -a "+data+"/. "+data+".own/\nmount --move "+data+".own "+data)
 	})
-	newStorm(t, c, rnd).run(stormTime(t), append(append(processFaults(), networkFaults(w)...), fault{"full disk of a coordinator", fullDisk}))
+	newStorm(r, c, rnd).run(append(append(processFaults(), networkFaults(w)...), fault{"full disk of a coordinator", fullDisk}))
 }
 
 func networkFaults(w *wire) []fault {

@@ -12,6 +12,15 @@ import (
 // Rand returns a source and tells how to repeat it.
 func Rand(t testing.TB) *rand.Rand {
 	t.Helper()
+	return From(Take(t))
+}
+
+// From returns the source of a seed.
+func From(s uint64) *rand.Rand { return rand.New(rand.NewPCG(s, 0)) }
+
+// Take returns a seed and tells how to repeat it.
+func Take(t testing.TB) uint64 {
+	t.Helper()
 	s := rand.Uint64()
 	if text := os.Getenv("MURDER_SEED"); text != "" {
 		var err error
@@ -20,5 +29,5 @@ func Rand(t testing.TB) *rand.Rand {
 		}
 	}
 	t.Logf("MURDER_SEED=%d does the same again", s)
-	return rand.New(rand.NewPCG(s, 0))
+	return s
 }
