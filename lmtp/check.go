@@ -15,7 +15,7 @@ type hold struct {
 	c     *client
 	rcpts []*recipient
 	paths []string // the addresses under which it knows them
-	ahead bool     // MAIL, RCPT and DATA have been sent, and no reply has been read
+	ahead bool     // it has been told, and no reply has been read
 }
 
 func (h *hold) add(rc *recipient) {

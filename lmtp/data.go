@@ -79,7 +79,7 @@ func (ss *session) piece(m *message, n *normaliser, hash hash.Hash) (done bool) 
 // moreOf waits for more of a message whose beginning it knows. Backends that have been told of it ahead
 // wait for a while only.
 func (ss *session) moreOf(began time.Time) error {
-	if len(ss.tx.holds) > 0 && !ss.cfg.CheckAtBackend {
+	if ss.told() {
 		err := ss.more(min(ss.cfg.Limits.Ahead-time.Since(began), ss.cfg.Limits.Data))
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err

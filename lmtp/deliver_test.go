@@ -3,6 +3,7 @@ package lmtp
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/backend"
 	"murder/internal/mbox"
@@ -137,6 +140,11 @@ func TestBackendFaults(t *testing.T) {
 	first := func(verb, text string) func(*stubSession, string, string) (string, bool) {
 		return func(s *stubSession, v, _ string) (string, bool) { return text, v == verb && s.number == 1 }
 	}
+	alerting := map[string]map[string]float64{ // faults that an operator must hear of
+		"MAIL 430": {"identity": 1}, "MAIL 530": {"identity": 1},
+		"RCPT unknown": {"not_at_backend": 1}, "RCPT unknown, no code": {"not_at_backend": 2},
+		"greeting of a frontend": {"loop": 1},
+	}
 	for _, fault := range []struct {
 		name    string
 		script  func(*stubSession, string, string) (string, bool)
@@ -147,6 +155,7 @@ func TestBackendFaults(t *testing.T) {
 	}{
 		{"greeting 421", on("", "421 4.3.2 later"), "", []string{"451 4.3.2", "451 4.3.2"}, 1, 0},
 		{"greeting 554", on("", "554 no"), "", []string{"451 4.4.1", "451 4.4.1"}, 1, 0},
+		{"greeting of a frontend", on("", "220 fe2 LMTP murder ready"), "", []string{"451 4.4.6", "451 4.4.6"}, 1, 0},
 		{"closes on connect", on("", hangUp), "", []string{"451 4.4.2", "451 4.4.2"}, 2, 0},
 		{"no greeting", on("", silence), "", []string{"451 4.4.2", "451 4.4.2"}, 1, 0},
 		{"garbage greeting", on("", "hello"), "", []string{"451 4.4.2", "451 4.4.2"}, 1, 0},
@@ -195,11 +204,12 @@ func TestBackendFaults(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
+			reg := prometheus.NewRegistry()
 			h, be1, be2 := two(t, func(c *hostConfig) {
-				c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall = 300*time.Millisecond, 300*time.Millisecond, time.Second
-				c.Limits.Reply, c.Limits.Straggle = 300*time.Millisecond, 100*time.Millisecond
-				if fault.message != "" {
-					c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall, c.Limits.Reply = time.Minute, time.Minute, time.Minute, time.Minute
+				c.Metrics = reg
+				c.Limits.Straggle = 100 * time.Millisecond
+				if strings.Contains(fault.name, "silent") || fault.name == "no greeting" { // the others need no clock
+					c.Limits.SignOn, c.Limits.Envelope, c.Limits.Reply = time.Second, time.Second, time.Second
 				}
 			})
 			be2.on(fault.script)
@@ -219,11 +229,34 @@ func TestBackendFaults(t *testing.T) {
 			if mails := be1.delivered(); len(mails) != 1 {
 				t.Errorf("be1 stored %d messages", len(mails))
 			}
+			if got := alerts(t, reg); !maps.Equal(got, alerting[fault.name]) {
+				t.Errorf("alerts %v, want %v", got, alerting[fault.name])
+			}
 			// Nobody bears a grudge.
 			be2.on(nil)
 			outcome(t, m.deliver(testMessage, "carol"), "250 2.1.5 Ok SESSIONID=<be2>")
 		})
 	}
+}
+
+// alerts are the counts of alerts by their kinds.
+func alerts(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "murder_lmtp_alerts_total" {
+			for _, m := range f.GetMetric() {
+				if n := m.GetCounter().GetValue(); n > 0 {
+					all[m.GetLabel()[0].GetValue()] = n
+				}
+			}
+		}
+	}
+	return all
 }
 
 func TestPooledConnectionDies(t *testing.T) {

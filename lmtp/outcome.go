@@ -25,7 +25,7 @@ func (ss *session) verbData(args string) {
 		return
 	}
 	ss.say(replyData)
-	ss.tellAhead()
+	ss.tellAll()
 	msg, err := ss.receive()
 	if err != nil {
 		ss.log.Info("client left before the end of its message", "from", ss.tx.from, "err", err)

@@ -147,16 +147,14 @@ func (r *Resolver) look(a Address, t Target, ok bool, poster mbox.UserID) Route 
 func (r *Resolver) find(v mbox.View, route *Route, a Address, poster mbox.UserID) {
 	e, found := v.Get(route.Name)
 	if !found && route.Shared && r.cfg.Mapping.Fuzzy {
-		if e, found = fuzzyMatch(v, route.Name); found {
+		if e, found = fuzzyMatch(v, route.Name, r.cfg.Mapping.addressable); found {
 			route.Instead = fuzzyForm(e.Name) != fuzzyForm(route.Name)
 			route.Name, route.Folder = e.Name, e.Name
-			// The backend gets the name as it is: it need not be set to match fuzzily, unless that is no address.
-			// Cyrus: a name with a space has none, because quotes and backslashes count as part of it.
-			if detail, ok := r.cfg.Mapping.detail(e.Name); ok && isDotAtom(a.local+"+"+detail) {
-				route.Path = a.local + "+" + detail
-				if domain := r.cfg.Mapping.domain(a); domain != "" {
-					route.Path += "@" + domain
-				}
+			// The backend gets the name as it is: it need not be set to match fuzzily.
+			detail, _ := r.cfg.Mapping.detail(e.Name)
+			route.Path = a.local + "+" + detail
+			if domain := r.cfg.Mapping.domain(a); domain != "" {
+				route.Path += "@" + domain
 			}
 		}
 	}

@@ -158,8 +158,12 @@ func (ss *session) farewell(err error) {
 // reported as errLongLine. Replies are written before it blocks.
 func (ss *session) readLine(limit int, patience time.Duration) (string, error) {
 	ss.line = ss.line[:0]
-	tooLong := false
-	if err := ss.arm(patience); err != nil {
+	tooLong, told := false, ss.told()
+	first := patience
+	if told {
+		first = min(first, ss.cfg.Limits.Ahead)
+	}
+	if err := ss.arm(first); err != nil {
 		return "", err
 	}
 	for {
@@ -174,6 +178,11 @@ func (ss *session) readLine(limit int, patience time.Duration) (string, error) {
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
+		case told && errors.Is(err, os.ErrDeadlineExceeded): // not as swift as it was
+			ss.tx.release()
+			if told, err = false, ss.arm(patience); err != nil {
+				return "", err
+			}
 		case err != nil:
 			return "", err
 		case tooLong:

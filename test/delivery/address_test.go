@@ -45,7 +45,7 @@ func TestAddresses(t *testing.T) {
 		{"bb+shared/ann/team one@def.test", w.be1, ""}, // no address without quotes
 		{"bb+shared/ann/team-one@def.test", w.be1, "shared/ann/Team_One"},
 		{"bb+shared/ann/of/nobody", w.be1, "shared/ann"},
-		{"bb+shared/big-news", w.be1, "shared/Big News"},
+		{"bb+shared/big-news", w.be1, "user/dave"}, // the name is no address, there neither
 		{"bb+news@ex.test", w.be2, "news@ex.test"},
 		{"nobody@def.test", w.be1, "user/dave"},
 		{"bb+nothing", w.be1, "user/dave"},
