@@ -184,7 +184,9 @@ func TestOwnAddressIsNoBackend(t *testing.T) {
 	port := serve(t, greet)
 	s := New(Config{
 		Default: Settings{TLS: NoTLS, Ports: map[Service]int{IMAP: port, POP3: port + 1}}, Logger: textLogger(&log),
-		Own: func(at netip.AddrPort) bool { return at == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)) },
+		Own: func(at netip.AddrPort) bool {
+			return at == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		},
 	})
 	for range 5 {
 		if _, err := s.Dial(t.Context(), "127.0.0.1", IMAP); !errors.Is(err, ErrLoop) || !errors.Is(err, ErrDown) {
