@@ -4,6 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 MAILBOXES ?= 5000000
+MESSAGES ?= 100000
 
 # Packages that talk to many goroutines at once and are cheap enough to run with the race detector.
 RACE = ./fsm/... ./mupdate/... ./lmtp/... ./proxy/... ./internal/...
@@ -16,7 +17,7 @@ DEBIAN = cyrus-imapd cyrus-murder cyrus-pop3d cyrus-clients cyrus-admin sasl2-bi
 # Debian lets Exim stand beside no other MTA, so it is unpacked, not installed.
 EXIM = bin/exim/usr/sbin/exim4
 
-.PHONY: help build demo demo-once test test-deps test-cyrus test-chaos bench bench-map fuzz lint docs package image check check-rest clean
+.PHONY: help build demo demo-once test test-deps test-cyrus test-chaos test-noloss bench bench-map fuzz lint docs package image check check-rest clean
 
 build: ## bin/murderd and bin/murderctl, static, with the version in them
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -52,6 +53,10 @@ test-cyrus: build ## the same stories against real Cyrus; needs root, which inst
 test-chaos: ## real processes under faults, their histories checked for linearizability: a fixed set; root for networks and full disks; SOAK=60m: one storm for so long
 	@[ "$$(id -u)" = 0 ] || echo "Not root: no network is cut, and no disk is filled."
 	MURDER_CHAOS=1 MURDER_SOAK=$(SOAK) go test -count=1 -v $(if $(SOAK),-timeout 0 -run Storm,-timeout 10m -skip '^TestHistory$$') ./test/chaos/
+
+test-noloss: build ## mail under kills of everything, until each message is where it belongs; MESSAGES=N, SEED=N; root and test-deps
+	MURDER_REQUIRE_CYRUS=1 MURDER_MESSAGES=$(MESSAGES) MURDER_SEED=$(SEED) go test -count=1 -timeout 0 -v \
+		-tags 'hashicorpmetrics cyrus' -run '^TestNothingIsLost$$' ./test/delivery/
 
 bench: ## benchmarks, each answering a question; beside Cyrus where it is installed
 	go test -run '^$$' -bench . -benchtime 2s ./fsm/... ./cluster/ ./mupdate/... ./lmtp/... ./proxy/... ./test/bench/... ./test/conformance/

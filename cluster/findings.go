@@ -172,7 +172,9 @@ func (f *finder) transfers(v *fsm.View) {
 func (f *finder) unconfirmed(v *fsm.View) {
 	last := map[mbox.Name]fsm.Event{}
 	for e := range eventsOf(v) {
-		last[e.Name] = e
+		if e.Kind != fsm.EventConflict { // what others wanted changes nothing
+			last[e.Name] = e
+		}
 	}
 	var names []mbox.Name
 	for name, e := range last {

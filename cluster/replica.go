@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/hashicorp/raft"
 
@@ -19,10 +20,18 @@ import (
 	"murder/internal/mbox"
 )
 
+// What is kept for followers of the change feed, and how much of it one is given at a time, in changes and
+// in octets: an ACL may be long.
 const (
-	maxChanges     = 64 << 10 // kept for followers of the change feed
-	changesAtATime = 4096
+	maxChanges       = 64 << 10
+	maxChangeOctets  = 32 << 20
+	changesAtATime   = 4096
+	changeOctetsOnce = 1 << 20
 )
+
+func octetsOf(c *mbox.Change) int {
+	return int(unsafe.Sizeof(*c)) + len(c.Name) + len(c.Location) + len(c.ACL) + len(c.Old)
+}
 
 // replica is this node's copy of the map: what raft applies entries to.
 //
@@ -55,6 +64,7 @@ type replica struct {
 	moved   chan struct{} // closed and replaced when index moves
 	// changes are those of every index above floor, oldest first.
 	changes []appliedChange
+	octets  int // of changes
 	floor   uint64
 
 	// digests of the last entries, for comparing copies at one index.
@@ -172,17 +182,26 @@ func (r *replica) publish(changes []appliedChange, digests []indexDigest, settle
 	for _, d := range digests {
 		r.digests[d.index%digestsKept] = d
 	}
-	r.changes = append(r.changes, changes...)
-	if len(r.changes) > 2*maxChanges {
-		// Forget whole indexes only, and not at every entry.
-		over := len(r.changes) - maxChanges
-		r.floor = r.changes[over-1].at
-		for over < len(r.changes) && r.changes[over].at == r.floor {
-			over++
-		}
-		r.changes = slices.Clone(r.changes[over:])
-	}
+	r.append(changes)
 	r.wake()
+}
+
+// append keeps changes for the feed, and when they are twice too many forgets the oldest: whole indexes only.
+func (r *replica) append(changes []appliedChange) {
+	r.changes = append(r.changes, changes...)
+	for i := range changes {
+		r.octets += octetsOf(&changes[i].Change)
+	}
+	if len(r.changes) <= 2*maxChanges && r.octets <= 2*maxChangeOctets {
+		return
+	}
+	over := 0
+	for over < len(r.changes) && (len(r.changes)-over > maxChanges || r.octets > maxChangeOctets || r.changes[over].at == r.floor) {
+		r.floor = r.changes[over].at
+		r.octets -= octetsOf(&r.changes[over].Change)
+		over++
+	}
+	r.changes = slices.Clone(r.changes[over:])
 }
 
 // wake is called with mu held after index has moved.
@@ -261,9 +280,9 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 		r.log.Warn("the copy that was wrong has been replaced by the leader's", "index", index)
 	}
 	if fits {
-		r.changes = append(r.changes, changes...)
+		r.append(changes)
 	} else {
-		r.changes, r.floor = nil, index
+		r.changes, r.octets, r.floor = nil, 0, index
 	}
 	r.wake()
 	return nil
@@ -350,10 +369,14 @@ func (r *replica) since(ctx context.Context, after uint64) ([]mbox.Change, uint6
 		}
 		if r.index > after {
 			first := sort.Search(len(r.changes), func(i int) bool { return r.changes[i].at > after })
-			end, to := len(r.changes), r.index
-			if end-first > changesAtATime {
-				to = r.changes[first+changesAtATime-1].at
-				end = sort.Search(len(r.changes), func(i int) bool { return r.changes[i].at > to })
+			end, to := first, r.index
+			for octets := 0; end < len(r.changes); end++ {
+				over := end-first >= changesAtATime || octets >= changeOctetsOnce
+				if over && r.changes[end].at != r.changes[end-1].at {
+					to = r.changes[end-1].at
+					break
+				}
+				octets += octetsOf(&r.changes[end].Change)
 			}
 			out := make([]mbox.Change, 0, end-first)
 			for _, c := range r.changes[first:end] {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,37 @@ func TestReplicaLagged(t *testing.T) {
 	}
 	if want := int(index-r.floor) * 500; total != want {
 		t.Errorf("%d changes, want %d", total, want)
+	}
+}
+
+// A few long ACLs count for many changes.
+func TestReplicaLaggedByOctets(t *testing.T) {
+	t.Parallel()
+	r := quietReplica(t)
+	long := strings.Repeat("u\tl\t", mbox.MaxACLLen/5)
+	index := uint64(0)
+	for sent := 0; sent <= 2*maxChangeOctets; sent += 3 * len(long) {
+		var envs []fsm.Envelope
+		for i := range 3 {
+			w := activate(fmt.Sprint("user.u", i))
+			w.ACL = mbox.ACL(fmt.Sprint(index, long[10:]))
+			envs = append(envs, fsm.Envelope{Command: fsm.MailboxWrite{Write: w}})
+		}
+		index++
+		r.Apply(&raft.Log{Index: index, Type: raft.LogCommand, Data: fsm.AppendBatch(nil, 0, envs)})
+	}
+	if _, _, err := r.since(testContext(t), 1); !errors.Is(err, mbox.ErrLagged) {
+		t.Fatalf("got %v", err)
+	}
+	if r.octets > maxChangeOctets || len(r.changes)%3 != 0 || len(r.changes) == 0 {
+		t.Errorf("%d changes of %d octets are kept", len(r.changes), r.octets)
+	}
+	for after := r.floor; after < index; {
+		got, to, err := r.since(testContext(t), after)
+		if err != nil || to <= after || len(got)%3 != 0 || len(got)*len(long) > changeOctetsOnce+3*len(long) {
+			t.Fatalf("after %d: %d changes up to %d, %v", after, len(got), to, err)
+		}
+		after = to
 	}
 }
 

@@ -36,6 +36,14 @@ func (m *Machine) forgetDeparture(key string) {
 	}
 }
 
+func (m *Machine) departed(n mbox.Name, server mbox.Server) bool {
+	_, left := m.departures.get(departureKey(n, server))
+	if !left {
+		_, left = m.departures.get(departureKey(n, ""))
+	}
+	return left
+}
+
 // Leftover reports whether what server has of a mailbox, if anything, is known not to be the mailbox: it
 // was moved away from there, or an operator has decided against that copy, or it came from a move that
 // its source has given up.

@@ -106,6 +106,8 @@ func (m *Machine) followSession(w MailboxWrite, cur mbox.Entry, v mbox.Verdict) 
 		deleted = l.Deleted
 	case w.Kind == mbox.Reserve && l.Direct:
 		m.heal(w, l.Deleted)
+	case w.Kind == mbox.Activate && v.Outcome != mbox.Done && m.clusterVersion >= versionSessionEnd:
+		deleted = l.Deleted // the backend takes back what it did
 	}
 	if !known && deleted == "" && !m.creates(w.By.ID) {
 		return
@@ -122,7 +124,10 @@ func (m *Machine) followSession(w MailboxWrite, cur mbox.Entry, v mbox.Verdict) 
 func (m *Machine) heal(w MailboxWrite, n mbox.Name) {
 	t, ok := m.tombstones.get(n)
 	_, exists := m.mail.get(n)
-	if !ok || exists || t.Session != w.By.ID || t.State != mbox.Active || t.Location.Server() != w.Location.Server() {
+	if !ok || exists || t.Session != w.By.ID || t.State != mbox.Active {
+		return
+	}
+	if w.Kind == mbox.Reserve && t.Location.Server() != w.Location.Server() {
 		return
 	}
 	m.put(mbox.Entry{Name: n}, t.Entry)
@@ -132,13 +137,18 @@ func (m *Machine) heal(w MailboxWrite, n mbox.Name) {
 
 func (m *Machine) endSession(w MailboxWrite) {
 	session := w.By.ID
-	if w.Name != "" {
-		it, ok := m.mail.get(w.Name)
-		location := mbox.Location("")
-		if ok {
-			location = it.location
+	precise := m.clusterVersion >= versionSessionEnd
+	if precise && w.By.Flags&mbox.RenameRefused != 0 {
+		if l, known := m.leases.get(session); known && l.Direct {
+			m.heal(w, l.Deleted)
+			l.Deleted, l.Direct = "", false
+			m.setLease(l)
+			m.tidyLease(session)
 		}
-		m.event(EventUnconfirmed, w, location, location)
+		return
+	}
+	if w.Name != "" {
+		m.unconfirmed(w, precise)
 	}
 	for _, n := range m.heldBy(session, holdTransfer) {
 		h, _ := m.holds.get(n)
@@ -149,11 +159,27 @@ func (m *Machine) endSession(w MailboxWrite) {
 	if !known {
 		return
 	}
-	m.cut(l, w)
+	if !precise || !l.Direct || w.By.Flags&mbox.LoggedOut == 0 {
+		m.cut(l, w)
+	}
 	l.Deleted, l.Direct, l.Ended = "", false, true
 	l.Deadline = min(l.Deadline, m.clock+leaseAfterEnd)
 	m.setLease(l)
 	m.tidyLease(session)
+}
+
+// unconfirmed notes that the client may not have heard what became of its last write. The word may come
+// late, when others have changed the record since, or twice.
+func (m *Machine) unconfirmed(w MailboxWrite, precise bool) {
+	last := m.lastChange(w.Name)
+	if precise && (last.Session != w.By.ID || last.Kind == EventUnconfirmed) {
+		return
+	}
+	location := mbox.Location("")
+	if it, ok := m.mail.get(w.Name); ok {
+		location = it.location
+	}
+	m.event(EventUnconfirmed, w, location, location)
 }
 
 // cut notes that a session is over whose DELETE may have been the first part of a rename. The tree

@@ -287,6 +287,71 @@ func TestCutRename(t *testing.T) {
 	}
 }
 
+// A DELETE is the first half of a rename only if something went wrong after it. To cluster version 1 every
+// session that ends with one is suspect.
+func TestWholeDelete(t *testing.T) {
+	end := func(flags ...mbox.SessionFlags) mbox.Write {
+		w := endSession("3")
+		w.By = by("3", srvA, flags...)
+		return w
+	}
+	taken := activate("new", "b.example!p", acl, by("4", srvB, mbox.Takeover))
+	for _, c := range []struct {
+		what    string
+		version uint32
+		writes  []mbox.Write
+		cut     bool
+	}{
+		{"LOGOUT", 2, []mbox.Write{end(mbox.LoggedOut)}, false},
+		{"LOGOUT in version 1", 1, []mbox.Write{end(mbox.LoggedOut)}, true},
+		{"no LOGOUT", 2, []mbox.Write{end()}, true},
+		{"silence", 2, nil, true},
+		{"a reservation that was not used, and LOGOUT", 2, []mbox.Write{reserve("new", "a.example!p", by("3", srvA)), end(mbox.LoggedOut)}, true},
+		{"a refused ACTIVATE", 2, []mbox.Write{reserve("new", "a.example!p", by("3", srvA)), taken,
+			activate("new", "a.example!p", acl, by("3", srvA)), end()}, true},
+	} {
+		r := newRig(t)
+		r.do(SetClusterVersion{c.version})
+		r.write(activate("old", "a.example!p", acl, by("2", srvA)))
+		r.write(remove("old", by("3", srvA)))
+		for _, w := range c.writes {
+			r.write(w)
+		}
+		r.pass(leaseTime)
+		r.tick()
+		cut := r.m.cuts.len() == 1
+		if cut != c.cut || r.m.leases.len() != 0 {
+			t.Errorf("%s: cut %v, want %v; %d leases", c.what, cut, c.cut, r.m.leases.len())
+		}
+	}
+}
+
+// The RESERVE of a rename was refused before it came here: the old name comes back all the same, and the
+// session goes on.
+func TestRenameRefusedElsewhere(t *testing.T) {
+	refused := mbox.Write{Kind: mbox.EndSession, By: by("3", srvA, mbox.RenameRefused)}
+	r := newRig(t)
+	r.do(SetClusterVersion{versionSessionEnd})
+	r.write(activate("old", "a.example!p", acl, by("2", srvA)))
+	r.write(remove("old", by("3", srvA)))
+	r.write(refused)
+	if got := r.get("old"); got.State != mbox.Active || got.ACL != acl {
+		t.Errorf("old name is %+v", got)
+	}
+	r.wantHistory("old", EventActivated, EventDeleted, EventHealed)
+	r.write(reserve("new", "a.example!p", by("3", srvA)))
+	r.write(refused) // no DELETE before it
+	if l, _ := r.m.View().Lease("3"); l.Ended {
+		t.Error("the session has ended")
+	}
+	r.write(endSession("3"))
+	r.pass(leaseAfterEnd)
+	r.wantGone("new")
+	if r.m.cuts.len() != 0 {
+		t.Error("listed as cut")
+	}
+}
+
 func TestTombstonesAge(t *testing.T) {
 	r := newRig(t)
 	r.write(activate("x", "a.example!p", acl, by("2", srvA)))
@@ -324,4 +389,24 @@ func TestUnconfirmed(t *testing.T) {
 	w.Name = "x"
 	r.write(w)
 	r.wantHistory("x", EventActivated, EventUnconfirmed)
+
+	// The word may come twice, or when others have changed the record.
+	r.do(SetClusterVersion{versionSessionEnd})
+	r.write(w)
+	r.wantHistory("x", EventActivated, EventUnconfirmed)
+	r.write(activate("x", "a.example!q", acl, by("3", srvA)))
+	r.write(w)
+	r.wantHistory("x", EventActivated, EventUnconfirmed, EventUpdated)
+	w.By.ID = "3"
+	r.write(activate("x", "b.example!p", acl, by("4", srvB))) // refused, and no change
+	r.write(w)
+	r.wantHistory("x", EventActivated, EventUnconfirmed, EventUpdated, EventConflict, EventUnconfirmed)
+
+	// It may come after the reservation has run out.
+	r.write(reserve("y", "a.example!p", by("5", srvA)))
+	r.pass(leaseTime)
+	r.wantGone("y")
+	w.Name, w.By.ID = "y", "5"
+	r.write(w)
+	r.wantHistory("y", EventReserved, EventExpired, EventUnconfirmed)
 }

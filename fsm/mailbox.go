@@ -52,6 +52,9 @@ func (m *Machine) reserve(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 		m.setHold(Hold{Name: w.Name, Session: w.By.ID, Since: m.clock})
 		m.event(EventReserved, w, next.Location, "")
 	case holder != server:
+		if m.clusterVersion >= versionRefusals { // no entry in the register: the backend undoes what it made
+			m.event(EventConflict, w, w.Location, cur.Location)
+		}
 		return mbox.Verdict{Outcome: mbox.Exists, Holder: cur.Location}
 	case cur.State == mbox.Active:
 		if partition != held && partition != "" && held != "" {

@@ -13,6 +13,7 @@ import (
 
 // model is the map as one would first write it down: plain maps, no history, nothing derived.
 type model struct {
+	version  uint32
 	clock    uint64
 	records  map[mbox.Name]mbox.Entry // without Index
 	owner    map[mbox.Name]string     // session of a name that is being created
@@ -143,7 +144,13 @@ func (m *model) decide(w mbox.Write) (out mbox.Outcome) {
 
 func (m *model) write(w mbox.Write) mbox.Outcome {
 	if w.Kind == mbox.EndSession {
-		if s := m.sessions[w.By.ID]; s != nil {
+		s := m.sessions[w.By.ID]
+		if m.version > 1 && w.By.Flags&mbox.RenameRefused != 0 {
+			if s != nil && s.direct {
+				m.heal(s.deleted, w.By.ID, "")
+				s.deleted, s.direct = "", false
+			}
+		} else if s != nil {
 			s.ended, s.deleted, s.direct = true, "", false
 			s.deadline = min(s.deadline, m.clock+leaseAfterEnd)
 		}
@@ -165,17 +172,24 @@ func (m *model) write(w mbox.Write) mbox.Outcome {
 	case w.Kind == mbox.Reserve && out == mbox.Done:
 		s.deleted = deleted
 	case w.Kind == mbox.Reserve && direct:
-		g := m.buried[deleted]
-		if m.records[deleted].State == mbox.Absent && g.session == w.By.ID && g.State == mbox.Active &&
-			g.Location.Server() == w.Location.Server() {
-			m.activate(g.Entry)
-		}
+		m.heal(deleted, w.By.ID, w.Location.Server())
+	case w.Kind == mbox.Activate && out != mbox.Done && m.version > 1:
+		s.deleted = deleted
 	}
 	if deadline := m.clock + leaseTime; !s.ended && deadline >= s.deadline+leaseGranularity {
 		s.deadline = deadline
 	}
 	m.forgetIdle()
 	return out
+}
+
+// heal brings back what a session deleted, of a server if one is named.
+func (m *model) heal(n mbox.Name, session string, server mbox.Server) {
+	g := m.buried[n]
+	if m.records[n].State == mbox.Absent && g.session == session && g.State == mbox.Active &&
+		(server == "" || g.Location.Server() == server) {
+		m.activate(g.Entry)
+	}
 }
 
 func (m *model) tick() {
@@ -202,7 +216,7 @@ func drawWrite(t *rapid.T) mbox.Write {
 		w.By.Servers = []mbox.Server{who}
 	}
 	if rapid.IntRange(0, 3).Draw(t, "flagged") == 0 {
-		w.By.Flags = mbox.SessionFlags(rapid.IntRange(0, 63).Draw(t, "flags"))
+		w.By.Flags = mbox.SessionFlags(rapid.IntRange(0, 255).Draw(t, "flags"))
 	}
 	switch w.Kind {
 	case mbox.Reserve, mbox.Activate, mbox.Deactivate:
@@ -247,6 +261,9 @@ func TestModel(t *testing.T) {
 			return a
 		}
 		p := apply([]Envelope{{Command: RegisterProposer{"n", "x"}}}).Results[0]
+		if want.version = rapid.Uint32Range(1, MaxVersion).Draw(t, "version"); want.version > 1 {
+			apply([]Envelope{{Command: SetClusterVersion{want.version}}})
+		}
 		for range rapid.IntRange(1, 40).Draw(t, "batches") {
 			clock += uint64(rapid.SampledFrom([]int{0, 10, 999, 20_000, 70_000}).Draw(t, "pass"))
 			want.clock = clock

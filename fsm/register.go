@@ -128,9 +128,25 @@ func conflictKey(n mbox.Name, claimant mbox.Server) string {
 	return string(n) + "\x00" + string(claimant)
 }
 
-// claim enters a refused claim on cur into the conflict register and the history.
+// lastChange is the newest line of a name's history that is no refused claim.
+func (m *Machine) lastChange(n mbox.Name) (last Event) {
+	lines, _ := m.linesOf(n)
+	for _, number := range lines {
+		if e, _ := m.events.get(number); e.Kind != EventConflict {
+			last = e
+		}
+	}
+	return last
+}
+
+// claim enters a refused claim on cur into the conflict register and the history. What is known to be a
+// leftover makes no conflict.
 func (m *Machine) claim(w MailboxWrite, cur mbox.Entry) {
 	claimant := w.Location.Server()
+	if m.clusterVersion >= versionRefusals && m.departed(w.Name, claimant) {
+		m.event(EventConflict, w, w.Location, cur.Location)
+		return
+	}
 	key := conflictKey(w.Name, claimant)
 	c, known := m.conflicts.get(key)
 	if !known {

@@ -49,6 +49,32 @@ func TestConflictRegister(t *testing.T) {
 	}
 }
 
+// A refused RESERVE is in the history, but no conflict: whoever sent it undoes what it made. And what is
+// known to be a leftover contests nothing.
+func TestRefusalsWithoutConflict(t *testing.T) {
+	const n = mbox.Name("user.u")
+	for _, version := range []uint32{1, 2} {
+		r := newRig(t)
+		r.do(SetClusterVersion{version})
+		r.write(activate(n, "a.example!p", acl, by("1", srvA)))
+		r.write(reserve(n, "b.example!p", by("2", srvB)))
+		want := []EventKind{EventActivated, EventConflict}[:version]
+		r.wantHistory(n, want...)
+		if r.m.View().InConflict(n) {
+			t.Errorf("version %d: a refused RESERVE is a conflict", version)
+		}
+		r.write(deactivate(n, "a.example!p", by("1", srvA)))
+		r.write(activate(n, "b.example!p", acl, by("2", srvB)))
+		if got := r.write(activate(n, "a.example!p", acl, by("1", srvA))); got != mbox.Conflict {
+			t.Errorf("version %d: the source comes back: %v", version, got)
+		}
+		r.wantHistory(n, append(want, EventDeactivated, EventMoved, EventConflict)...)
+		if got := r.m.View().InConflict(n); got != (version == 1) {
+			t.Errorf("version %d: in conflict %v", version, got)
+		}
+	}
+}
+
 // Claims that found no room may be about any name.
 func TestFullConflictRegister(t *testing.T) {
 	r := newRig(t)

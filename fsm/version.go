@@ -5,7 +5,8 @@ package fsm
 //
 //	1  everything of the first release
 //	2  SetNodeAttribute; incarnations bounded for each node; Node.Index as a condition of RegisterNode;
-//	   IfIndex as a condition of an ACTIVATE; refused claims bounded in the history
+//	   IfIndex as a condition of an ACTIVATE; refused claims bounded in the history; how a session ended
+//	   (LoggedOut, RenameRefused); a refused RESERVE in the history, and no conflict about a known leftover
 //
 // A binary speaks two of them, so that one can be upgraded to the next while both run.
 const MinVersion = 1
@@ -16,4 +17,6 @@ const (
 	versionNodeIndex   = 2
 	versionActivateIf  = 2
 	versionFairHistory = 2
+	versionSessionEnd  = 2
+	versionRefusals    = 2
 )

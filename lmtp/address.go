@@ -243,11 +243,20 @@ func (m Mapping) validUser(local string) bool {
 	return true
 }
 
-// fuzzyMatch returns the shared mailbox that resembles name most closely: the longest record that
+// addressable reports whether a backend takes mail for a shared mailbox under its name.
+//
+// Cyrus: one with a space has no address, because quotes and backslashes would count as part of the name, and its
+// fuzzy match does not find it either.
+func (m Mapping) addressable(name mbox.Name) bool {
+	detail, ok := m.detail(name)
+	return ok && isDotAtom("+"+detail)
+}
+
+// fuzzyMatch returns the shared mailbox that resembles name most closely: the longest record fit for mail that
 // equals name or one of its parents when case and space, "-", "_" are overlooked.
 //
 // Cyrus: fuzzy_match in lmtpd. The walk passes over users, whose names the backends match.
-func fuzzyMatch(v mbox.View, name mbox.Name) (mbox.Entry, bool) {
+func fuzzyMatch(v mbox.View, name mbox.Name, fit func(mbox.Name) bool) (mbox.Entry, bool) {
 	domain, local := name.Split()
 	wanted := fuzzyForm(local)
 	prefix := mbox.Name("")
@@ -267,7 +276,7 @@ func fuzzyMatch(v mbox.View, name mbox.Name) (mbox.Entry, bool) {
 			}
 			form := fuzzyForm(l)
 			below, parent := strings.CutPrefix(wanted, form)
-			if parent && (below == "" || below[0] == '.') && (!found || len(form) > len(fuzzyForm(best.Name))) {
+			if parent && (below == "" || below[0] == '.') && (!found || len(form) > len(fuzzyForm(best.Name))) && fit(e.Name) {
 				best, found = e, true
 			}
 			return true

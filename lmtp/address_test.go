@@ -91,7 +91,7 @@ func TestTarget(t *testing.T) {
 func TestFuzzyMatch(t *testing.T) {
 	dir := newDirectory(
 		active("shared.ann", "be1"), active("Shared.Ann_Two", "be1"), active("user.shared", "be1"), active("zoo", "be1"),
-		active("ex.com!team.a-b", "be1"), active("user-like", "be1"), active("shared", "be1"),
+		active("ex.com!team.a-b", "be1"), active("user-like", "be1"), active("shared", "be1"), active("zoo.big news", "be1"),
 	)
 	for in, want := range map[mbox.Name]mbox.Name{
 		"Shared.Ann":          "shared.ann",
@@ -103,8 +103,9 @@ func TestFuzzyMatch(t *testing.T) {
 		"ex.com!zoo":          "",
 		"user.shared":         "",
 		"sharedx":             "",
+		"zoo.big-news":        "zoo", // its name is no address
 	} {
-		if e, _ := fuzzyMatch(dir.View(), in); e.Name != want {
+		if e, _ := fuzzyMatch(dir.View(), in, Mapping{Namespace: mbox.Namespace{Dot: true}}.addressable); e.Name != want {
 			t.Errorf("%s: got %q, want %q", in, e.Name, want)
 		}
 	}

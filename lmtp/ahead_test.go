@@ -164,9 +164,9 @@ func TestSwiftClientLeaves(t *testing.T) {
 // The unused connection over which a backend is told is no better than others: it may be dead.
 func TestToldOverADeadConnection(t *testing.T) {
 	for name, script := range map[string]func(*stubSession, string, string) (string, bool){
-		"closed at RSET": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "RSET" && s.number == 1 },
-		"421 at RSET": func(s *stubSession, v, _ string) (string, bool) {
-			return "421 4.4.1 timeout", v == "RSET" && s.number == 1
+		"closed at MAIL": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "MAIL" && s.number == 1 },
+		"421 at MAIL": func(s *stubSession, v, _ string) (string, bool) {
+			return "421 4.4.1 timeout", v == "MAIL" && s.number == 1
 		},
 		"closed at DATA": func(s *stubSession, v, _ string) (string, bool) { return hangUp, v == "DATA" && s.number == 1 },
 	} {
@@ -194,5 +194,63 @@ func TestToldOverADeadConnection(t *testing.T) {
 	outcome(t, m.deliver(testMessage, "alice"), "451 4.4.2")
 	if dots.Load() != 1 {
 		t.Errorf("%d dots", dots.Load())
+	}
+}
+
+// The first recipient's backend hears of him while the client goes on; and is let go if it does not.
+func TestFirstRecipientAhead(t *testing.T) {
+	for _, swift := range []bool{true, false} {
+		h, be1, _ := two(t, func(c *hostConfig) {
+			if c.Limits.Ahead = 50 * time.Millisecond; swift {
+				c.Limits.Ahead = time.Minute
+			}
+		})
+		m := h.session(t)
+		outcome(t, m.deliver(testMessage, "alice"), "250")
+		known, gone := make(chan struct{}, 10), make(chan struct{})
+		be1.on(func(s *stubSession, v, line string) (string, bool) {
+			if v == "RCPT" && s.number == 1 {
+				known <- struct{}{}
+				if !swift {
+					s.in.ReadByte()
+					close(gone)
+					return hangUp, true
+				}
+			}
+			return "", false
+		})
+		m.say("MAIL FROM:<>", "250")
+		m.say("RCPT TO:<alice>", "250")
+		<-known
+		if !swift {
+			<-gone
+			m.send("RC")
+			time.Sleep(10 * time.Millisecond) // in the middle of a line, too
+			m.send("PT TO:<u1>\r\n")
+			m.expect("250")
+		} else {
+			m.say("RCPT TO:<u1>", "250")
+			m.say("RCPT TO:<nobody>", "550 5.1.1")
+			m.say("RCPT TO:<carol>", "250")
+		}
+		m.say("DATA", "354")
+		m.send(testMessage + ".\r\n")
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be1>")
+		if swift {
+			m.expect("250 2.1.5 Ok SESSIONID=<be2>")
+		}
+		total, _ := be1.numbers()
+		if mails := be1.delivered(); len(mails) != 2 || !slices.Equal(mails[1].rcpts, []string{"TO:<alice>", "TO:<u1>"}) || (total == 1) != swift {
+			t.Errorf("swift %v: %d connections, be1 got %+v", swift, total, mails)
+		}
+	}
+	// Who thinks better of it leaves nothing behind.
+	_, be1, _, m, _ := swift(t, nil)
+	m.say("MAIL FROM:<>", "250")
+	m.say("RCPT TO:<alice>", "250")
+	m.say("RSET", "250")
+	outcome(t, m.deliver(testMessage, "u1"), "250")
+	if mails := be1.delivered(); len(mails) != 2 || !slices.Equal(mails[1].rcpts, []string{"TO:<u1>"}) {
+		t.Errorf("be1 got %+v", mails)
 	}
 }

@@ -15,7 +15,7 @@ type hold struct {
 	c     *client
 	rcpts []*recipient
 	paths []string // the addresses under which it knows them
-	ahead bool     // MAIL, RCPT and DATA have been sent, and no reply has been read
+	ahead bool     // it has been told, and no reply has been read
 }
 
 func (h *hold) add(rc *recipient) {
@@ -122,17 +122,15 @@ func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
 			return nil
 		case i == last:
 			doing = "RCPT"
-		case begin && reused && i == 0:
-			if rep.code != 250 {
-				f = unexpected("RSET", rep, replyBackendState)
-				f.stale = rep.code == 421
-			}
+		case begin && h.c.reset && i == 0 && rep.code != 250:
+			f = unexpected("RSET", rep, replyBackendState)
 		}
 		if f == nil && !rep.is2xx() {
 			refused, answer = true, rep
 			f = ss.srv.fatal(h.c, doing, rep)
 		}
 		if f != nil {
+			f.stale = begin && reused && i == 0 && rep.code == 421
 			return f
 		}
 		return nil

@@ -21,7 +21,9 @@ type client struct {
 	in     *bufio.Reader
 	server mbox.Server
 	capabilities
-	uses   int // transactions
+	uses   int  // transactions
+	clean  bool // the last ended with all its replies: nothing of it is left there
+	reset  bool // the present one began with RSET
 	born   time.Time
 	expiry *time.Timer // while it is unused
 }
@@ -98,13 +100,16 @@ func (c *client) announced(size int64) int64 {
 	return size
 }
 
-// envelope is the commands up to the last RCPT. On a connection that has been used RSET comes first,
-// which also finds out whether the backend is still there.
+// envelope is the commands up to the last RCPT. The first on a connection that has been used finds out whether the
+// backend is still there. RSET comes first only after a transaction that was not carried through.
+//
+// Cyrus: after a refused MAIL or a message that was too big the sender stays set, and MAIL would be one too many.
 func (c *client) envelope(env *envelope, size int64, rcpts []*recipient) []string {
 	commands := make([]string, 0, len(rcpts)+3) // with room for DATA
-	if c.uses > 0 {
+	if c.reset = c.uses > 0 && !c.clean; c.reset {
 		commands = append(commands, "RSET")
 	}
+	c.clean = false
 	commands = append(commands, c.mail(env, size))
 	for _, rc := range rcpts {
 		commands = append(commands, c.rcpt(rc))
@@ -140,8 +145,11 @@ func dial(ctx context.Context, cfg *Config, server mbox.Server) (*client, error)
 	conn, err := cfg.Backends.Dial(ctx, server, backend.LMTP)
 	if err != nil {
 		f := &failure{err: err, reply: replyUnreachable}
-		if errors.Is(err, backend.ErrTLS) {
+		switch {
+		case errors.Is(err, backend.ErrTLS):
 			f.reply = replyBackendTLS
+		case errors.Is(err, backend.ErrLoop):
+			f.reply = replyLoop
 		}
 		return nil, f
 	}
@@ -163,6 +171,9 @@ func (c *client) signOn(ctx context.Context, cfg *Config) error {
 	}
 	if rep.code != 220 {
 		return unexpected("greeting", rep, replyUnreachable)
+	}
+	if strings.HasSuffix(rep.lines[0], greeting) { // another one, maybe of several behind one address
+		return &failure{err: fmt.Errorf("greeted by a frontend: %w", backend.ErrLoop), reply: replyLoop}
 	}
 	if err := c.hello(cfg.Hostname); err != nil {
 		return err

@@ -118,3 +118,33 @@ func TestReadReply(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a backend says, the client gets whole lines that read as the same reply, within the limits.
+func FuzzReply(f *testing.F) {
+	for _, seed := range []string{"250 2.1.5 Ok\r\n", "550-5.1.1 a\r\n550 5.1.1 b\r\n", "450 5.0.0 x\r\n", "421 bye\r\n", "250\r\n", "220-\r\n220 x\n", "552 5.2.3\r\n"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		rep, err := readReply(bufio.NewReaderSize(strings.NewReader(in), 64))
+		if err != nil {
+			return
+		}
+		if rep.code/100 == 3 { // never passed on
+			return
+		}
+		out := string(rep.passedOn().appendTo(nil))
+		r := bufio.NewReader(strings.NewReader(out))
+		again, err := readReply(r)
+		if err != nil || again.code != rep.code || len(again.lines) != len(rep.lines) || r.Buffered() != 0 {
+			t.Fatalf("%q became %q, which reads as %+v, %v", in, out, again, err)
+		}
+		if code := again.enhanced(); code == "" || code[0] != out[0] {
+			t.Fatalf("%q became %q, with the enhanced code %q", in, out, code)
+		}
+		for line := range strings.Lines(out) {
+			if len(line) > 520 || strings.ContainsAny(strings.TrimSuffix(line, "\r\n"), "\r\n\x00") {
+				t.Fatalf("%q became the line %q", in, line)
+			}
+		}
+	})
+}

@@ -60,7 +60,9 @@ type Limits struct {
 	BackendWait    time.Duration // their patience [30s]
 	BackendIdle    time.Duration // an unused connection is closed [30s]; must stay below Cyrus's 360 s
 	BackendAge     time.Duration // a connection is not used again [10m]
-	BackendUses    int           // transactions on one connection [1000]: a new one costs four times a delivery
+	// BackendUses is how many transactions one connection serves [1000]. A new one, with a process, LHLO and AUTH, costs
+	// as much as four deliveries: after 100 that would show. What a process may take up BackendAge bounds.
+	BackendUses int
 
 	SignOn   time.Duration // greeting, LHLO, STARTTLS and AUTH [30s]
 	Envelope time.Duration // each reply before the data [60s]

@@ -15,17 +15,15 @@ import (
 // delivery carries one message to all its backends at once: to the first in the goroutine of the
 // session, to the others in goroutines of their own. Each recipient is settled exactly once.
 type delivery struct {
-	srv     *Server
-	cfg     *Config
-	log     *slog.Logger
-	tx      *transaction
-	msg     *message
-	ctx     context.Context // ends at the overall deadline
-	began   time.Time
-	results chan result // has room for every recipient
-	work    sync.WaitGroup
-	// progress hands on what is known so far. It is for the goroutine of the session.
-	progress func()
+	srv   *Server
+	cfg   *Config
+	log   *slog.Logger
+	tx    *transaction
+	msg   *message
+	ctx   context.Context // ends at the overall deadline
+	began time.Time
+	work  sync.WaitGroup
+	answers
 }
 
 // group is the recipients on one backend.
@@ -33,43 +31,67 @@ type group struct {
 	server mbox.Server
 	rcpts  []*recipient
 	hold   *hold // where they have been accepted already, if not nil
-	own    bool  // it is delivered to in the goroutine of the session
 }
 
-// result is the final word on one recipient.
-type result struct {
-	rcpt  *recipient
-	reply reply
-}
-
-// settle reports the final word on a recipient.
+// settle keeps the final word on a recipient. Whoever settles calls tell before it waits for something else.
 func (d *delivery) settle(rc *recipient, rep reply) {
 	rc.settled = true
-	d.results <- result{rc, rep}
+	d.note(rc, rep)
 }
 
 // run looks every recipient up again, because mailboxes may have moved while the message came in, and
-// delivers to all backends at once. When it returns, the first is done.
+// delivers to all backends at once. When it returns, everybody is settled.
 //
-// The session has nothing else to do meanwhile, so it spares itself a goroutine; and as replies go out
-// in the order of recipients, the first backend's come first.
+// The session has nothing else to do meanwhile, so it spares itself a goroutine.
 func (d *delivery) run() {
-	groups := d.groups()
+	var sure, open []*recipient
+	poster := mbox.UserID(d.tx.poster)
+	for _, rc := range d.tx.rcpts {
+		var known bool
+		if rc.route, known = d.cfg.Resolver.Peek(rc.address, poster); known {
+			sure = append(sure, rc)
+		} else {
+			open = append(open, rc)
+		}
+	}
+	groups := d.groups(sure)
 	d.tx.take(groups)
+	if len(open) > 0 {
+		d.work.Go(func() { d.late(open, poster) })
+	}
 	for _, g := range groups[min(1, len(groups)):] {
 		d.work.Go(func() { d.deliver(g) })
 	}
+	d.tell()
 	if len(groups) > 0 {
-		groups[0].own = true
 		d.deliver(groups[0])
 	}
+	d.work.Wait()
 }
 
-// groups sorts the recipients by their backends, in the order of RCPT, and settles those who have none.
-func (d *delivery) groups() (groups []*group) {
-	d.locate()
+// late asks for the recipients of whom the local copy is not sure, and delivers to those who turn up. The others
+// do not wait for them.
+func (d *delivery) late(rcpts []*recipient, poster mbox.UserID) {
+	defer d.rescue(rcpts)
+	var wait sync.WaitGroup
+	for _, rc := range rcpts {
+		rc.route.Status = Unsure
+		wait.Go(func() {
+			defer d.rescue(nil)
+			rc.route = d.cfg.Resolver.Resolve(d.ctx, rc.address, poster)
+		})
+	}
+	wait.Wait()
+	for _, g := range d.groups(rcpts) {
+		d.work.Go(func() { d.deliver(g) })
+	}
+	d.tell()
+}
+
+// groups sorts recipients by their backends, in the order of RCPT, and settles those who have none.
+func (d *delivery) groups(rcpts []*recipient) (groups []*group) {
 	of := make(map[mbox.Server]*group, 1)
-	for _, rc := range d.tx.rcpts {
+	for _, rc := range rcpts {
 		if rc.route.Status != Found {
 			d.settle(rc, d.srv.replyFor(rc.route))
 			continue
@@ -83,24 +105,6 @@ func (d *delivery) groups() (groups []*group) {
 		g.rcpts = append(g.rcpts, rc)
 	}
 	return groups
-}
-
-// locate finds the present route of every recipient. Those that are not active wait for the map
-// together.
-func (d *delivery) locate() {
-	var wait sync.WaitGroup
-	poster := mbox.UserID(d.tx.poster)
-	for _, rc := range d.tx.rcpts {
-		route, sure := d.cfg.Resolver.Peek(rc.address, poster)
-		if rc.route = route; !sure {
-			rc.route.Status = Unsure
-			wait.Go(func() {
-				defer d.rescue(nil)
-				rc.route = d.cfg.Resolver.Resolve(d.ctx, rc.address, poster)
-			})
-		}
-	}
-	wait.Wait()
 }
 
 // deliver delivers to the recipients of one backend. What has not been delivered for certain is tried
@@ -130,6 +134,7 @@ func (d *delivery) deliver(g *group) {
 		d.settleAll(g.rcpts, f.reply)
 		break
 	}
+	d.tell()
 	p.seconds.Observe(time.Since(d.began).Seconds())
 }
 
@@ -139,6 +144,7 @@ func (d *delivery) rescue(rcpts []*recipient) {
 		d.srv.metrics.alerts.WithLabelValues("panic").Inc()
 		d.log.Error("delivery panicked", "panic", p, "stack", string(debug.Stack()))
 		d.settleAll(rcpts, replyInternal)
+		d.tell()
 	}
 }
 
@@ -171,7 +177,7 @@ func (d *delivery) attempt(p *pool, g *group, fresh bool) *failure {
 	}()
 	stop := context.AfterFunc(d.ctx, func() { c.conn.Close() })
 	defer stop()
-	t := &transfer{delivery: d, c: c, own: g.own}
+	t := &transfer{delivery: d, c: c}
 	f := t.run(g)
 	usable = stop() && f == nil && !t.spent
 	return f
@@ -185,12 +191,14 @@ func (d *delivery) absent(rc *recipient, server mbox.Server) {
 	switch {
 	case route.Status == Unknown:
 		d.settle(rc, d.srv.replyFor(route))
+		d.tell()
 	case route.Status == Found && route.Server != server && !rc.moved:
 		rc.moved, rc.route = true, route
 		d.deliver(&group{server: route.Server, rcpts: []*recipient{rc}})
 	default:
 		d.srv.alertAbsent(d.log, rc, server, route.Status)
 		d.settle(rc, replyNotAtBackend)
+		d.tell()
 	}
 }
 
@@ -203,7 +211,6 @@ func (s *Server) alertAbsent(log *slog.Logger, rc *recipient, server mbox.Server
 type transfer struct {
 	*delivery
 	c     *client
-	own   bool // in the goroutine of the session
 	spent bool // the connection is of no more use although all went well
 }
 
@@ -246,12 +253,19 @@ func (t *transfer) run(g *group) *failure {
 // recipients accepted and the answer to DATA. Without PIPELINING there is no DATA when nobody has been
 // accepted.
 //
-// Cyrus: after a refused MAIL it accepts RCPT and DATA.
+// DATA goes along, as RFC 2920 section 3.1 allows, because to ask for it alone would cost every message one exchange
+// more. It is safe because a backend stores nothing without the final dot.
+// Cyrus: after a refused MAIL it accepts RCPT and answers 354. Then there is no dot: the connection is closed.
 func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *failure) {
 	rcpts := g.rcpts
-	mail, reused, refused := 0, t.c.uses > 0, false
-	if reused {
-		mail = 1 // behind RSET
+	reused, refused := t.c.uses > 0, false
+	var commands []string
+	if g.hold == nil {
+		commands = t.c.envelope(&t.tx.envelope, t.msg.size, rcpts)
+	}
+	mail := 0
+	if t.c.reset {
+		mail = 1
 	}
 	last := mail + len(rcpts) + 1 // where DATA stands
 	take := func(i int, rep reply) error {
@@ -261,7 +275,6 @@ func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *fai
 		case refused: // what it says to RCPT now means nothing; the next RSET clears it up
 		case i < mail && rep.code != 250:
 			f = unexpected("RSET", rep, replyBackendState)
-			f.stale = rep.code == 421
 		case i == mail && !rep.is2xx():
 			refused = true
 			f = t.refused("MAIL", rep, rcpts)
@@ -271,6 +284,7 @@ func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *fai
 			f = t.refusedRcpt(rep, rcpts[i-mail-1])
 		}
 		if f != nil {
+			f.stale = reused && i == 0 && rep.code == 421
 			return f
 		}
 		return nil
@@ -280,7 +294,6 @@ func (t *transfer) envelope(g *group) (accepted []*recipient, data reply, f *fai
 	if g.hold != nil {
 		n, err = t.c.replies(0, last+1, t.cfg.Limits.Envelope, take)
 	} else {
-		commands := t.c.envelope(&t.tx.envelope, t.msg.size, rcpts)
 		if t.c.pipelining {
 			commands = append(commands, "DATA")
 		}
@@ -383,9 +396,7 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 func (t *transfer) replies(rcpts []*recipient) *failure {
 	for i, rc := range rcpts {
 		if t.c.in.Buffered() == 0 {
-			if t.own && i > 0 {
-				t.progress()
-			}
+			t.tell()
 			t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
 		}
 		rep, err := readReply(t.c.in)
@@ -407,6 +418,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 		}
 		t.judge(rc, rep) // the mailbox may have moved away since RCPT
 	}
+	t.c.clean = true
 	return nil
 }
 

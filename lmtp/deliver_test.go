@@ -3,13 +3,17 @@ package lmtp
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/backend"
 	"murder/internal/mbox"
@@ -36,15 +40,72 @@ func TestDeliverToTwoBackends(t *testing.T) {
 	if mails := be2.delivered(); len(mails) != 1 || !slices.Equal(mails[0].rcpts, []string{"TO:<bob@x>", "TO:<carol>"}) {
 		t.Errorf("be2 got %+v", mails)
 	}
-	// The connections are used again, after RSET.
+	// The connections are used again, without RSET.
 	outcome(t, m.deliver(testMessage, "alice", "carol"), "250", "250")
 	if total, _ := be1.numbers(); total != 1 {
 		t.Errorf("be1 got %d connections", total)
 	}
-	if log := be1.commands(); !slices.Contains(log, "RSET") {
-		t.Errorf("be1 was not reset: %q", log)
+	if log := be1.commands(); slices.Contains(log, "RSET") {
+		t.Errorf("be1 was reset without need: %q", log)
 	}
 	m.say("QUIT", "221")
+}
+
+// What a transaction that came to nothing has left at the backend goes by RSET.
+func TestReset(t *testing.T) {
+	h, be1, _ := two(t, nil)
+	full := func(_ *stubSession, v, _ string) (string, bool) { return "452 4.2.2 Over quota", v == "RCPT" }
+	m := h.session(t)
+	for _, script := range []func(*stubSession, string, string) (string, bool){nil, full, nil, nil} {
+		be1.on(script)
+		outcome(t, m.deliver(testMessage, "alice"), map[bool]string{true: "250", false: "452 4.2.2"}[script == nil])
+	}
+	var verbs []string
+	for _, line := range be1.commands() {
+		if verb, _ := splitCommand(line); verb == "MAIL" || verb == "RSET" {
+			verbs = append(verbs, verb)
+		}
+	}
+	if total, _ := be1.numbers(); total != 1 || !slices.Equal(verbs, []string{"MAIL", "MAIL", "RSET", "MAIL", "MAIL"}) {
+		t.Errorf("%q on %d connections", verbs, total)
+	}
+}
+
+// A reply goes out as soon as it and those before it are known, whoever is still at work for those behind it: a
+// backend that does not answer, also one that has answered for others before, or a map that cannot be asked.
+func TestRepliesDoNotWait(t *testing.T) {
+	t.Run("for a backend", func(t *testing.T) {
+		h, be1, _ := two(t, nil)
+		release := make(chan struct{})
+		be1.on(func(_ *stubSession, v, line string) (string, bool) {
+			if v == "." {
+				<-release
+			}
+			return "452 4.2.2 Over quota", v == "RCPT" && strings.Contains(line, "alice")
+		})
+		m := h.session(t)
+		m.begin("alice", "carol", "u1")
+		m.send(testMessage + ".\r\n")
+		m.expect("452 4.2.2", "250 2.1.5 Ok SESSIONID=<be2>")
+		close(release)
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>")
+	})
+	t.Run("for the map", func(t *testing.T) {
+		h, _, be2 := two(t, nil)
+		m := h.session(t)
+		m.begin("alice", "carol", "bob")
+		h.dir.set(reserved("user.carol", "be2")) // it is being moved
+		block := make(chan struct{})
+		h.dir.hold(block)
+		m.send(testMessage + ".\r\n")
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>")
+		for len(be2.delivered()) == 0 { // bob's mail waits as little, but his reply stands behind carol's
+			runtime.Gosched()
+		}
+		h.dir.later(active("user.carol", "be1"))
+		close(block)
+		m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
+	})
 }
 
 // The replies of a fast backend do not wait for a slow one, and the whole takes as long as the slow one.
@@ -79,6 +140,11 @@ func TestBackendFaults(t *testing.T) {
 	first := func(verb, text string) func(*stubSession, string, string) (string, bool) {
 		return func(s *stubSession, v, _ string) (string, bool) { return text, v == verb && s.number == 1 }
 	}
+	alerting := map[string]map[string]float64{ // faults that an operator must hear of
+		"MAIL 430": {"identity": 1}, "MAIL 530": {"identity": 1},
+		"RCPT unknown": {"not_at_backend": 1}, "RCPT unknown, no code": {"not_at_backend": 2},
+		"greeting of a frontend": {"loop": 1},
+	}
 	for _, fault := range []struct {
 		name    string
 		script  func(*stubSession, string, string) (string, bool)
@@ -89,6 +155,7 @@ func TestBackendFaults(t *testing.T) {
 	}{
 		{"greeting 421", on("", "421 4.3.2 later"), "", []string{"451 4.3.2", "451 4.3.2"}, 1, 0},
 		{"greeting 554", on("", "554 no"), "", []string{"451 4.4.1", "451 4.4.1"}, 1, 0},
+		{"greeting of a frontend", on("", "220 fe2 LMTP murder ready"), "", []string{"451 4.4.6", "451 4.4.6"}, 1, 0},
 		{"closes on connect", on("", hangUp), "", []string{"451 4.4.2", "451 4.4.2"}, 2, 0},
 		{"no greeting", on("", silence), "", []string{"451 4.4.2", "451 4.4.2"}, 1, 0},
 		{"garbage greeting", on("", "hello"), "", []string{"451 4.4.2", "451 4.4.2"}, 1, 0},
@@ -137,11 +204,12 @@ func TestBackendFaults(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
+			reg := prometheus.NewRegistry()
 			h, be1, be2 := two(t, func(c *hostConfig) {
-				c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall = 300*time.Millisecond, 300*time.Millisecond, time.Second
-				c.Limits.Reply, c.Limits.Straggle = 300*time.Millisecond, 100*time.Millisecond
-				if fault.message != "" {
-					c.Limits.SignOn, c.Limits.Envelope, c.Limits.Stall, c.Limits.Reply = time.Minute, time.Minute, time.Minute, time.Minute
+				c.Metrics = reg
+				c.Limits.Straggle = 100 * time.Millisecond
+				if strings.Contains(fault.name, "silent") || fault.name == "no greeting" { // the others need no clock
+					c.Limits.SignOn, c.Limits.Envelope, c.Limits.Reply = time.Second, time.Second, time.Second
 				}
 			})
 			be2.on(fault.script)
@@ -161,6 +229,9 @@ func TestBackendFaults(t *testing.T) {
 			if mails := be1.delivered(); len(mails) != 1 {
 				t.Errorf("be1 stored %d messages", len(mails))
 			}
+			if got := alerts(t, reg); !maps.Equal(got, alerting[fault.name]) {
+				t.Errorf("alerts %v, want %v", got, alerting[fault.name])
+			}
 			// Nobody bears a grudge.
 			be2.on(nil)
 			outcome(t, m.deliver(testMessage, "carol"), "250 2.1.5 Ok SESSIONID=<be2>")
@@ -168,13 +239,33 @@ func TestBackendFaults(t *testing.T) {
 	}
 }
 
+// alerts are the counts of alerts by their kinds.
+func alerts(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "murder_lmtp_alerts_total" {
+			for _, m := range f.GetMetric() {
+				if n := m.GetCounter().GetValue(); n > 0 {
+					all[m.GetLabel()[0].GetValue()] = n
+				}
+			}
+		}
+	}
+	return all
+}
+
 func TestPooledConnectionDies(t *testing.T) {
-	for name, script := range map[string]string{"421 at RSET": "421 4.4.1 timeout", "closed": hangUp} {
+	for name, script := range map[string]string{"421 at MAIL": "421 4.4.1 timeout", "closed": hangUp} {
 		t.Run(name, func(t *testing.T) {
 			h, _, be2 := two(t, nil)
-			be2.on(func(s *stubSession, v, _ string) (string, bool) { return script, v == "RSET" && s.number == 1 })
 			m := h.session(t)
 			outcome(t, m.deliver(testMessage, "carol"), "250")
+			be2.on(func(s *stubSession, v, _ string) (string, bool) { return script, v == "MAIL" && s.number == 1 })
 			outcome(t, m.deliver(testMessage, "carol"), "250")
 			if total, _ := be2.numbers(); total != 2 || len(be2.delivered()) != 2 {
 				t.Errorf("%d connections, %d messages", total, len(be2.delivered()))

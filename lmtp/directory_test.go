@@ -77,6 +77,13 @@ func (d *directory) fail(err error) {
 	d.err = err
 }
 
+// hold makes barriers wait for block.
+func (d *directory) hold(block chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.block = block
+}
+
 func (d *directory) panic(on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

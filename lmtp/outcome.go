@@ -25,7 +25,7 @@ func (ss *session) verbData(args string) {
 		return
 	}
 	ss.say(replyData)
-	ss.tellAhead()
+	ss.tellAll()
 	msg, err := ss.receive()
 	if err != nil {
 		ss.log.Info("client left before the end of its message", "from", ss.tx.from, "err", err)
@@ -38,42 +38,28 @@ func (ss *session) verbData(args string) {
 	ss.reset()
 }
 
-// deliver hands the message to the backends and writes replies as soon as all before them are known.
-// A client that is gone changes nothing: the backends finish.
+// deliver hands the message to the backends, which write the replies. A client that is gone changes
+// nothing: the backends finish.
 func (ss *session) deliver(msg *message) {
 	rcpts := ss.tx.rcpts
 	ctx, cancel := context.WithTimeout(ss.srv.ctx, ss.cfg.Limits.Handling)
 	defer cancel()
 	d := &delivery{
-		srv: ss.srv, cfg: ss.cfg, log: ss.log, tx: ss.tx, msg: msg, ctx: ctx,
-		began: time.Now(), results: make(chan result, len(rcpts)),
+		srv: ss.srv, cfg: ss.cfg, log: ss.log, tx: ss.tx, msg: msg, ctx: ctx, began: time.Now(),
+		answers: answers{write: ss.write, known: make([]result, len(rcpts)), gone: ss.flush() != nil},
 	}
-	known, next, gone := make([]result, len(rcpts)), 0, false
-	take := func(res result) {
-		known[res.rcpt.index] = res
-		for ; next < len(rcpts) && known[next].rcpt != nil; next++ {
-			ss.say(known[next].reply)
-		}
-		if len(d.results) == 0 && !gone && ss.flush() != nil {
-			gone = true
-		}
-	}
-	d.progress = func() {
-		for len(d.results) > 0 {
-			take(<-d.results)
-		}
-	}
-	if msg.refusal.code != 0 {
-		d.settleAll(rcpts, msg.refusal)
-	} else {
+	if msg.refusal.code == 0 {
 		d.run()
+		msg.refusal = replyInternal
 	}
-	for next < len(rcpts) {
-		take(<-d.results)
+	for _, rc := range rcpts { // all, or who might be left
+		if d.known[rc.index].rcpt == nil {
+			d.note(rc, msg.refusal)
+		}
 	}
-	d.work.Wait()
-	ss.over = ss.over || gone
-	ss.account(known, msg, gone, time.Since(d.began))
+	d.tell()
+	ss.over = ss.over || d.gone
+	ss.account(d.known, msg, d.gone, time.Since(d.began))
 }
 
 // logged is how many recipients of each outcome a log line names.

@@ -32,7 +32,8 @@ func (ps *pools) of(server mbox.Server) *pool {
 	defer ps.mu.Unlock()
 	p := ps.m[server]
 	if p == nil {
-		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server))}
+		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server)),
+			loops: ps.metrics.alerts.WithLabelValues("loop")}
 		ps.m[server] = p
 	}
 	return p
@@ -79,6 +80,7 @@ type pool struct {
 	cfg     *Config
 	server  mbox.Server
 	seconds prometheus.Observer // from the client's final dot to the last reply
+	loops   prometheus.Counter  // times that it was a frontend
 
 	mu      sync.Mutex
 	closed  bool
@@ -104,6 +106,9 @@ func (p *pool) get(ctx context.Context, fresh, wait bool) (*client, error) {
 	}
 	c, err = dial(ctx, p.cfg, p.server)
 	if err != nil {
+		if errors.Is(err, backend.ErrLoop) {
+			p.loops.Inc()
+		}
 		p.release()
 		return nil, err
 	}

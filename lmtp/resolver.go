@@ -147,15 +147,14 @@ func (r *Resolver) look(a Address, t Target, ok bool, poster mbox.UserID) Route 
 func (r *Resolver) find(v mbox.View, route *Route, a Address, poster mbox.UserID) {
 	e, found := v.Get(route.Name)
 	if !found && route.Shared && r.cfg.Mapping.Fuzzy {
-		if e, found = fuzzyMatch(v, route.Name); found {
+		if e, found = fuzzyMatch(v, route.Name, r.cfg.Mapping.addressable); found {
 			route.Instead = fuzzyForm(e.Name) != fuzzyForm(route.Name)
 			route.Name, route.Folder = e.Name, e.Name
 			// The backend gets the name as it is: it need not be set to match fuzzily.
-			if detail, ok := r.cfg.Mapping.detail(e.Name); ok {
-				route.Path = a.local + "+" + detail
-				if domain := r.cfg.Mapping.domain(a); domain != "" {
-					route.Path += "@" + domain
-				}
+			detail, _ := r.cfg.Mapping.detail(e.Name)
+			route.Path = a.local + "+" + detail
+			if domain := r.cfg.Mapping.domain(a); domain != "" {
+				route.Path += "@" + domain
 			}
 		}
 	}

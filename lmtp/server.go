@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"murder/internal/limit"
@@ -44,10 +43,8 @@ type ListenOptions struct {
 	// TLS starts sessions with a handshake; nil starts in clear, with STARTTLS if Config.TLS is set.
 	TLS *tls.Config
 	// Trusted clients need no AUTH. On a wildcard address this holds for Config.TrustedNetworks
-	// only, and there must be some. Unix sockets are always trusted, within PeerUIDs.
+	// only, and there must be some. Unix sockets are always trusted: who may connect is the listener's affair.
 	Trusted bool
-	// PeerUIDs are the users who may connect to a unix socket; nil leaves it to the file's mode.
-	PeerUIDs []uint32
 }
 
 // ErrListener means a listener that would be dangerous.
@@ -81,10 +78,6 @@ func (s *Server) Serve(ln net.Listener, opt ListenOptions) error {
 // serve is the life of one connection.
 func (s *Server) serve(conn net.Conn, opt ListenOptions) {
 	defer conn.Close()
-	if !s.mayConnect(conn, opt) {
-		s.cfg.Logger.Warn("unix socket: user may not connect")
-		return
-	}
 	peer, local, err := listen.Named(conn, s.cfg.Proxies)
 	if err != nil {
 		s.cfg.Logger.Warn("connection without a client", "err", err)
@@ -114,15 +107,6 @@ func (s *Server) turnAway(ss *session, opt ListenOptions, err error) {
 		ss.conn.SetDeadline(time.Now().Add(time.Second))
 		ss.conn.Write(rep.appendTo(nil))
 	}
-}
-
-func (s *Server) mayConnect(conn net.Conn, opt ListenOptions) bool {
-	unix, ok := conn.(*net.UnixConn)
-	if !ok || opt.PeerUIDs == nil {
-		return true
-	}
-	uid, err := peerUID(unix)
-	return err == nil && slices.Contains(opt.PeerUIDs, uid)
 }
 
 // trusts reports whether a client needs no AUTH.

@@ -46,6 +46,9 @@ type session struct {
 	draining bool
 }
 
+// greeting follows the host name. Frontends know one another by it.
+const greeting = " LMTP murder ready"
+
 // Reasons for the end of a session that the client is told.
 var (
 	errDraining = errors.New("shutting down")
@@ -116,7 +119,7 @@ func (ss *session) run(implicit *tls.Config) {
 			return
 		}
 	}
-	ss.say(answer(220, ss.cfg.Hostname+" LMTP murder ready"))
+	ss.say(answer(220, ss.cfg.Hostname+greeting))
 	for !ss.over {
 		line, err := ss.readLine(maxCommand, ss.cfg.Limits.Idle)
 		switch {
@@ -155,8 +158,12 @@ func (ss *session) farewell(err error) {
 // reported as errLongLine. Replies are written before it blocks.
 func (ss *session) readLine(limit int, patience time.Duration) (string, error) {
 	ss.line = ss.line[:0]
-	tooLong := false
-	if err := ss.arm(patience); err != nil {
+	tooLong, told := false, ss.told()
+	first := patience
+	if told {
+		first = min(first, ss.cfg.Limits.Ahead)
+	}
+	if err := ss.arm(first); err != nil {
 		return "", err
 	}
 	for {
@@ -171,6 +178,11 @@ func (ss *session) readLine(limit int, patience time.Duration) (string, error) {
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
+		case told && errors.Is(err, os.ErrDeadlineExceeded): // not as swift as it was
+			ss.tx.release()
+			if told, err = false, ss.arm(patience); err != nil {
+				return "", err
+			}
 		case err != nil:
 			return "", err
 		case tooLong:
@@ -201,9 +213,14 @@ func (ss *session) flush() error {
 	if len(ss.out) == 0 {
 		return nil
 	}
-	ss.sock.SetWriteDeadline(time.Now().Add(ss.cfg.Limits.Write))
-	_, err := ss.conn.Write(ss.out)
+	err := ss.write(ss.out)
 	ss.out = ss.out[:0]
+	return err
+}
+
+func (ss *session) write(p []byte) error {
+	ss.sock.SetWriteDeadline(time.Now().Add(ss.cfg.Limits.Write))
+	_, err := ss.conn.Write(p)
 	return err
 }
 

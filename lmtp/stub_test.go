@@ -217,8 +217,11 @@ func (ss *stubSession) command(verb, args, line string) error {
 			usual = "501 5.5.4 authentication failure"
 		}
 	case "MAIL":
-		if !ss.signed {
+		switch {
+		case !ss.signed:
 			usual = "430 Authentication required"
+		case ss.mail != nil:
+			usual = "503 5.5.1 Nested MAIL command"
 		}
 	case "STARTTLS":
 		usual = "220 go ahead"
@@ -248,7 +251,7 @@ func (ss *stubSession) command(verb, args, line string) error {
 		ss.conn, ss.in = conn, bufio.NewReader(conn)
 	case verb == "RSET", verb == "LHLO":
 		ss.mail, ss.accepted = nil, 0
-	case verb == "MAIL" && !scripted && ss.signed:
+	case verb == "MAIL" && !scripted && ss.signed && ss.mail == nil:
 		ss.mail = &stubMail{from: args}
 	case verb == "RCPT" && !scripted && ss.mail != nil:
 		ss.mail.rcpts = append(ss.mail.rcpts, args)
@@ -275,6 +278,7 @@ func (ss *stubSession) data() error {
 	}
 	ss.mail.data = b.String()
 	mail := *ss.mail
+	ss.mail, ss.accepted = nil, 0
 	ss.mu.Lock()
 	ss.mails = append(ss.mails, mail)
 	ss.mu.Unlock()

@@ -306,6 +306,7 @@ func (ss *session) rcpt(args string) {
 	}
 	ss.tx.rcpts = append(ss.tx.rcpts, rc)
 	ss.say(replyRecipient)
+	ss.tellFirst()
 }
 
 // bdat refuses what was not offered, but takes the octets that come with it: they must not be read

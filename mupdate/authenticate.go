@@ -207,9 +207,6 @@ func (c *conn) login(r auth.Result) error {
 			c.bound = slices.Clone(rule.Servers)
 		}
 		c.session.Servers = c.bound
-		for _, server := range c.bound {
-			c.srv.seen.note(server)
-		}
 	}
 	set := func(on bool, flag mbox.SessionFlags) {
 		if on {

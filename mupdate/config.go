@@ -93,10 +93,13 @@ type Config struct {
 	NoopStrict        bool   // close a stream whose NOOP finds no leader, instead of degrading
 	DefaultDomain     string // stripped from names that carry it
 	Replay            ReplayMode
-	ConflictBrake     int // FINDs that send a sync session to one silent server before NO; default 20, negative never
-	MaxConnections    int // default 4096
-	MaxLoginFailures  int // default 3
-	ReadAhead         int // commands of one session proposed together; default 256
+	GuardFile         string // keeps the size of the last dump across restarts; "" forgets it
+	// ConflictBrake is how many names of one server, which may be its own former self, a sync session is told
+	// of in permissive mode before NO. In any mode more of them raise an alarm. Default 20, negative never.
+	ConflictBrake    int
+	MaxConnections   int // default 4096
+	MaxLoginFailures int // default 3
+	ReadAhead        int // commands of one session proposed together; default 256
 
 	LoginTimeout   time.Duration // from connect to login; default 60 s
 	IdleTimeout    time.Duration // default 3 h, at least 15 min (RFC 3656 section 2)

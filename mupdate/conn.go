@@ -56,7 +56,8 @@ type conn struct {
 	tags    []string  // of pending
 	wrote   bool      // something was proposed
 	open    mbox.Name // of the last write made, until the client shows that it knows
-	fresh   bool      // a barrier covers everything received so far
+	ending  ending
+	fresh   bool // a barrier covers everything received so far
 	stream  *stream
 
 	// Of a session that compares a server's list with the map.
@@ -304,9 +305,6 @@ func (c *conn) learn(server mbox.Server) {
 	if server == "" {
 		return
 	}
-	if c.role == Backend {
-		c.srv.seen.note(server)
-	}
 	if len(c.bound) == 0 && len(c.session.Servers) < most && !slices.Contains(c.session.Servers, server) {
 		c.session.Servers = append(c.session.Servers, server)
 	}
@@ -338,19 +336,4 @@ func (c *conn) greet() {
 		c.out.buf = imapwire.AppendString(c.out.buf, s)
 	}
 	c.out.line("")
-}
-
-// endSession tells the directory that a session which wrote is over: what it reserved and did not
-// use is released early, and what it left half done is recorded. A name in it marks a write whose
-// answer may not have arrived: the backend then undoes on its side what stands here.
-func (c *conn) endSession() {
-	if !c.wrote {
-		return
-	}
-	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.cfg.CommandTimeout)
-	defer cancel()
-	w := mbox.Write{Kind: mbox.EndSession, Name: c.open, By: c.session}
-	if _, err := c.srv.cfg.Directory.Write(ctx, []mbox.Write{w}); err != nil {
-		c.log.Info("end of session was not recorded: its reservations last their full lease", "err", err)
-	}
 }

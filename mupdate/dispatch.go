@@ -144,6 +144,7 @@ func checkHosts(args []token) string {
 // one line.
 func (c *conn) logout(f *frame, _ []string) error {
 	c.open = ""
+	c.ending.loggedOut = true
 	word := "OK"
 	if c.srv.cfg.StrictRFC {
 		word = "BYE"

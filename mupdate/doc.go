@@ -10,5 +10,5 @@
 //
 // Known gaps: no SASL security layers, hence no DIGEST-MD5 with confidentiality and no GSSAPI. With
 // mupdate_config "replicated" locations carry no server name, which an identity that is bound to
-// servers may not send. The shrink guard's memory does not outlive the process.
+// servers may not send.
 package mupdate

@@ -3,43 +3,64 @@ package mupdate
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"murder/internal/mbox"
 )
 
-// corpus yields what the clients of the transcripts send.
-func corpus(f *testing.F, yield func(string)) {
+// corpus yields, for every connection of the transcripts here and of those of whole clusters, what one end
+// sends: "C" the client, "S" the server.
+func corpus(f *testing.F, end string) (texts []string) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, file := range files {
+	more, err := filepath.Glob("../test/conformance/testdata/*.txt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range append(files, more...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
 		}
-		var all strings.Builder
+		said, on := map[string]string{}, ""
 		for line := range strings.Lines(string(text)) {
-			line = strings.TrimSuffix(line, "\n")
-			if s, ok := strings.CutPrefix(line, "C: "); ok {
-				all.WriteString(expand(s) + "\r\n")
-			} else if s, ok := strings.CutPrefix(line, "C- "); ok {
-				all.WriteString(expand(s))
+			verb, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			switch verb {
+			case "on":
+				on = strings.Fields(rest)[0]
+			case end + ":":
+				said[on] += expand(rest) + "\r\n"
+			case end + "-":
+				said[on] += expand(rest)
 			}
 		}
-		yield(all.String())
+		for _, on := range slices.Sorted(maps.Keys(said)) {
+			texts = append(texts, said[on])
+		}
 	}
+	if len(texts) == 0 {
+		f.Fatal("no transcripts")
+	}
+	return texts
 }
 
 // A frame that has been cut is the same however the input arrives, and never reaches beyond it.
 func FuzzParse(f *testing.F) {
-	corpus(f, func(s string) { f.Add([]byte(s)) })
+	for _, s := range append(corpus(f, "C"), corpus(f, "S")...) {
+		f.Add([]byte(s))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p := parser{literal: maxLiteral}
 		frame, n, goAheads, err := p.parse(b)
@@ -67,9 +88,15 @@ func FuzzParse(f *testing.F) {
 // Whole sessions: whatever is sent, the session ends with its input, without a panic, and all that a
 // Cyrus client would have to read is well-formed.
 func FuzzSession(f *testing.F) {
-	corpus(f, func(s string) { f.Add([]byte(s)) })
+	for _, s := range corpus(f, "C") {
+		f.Add([]byte(s))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := newMemory()
+		dir.have(mbox.Entry{Name: "n", State: mbox.Active, Location: "a.example!p1", ACL: "u\tlrs\t"},
+			mbox.Entry{Name: "user.t.a-b", State: mbox.Active, Location: "b.example!p1", ACL: "\xff\r\n\"\\"},
+			mbox.Entry{Name: "user.t.a.b", State: mbox.Reserved, Transfer: true, Location: "b.example!p2"},
+			mbox.Entry{Name: "user.t.a", State: mbox.Reserved, Location: "b.example!"})
 		cfg := testConfig(t, dir)
 		cfg.Logger = slog.New(panicHandler{t})
 		s := New(cfg)
@@ -111,6 +138,35 @@ func FuzzSession(f *testing.F) {
 		}
 		if len(in.buf) != 0 {
 			t.Fatalf("cut off: %q", in.buf)
+		}
+	})
+}
+
+// The other end: whatever a server says after its greeting, a client ends with it, without a panic, and passes
+// on only what are records.
+func FuzzClient(f *testing.F) {
+	for _, s := range corpus(f, "S") {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		greeting := "* AUTH \"PLAIN\"\r\n* OK MUPDATE \"s\" \"i\" \"v\" \"(master)\"\r\nA01 OK \"Authenticated\"\r\n"
+		nc := &script{in: io.MultiReader(strings.NewReader(greeting), bytes.NewReader(b))}
+		c := &Client{cfg: ClientConfig{SASL: Password("any", testPassword)}, base: nc, nc: nc, secured: true}
+		c.in, c.out.w = input{r: received{c}, p: parser{literal: 2 * maxLiteral}}, nc
+		if err := errors.Join(c.readGreeting(t.Context()), c.login(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		row := func(e mbox.Entry) error {
+			if e.State == mbox.Active && len(e.Name)+len(e.Location)+len(e.ACL) > len(b) || e.State != mbox.Active && e.ACL != "" {
+				t.Errorf("%+v", e)
+			}
+			return nil
+		}
+		c.List(t.Context(), "a!", row)
+		c.Find(t.Context(), "n")
+		c.Batch(t.Context(), []mbox.Write{{Kind: mbox.Reserve, Name: "n", Location: "a!p"}, {Kind: mbox.Delete, Name: "n"}})
+		if err := c.Update(t.Context(), nil, Events{Row: row}); err == nil {
+			t.Error("the stream goes on without a server")
 		}
 	})
 }

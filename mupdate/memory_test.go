@@ -20,6 +20,7 @@ type memory struct {
 	contest     map[mbox.Name]bool        // the conflict register
 	left        map[mbox.Name]mbox.Server // where a leftover may be
 	unconfirmed []mbox.Name               // what ends of sessions named
+	ends        []mbox.SessionFlags       // what they said of how it ended
 	log         []mbox.Change
 	index       uint64
 	first       uint64        // changes up to it are no longer kept
@@ -95,6 +96,10 @@ func (m *memory) put(e mbox.Entry) {
 // decide is the reply matrix.
 func (m *memory) decide(w mbox.Write) mbox.Verdict {
 	if w.Kind == mbox.EndSession {
+		m.ends = append(m.ends, w.By.Flags&(mbox.LoggedOut|mbox.RenameRefused))
+		if w.By.Flags&mbox.RenameRefused != 0 {
+			return mbox.Verdict{}
+		}
 		m.ended[w.By.ID] = true
 		m.unconfirmed = append(m.unconfirmed, w.Name)
 		for _, name := range slices.Sorted(maps.Keys(m.records)) {

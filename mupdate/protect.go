@@ -2,8 +2,6 @@ package mupdate
 
 import (
 	"slices"
-	"sync"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -66,12 +64,14 @@ func (c *conn) elsewhere(view mbox.View, e *mbox.Entry, sync bool) string {
 	if v, ok := view.(ConflictView); ok {
 		conflict = v.InConflict(e.Name)
 	}
+	left, known := view.(LeftoverView)
 	switch {
 	case conflict:
 	case e.State == mbox.Reserved:
 		conflict = sync
+	case known && c.leftover(left, e.Name): // however many there are: whole users move
 	default:
-		conflict = c.brake.count(holder, c.srv) || sync && !c.leftover(view, e.Name)
+		conflict = sync && (c.brake.count(c, view, holder) || known && c.session.Flags&mbox.Permissive == 0)
 	}
 	if !conflict {
 		return ""
@@ -86,11 +86,7 @@ func (c *conn) elsewhere(view mbox.View, e *mbox.Entry, sync bool) string {
 const conflictsLogged = 20 // of one session; all are in the conflict register
 
 // leftover reports whether the asking server's copy of a name may go.
-func (c *conn) leftover(view mbox.View, name mbox.Name) bool {
-	v, ok := view.(LeftoverView)
-	if !ok || c.session.Flags&mbox.Permissive != 0 {
-		return true // as with Cyrus's own master
-	}
+func (c *conn) leftover(v LeftoverView, name mbox.Name) bool {
 	if c.syncing != "" {
 		return v.Leftover(name, c.syncing)
 	}
@@ -98,60 +94,53 @@ func (c *conn) leftover(view mbox.View, name mbox.Name) bool {
 }
 
 // conflictBrake stops a backend whose servername has changed from being told, name by name, that all
-// its mailboxes live on its former self.
+// its mailboxes live on its former self. In strict mode it is told nothing of the kind; then this only raises
+// the alarm.
 type conflictBrake struct {
 	holder  mbox.Server
 	names   int
+	on      bool
 	alarmed bool
 }
 
 // count reports whether the brake is on for one more name held by holder.
-func (b *conflictBrake) count(holder mbox.Server, s *Server) bool {
-	if s.cfg.ConflictBrake < 0 || s.seen.lately(holder) {
+func (b *conflictBrake) count(c *conn, view mbox.View, holder mbox.Server) bool {
+	limit := c.srv.cfg.ConflictBrake
+	if limit < 0 {
 		return false
 	}
 	if b.holder != holder {
-		b.holder, b.names = holder, 0
+		b.holder, b.names, b.on = holder, 0, false
 	}
 	b.names++
-	if b.names <= s.cfg.ConflictBrake {
+	if b.names != limit+1 {
+		return b.on
+	}
+	own := c.syncing
+	if own == "" && len(c.bound) > 0 {
+		own = c.bound[0]
+	}
+	b.on = !outlived(view, holder, own)
+	if b.on && !b.alarmed {
+		b.alarmed = true
+		c.srv.metrics.alarms.Inc()
+		c.log.Error("a backend asks for many names held by a server that has changed nothing since the backend had its first mailbox: was it renamed? answers are withheld",
+			"user", c.session.Identity, "backend", own, "holder", holder, "names", b.names)
+	}
+	return b.on
+}
+
+// outlived reports whether the map shows that a server was there after another was: it has a record that is
+// newer than the other's oldest. Of a server and its former self that is never so. The map is the same on
+// every node and after a restart, while a node by itself hears little of backends: they come for one
+// command at a time, to any node.
+func outlived(view mbox.View, server, other mbox.Server) bool {
+	const none = ^uint64(0)
+	oldest, newest := none, uint64(0)
+	located(view, string(other)+"!")(func(e mbox.Entry) bool { oldest = min(oldest, e.Index); return true })
+	if oldest == none {
 		return false
 	}
-	if !b.alarmed {
-		b.alarmed = true
-		s.metrics.alarms.Inc()
-		s.log.Error("a backend asks for many names held by a server that has not been seen: was it renamed? answers are withheld",
-			"backend", holder, "names", b.names)
-	}
-	return true
-}
-
-// sightings remembers which servers have spoken to this node not long ago. Backends come for one
-// command at a time, so an open connection is no measure.
-type sightings struct {
-	mu   sync.Mutex
-	last map[mbox.Server]time.Time
-}
-
-const (
-	sightingLasts = time.Hour
-	maxSightings  = 4096
-)
-
-func (s *sightings) note(server mbox.Server) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last == nil {
-		s.last = make(map[mbox.Server]time.Time)
-	}
-	if _, ok := s.last[server]; ok || len(s.last) < maxSightings {
-		s.last[server] = time.Now()
-	}
-}
-
-func (s *sightings) lately(server mbox.Server) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	at, ok := s.last[server]
-	return ok && time.Since(at) < sightingLasts
+	located(view, string(server)+"!")(func(e mbox.Entry) bool { newest = max(newest, e.Index); return newest <= oldest })
+	return newest > oldest
 }

@@ -29,8 +29,8 @@ type Server struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // sessions
 	streams atomic.Int64
+	ends    ends
 	guard   shrinkGuard
-	seen    sightings
 
 	listeners listen.Listeners
 
@@ -47,7 +47,7 @@ func New(cfg Config) *Server {
 	var nonce [6]byte
 	rand.Read(nonce[:])
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{
+	s := &Server{
 		cfg:     cfg,
 		log:     cfg.Logger,
 		metrics: newMetrics(cfg.Metrics),
@@ -56,6 +56,8 @@ func New(cfg Config) *Server {
 		cancel:  cancel,
 		conns:   make(map[*conn]struct{}),
 	}
+	s.guard.open(cfg.GuardFile, s.log)
+	return s
 }
 
 // Serve accepts connections until Shutdown, when it returns nil, or a fatal error of the listener,
@@ -127,7 +129,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
-	defer s.cancel()
+	defer func() { s.cancel(); s.ends.wg.Wait() }()
 	select {
 	case <-done:
 		return nil

@@ -11,6 +11,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,10 +250,17 @@ func (w *waiting) Write(ctx context.Context, _ []mbox.Write) ([]mbox.Verdict, er
 	return nil, mbox.ErrUnavailable
 }
 
-// A dump that lost half of its records would make frontends delete the other half.
+// A dump that lost half of its records would make frontends delete the other half, before and after a
+// restart of the node.
 func TestShrunkenDumpIsWithheld(t *testing.T) {
 	dir := newMemory()
-	s := startServer(t, testConfig(t, dir))
+	file := filepath.Join(t.TempDir(), "shown")
+	start := func() *testServer {
+		cfg := testConfig(t, dir)
+		cfg.GuardFile = file
+		return startServer(t, cfg)
+	}
+	s := start()
 	for i := range 300 {
 		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), Location: "a!p", State: mbox.Active})
 	}
@@ -276,7 +285,12 @@ func TestShrunkenDumpIsWithheld(t *testing.T) {
 	if err := dump(); !errors.As(err, &refused) || refused.Status != "NO" {
 		t.Fatalf("got %v", err)
 	}
+	s = start()
+	if err := dump(); !errors.As(err, &refused) || refused.Status != "NO" {
+		t.Fatalf("after a restart: got %v", err)
+	}
 	s.AllowShrink()
+	s = start()
 	if err := dump(); err != nil {
 		t.Fatal(err)
 	}
@@ -319,6 +333,101 @@ func TestUnconfirmedWrite(t *testing.T) {
 			t.Errorf("%d: got %q, want %q last", i, got, c.want)
 		}
 		dir.mu.Unlock()
+	}
+}
+
+// The outcome of a write is unknown, and the end of its session cannot be recorded either. It is recorded
+// when there is a quorum again: nothing else would tell that the backend has undone its part.
+func TestEndOfSessionIsRecordedLater(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	c := dialClient(t, s, "be-a")
+	if err := c.Reserve(t.Context(), "n", "a.example!p"); err != nil {
+		t.Fatal(err)
+	}
+	set := func(err error) {
+		dir.mu.Lock()
+		defer dir.mu.Unlock()
+		dir.writeErr = err
+	}
+	set(mbox.ErrUnknownOutcome)
+	before := dir.View().Index()
+	if err := c.Activate(t.Context(), "n", "a.example!p", ""); err == nil || errors.As(err, new(*ResponseError)) {
+		t.Fatalf("an unknown outcome is answered with %v", err)
+	}
+	set(nil)
+	if _, _, err := dir.Changes(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
+	if got := dir.unconfirmed; len(got) != 1 || got[0] != "n" {
+		t.Errorf("recorded %q", got)
+	}
+}
+
+// What the end of a session says about a DELETE: the whole of it, or the first part of a rename.
+func TestHowASessionEnds(t *testing.T) {
+	lost := func(dir *memory, err error) {
+		dir.mu.Lock()
+		defer dir.mu.Unlock()
+		dir.writeErr = err
+	}
+	for what, c := range map[string]struct {
+		end  func(*Client, *memory)
+		want []mbox.SessionFlags
+	}{
+		"LOGOUT":                    {func(c *Client, _ *memory) { c.Logout(t.Context()) }, []mbox.SessionFlags{mbox.LoggedOut}},
+		"no LOGOUT":                 {func(c *Client, _ *memory) { c.Close() }, []mbox.SessionFlags{0}},
+		"a RESERVE that is refused": {func(c *Client, _ *memory) { c.Reserve(t.Context(), "taken", "a.example!p"); c.Logout(t.Context()) }, []mbox.SessionFlags{0}},
+		"one for another server":    {func(c *Client, _ *memory) { c.Reserve(t.Context(), "n2", "b.example!p"); c.Logout(t.Context()) }, []mbox.SessionFlags{mbox.RenameRefused, 0}},
+		"a RESERVE without a quorum": {func(c *Client, dir *memory) {
+			lost(dir, mbox.ErrUnavailable)
+			c.Reserve(t.Context(), "n2", "a.example!p")
+			lost(dir, nil)
+			c.Logout(t.Context())
+		}, []mbox.SessionFlags{mbox.RenameRefused, 0}},
+		"an ACTIVATE without a quorum": {func(c *Client, dir *memory) {
+			c.Reserve(t.Context(), "n2", "a.example!p")
+			lost(dir, mbox.ErrUnavailable)
+			c.Activate(t.Context(), "n2", "a.example!p", "")
+			lost(dir, nil)
+			c.Logout(t.Context())
+		}, []mbox.SessionFlags{0}},
+		"another DELETE": {func(c *Client, _ *memory) {
+			c.Reserve(t.Context(), "taken", "a.example!p")
+			c.Delete(t.Context(), "m")
+			c.Logout(t.Context())
+		}, []mbox.SessionFlags{mbox.LoggedOut}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := newMemory()
+			for n, at := range map[mbox.Name]mbox.Location{"n": "a.example!p", "m": "a.example!p", "taken": "b.example!p"} {
+				dir.have(mbox.Entry{Name: n, State: mbox.Active, Location: at})
+			}
+			s := startServer(t, testConfig(t, dir))
+			client := dialClient(t, s, "be-a")
+			if err := client.Delete(t.Context(), "n"); err != nil {
+				t.Fatal(err)
+			}
+			c.end(client, dir)
+			for {
+				dir.mu.Lock()
+				got, moved := slices.Clone(dir.ends), dir.moved
+				dir.mu.Unlock()
+				if len(got) == len(c.want) {
+					if !slices.Equal(got, c.want) {
+						t.Errorf("got %v, want %v", got, c.want)
+					}
+					return
+				}
+				select {
+				case <-moved:
+				case <-time.After(patience):
+					t.Fatalf("got %v, want %v", got, c.want)
+				}
+			}
+		})
 	}
 }
 
@@ -545,6 +654,42 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	t.Error("RESERVE was not counted")
+}
+
+// A backend that has been renamed finds all its mailboxes held by its former self. It is shown none of them, and
+// an operator hears of it once, not when a few names are contested.
+func TestRenamedServerRaisesAlarm(t *testing.T) {
+	dir := newMemory()
+	for i := range 5 {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), State: mbox.Active, Location: "old.example!p"})
+	}
+	cfg := testConfig(t, dir)
+	cfg.ConflictBrake = 3
+	reg := cfg.Metrics.(*prometheus.Registry)
+	s := startServer(t, cfg)
+	c := dialClient(t, s, "any")
+	if err := c.List(t.Context(), "new.example!", func(mbox.Entry) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		var refused *ResponseError
+		if _, _, err := c.Find(t.Context(), mbox.Name(fmt.Sprint("n", i))); !errors.As(err, &refused) || refused.Status != "NO" {
+			t.Errorf("FIND %d: %v", i, err)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		alarms := -1.0
+		for _, f := range families {
+			if f.GetName() == "murder_mupdate_alarms_total" {
+				alarms = f.Metric[0].Counter.GetValue()
+			}
+		}
+		if alarms != float64(i/3) {
+			t.Errorf("%v alarms after %d names", alarms, i+1)
+		}
+	}
 }
 
 // Peer rules fill in what the identity leaves open.

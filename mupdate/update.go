@@ -2,7 +2,6 @@ package mupdate
 
 import (
 	"slices"
-	"sync"
 
 	"murder/internal/mbox"
 )
@@ -132,30 +131,4 @@ func deleted(view mbox.View, order mbox.Order) (names []mbox.Name) {
 		slices.SortFunc(names, order.Compare)
 	}
 	return names
-}
-
-// shrinkGuard compares each full dump with what this node last showed anybody. A copy that has lost
-// half of its records and does not know them as deleted was damaged or replaced.
-type shrinkGuard struct {
-	mu   sync.Mutex
-	last int
-}
-
-const guardFrom = 100 // records; below, half is soon reached by honest work
-
-func (g *shrinkGuard) check(view mbox.View) (last int, ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	least := g.last / 2
-	if g.last >= guardFrom && view.Len() < least && view.Len()+len(deleted(view, mbox.OrderDB)) < least {
-		return g.last, false
-	}
-	g.last = view.Len()
-	return g.last, true
-}
-
-func (g *shrinkGuard) set(records int) {
-	g.mu.Lock()
-	g.last = records
-	g.mu.Unlock()
 }

@@ -22,6 +22,9 @@ func (c *conn) write(tag string, kind mbox.Kind, args []string) error {
 		if err := c.commit(); err != nil {
 			return err
 		}
+		if c.ending.refuse(kind); c.ending.halfRename {
+			c.undoRename()
+		}
 		c.reply(tag, "NO", refusal)
 		return nil
 	}
@@ -95,6 +98,7 @@ func (c *conn) commit() error {
 		w := &c.pending[i]
 		verb := w.Kind.String()
 		if unavailable {
+			c.ending.refuse(w.Kind)
 			c.replyTo(verb, c.tags[i], "NO", noQuorum)
 			continue
 		}
@@ -105,7 +109,9 @@ func (c *conn) commit() error {
 			return errNoReply
 		case word == "OK":
 			c.open = w.Name
+			c.ending.made(w.Kind)
 		case word == "NO":
+			c.ending.decidedNo()
 			c.log.Info("write refused", "user", c.session.Identity, "cmd", verb, "mailbox", w.Name,
 				"backend", w.Location.Server(), "outcome", verdicts[i].Outcome.String(), "holder", verdicts[i].Holder)
 		}

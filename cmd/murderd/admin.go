@@ -6,10 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 
 	"murder/cluster/admin"
@@ -110,38 +106,4 @@ func (d *daemon) fail(err error) {
 	case d.failed <- err:
 	default:
 	}
-}
-
-// listenUnix listens on a socket in the place of one that a process left behind that is gone.
-func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
-	conn, err := net.Dial("unix", path)
-	switch {
-	case err == nil:
-		conn.Close()
-		return nil, fmt.Errorf("%s is in use: is another murderd running here?", path)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	ln, err := net.Listen("unix", path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w; the directory %s must exist, systemd makes it by RuntimeDirectory=murder", err, filepath.Dir(path))
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return ln, nil
-}
-
-// listen listens on an address or on the path of a socket.
-func listen(addr string) (net.Listener, error) {
-	if strings.HasPrefix(addr, "/") {
-		return listenUnix(addr, 0o660)
-	}
-	return net.Listen("tcp", addr)
 }

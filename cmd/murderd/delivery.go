@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"net"
 	"net/netip"
 
@@ -45,7 +44,7 @@ func (d *daemon) self() []mbox.Server {
 
 func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error {
 	c := &d.cfg.LMTP
-	if len(c.Listen)+len(c.ListenTLS) == 0 {
+	if len(c.Listen)+len(c.ListenTrusted)+len(c.ListenTLS) == 0 {
 		return nil
 	}
 	trusted, err := prefixes(c.TrustedNetworks)
@@ -60,18 +59,27 @@ func (d *daemon) openLMTP(auth *auth.Mechanisms, resolver *lmtp.Resolver) error 
 		Hostname: hostname(c.Hostname), Resolver: resolver, Backends: d.backends, Auth: auth, Admins: c.Admins,
 		TrustedNetworks: trusted, Proxies: proxies, SoftNoAuth: c.SoftNoAuth, TLS: d.tlsFor(), MaxMessage: c.MaxMessage, Fold: c.Fold,
 		CheckAtBackend: c.RcptCheck == "backend", DeferUnknown: c.DeferUnknown, SpoolDir: c.SpoolDir,
+		NoTrace: !c.Trace, SyntheticMessageID: c.SyntheticID,
 		Limits: lmtp.Limits{
 			Connections: c.MaxConnections, PerSource: c.MaxPerAddress, BackendConns: c.MaxBackend, Recipients: c.MaxRecipients, Spool: c.MaxSpool,
+			Idle: c.IdleTimeout.Duration, Data: c.DataTimeout.Duration, Handling: c.HandlingTimeout.Duration,
+			Envelope: c.EnvelopeTimeout.Duration, Reply: c.OutcomeTimeout.Duration,
 		},
 		Logger: d.log, Metrics: d.scope,
 	})
 	if err != nil {
 		return err
 	}
-	serve := func(ln net.Listener, implicit *tls.Config) error {
-		return srv.Serve(ln, lmtp.ListenOptions{TLS: implicit})
+	serve := func(opt lmtp.ListenOptions) func(net.Listener) error {
+		return func(ln net.Listener) error { return srv.Serve(ln, opt) }
 	}
-	return d.startBoth("lmtp", c.Listen, c.ListenTLS, d.tlsFor(), serve, srv.Shutdown)
+	if err := d.start("lmtp", c.Listen, &c.Socket, serve(lmtp.ListenOptions{}), srv.Shutdown); err != nil {
+		return err
+	}
+	if err := d.start("lmtp for MTAs without a login", c.ListenTrusted, &c.Socket, serve(lmtp.ListenOptions{Trusted: true}), nil); err != nil {
+		return err
+	}
+	return d.start("lmtp over TLS", c.ListenTLS, nil, serve(lmtp.ListenOptions{TLS: d.tlsFor()}), nil)
 }
 
 func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
@@ -86,12 +94,12 @@ func (d *daemon) openSocketmap(resolver *lmtp.Resolver) error {
 	if err != nil {
 		return err
 	}
-	if err := d.start("socketmap", c.Listen, srv.Serve, srv.Shutdown); err != nil {
+	if err := d.start("socketmap", c.Listen, &c.Socket, srv.Serve, srv.Shutdown); err != nil {
 		return err
 	}
 	for name, table := range c.Tables {
 		serve := func(ln net.Listener) error { return srv.ServeTable(ln, name) }
-		if err := d.start("socketmap table "+name, table.Listen, serve, nil); err != nil {
+		if err := d.start("socketmap table "+name, table.Listen, &c.Socket, serve, nil); err != nil {
 			return err
 		}
 	}

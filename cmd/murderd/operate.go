@@ -266,11 +266,12 @@ func (d *daemon) Backends(ctx context.Context) (admin.BackendList, error) {
 // AllowShrink implements admin.Process.
 func (d *daemon) AllowShrink() error {
 	d.operations.mu.Lock()
-	defer d.operations.mu.Unlock()
-	if d.operations.mupdate == nil {
+	srv := d.operations.mupdate
+	d.operations.mu.Unlock()
+	if srv == nil {
 		return &admin.Error{Code: http.StatusConflict, Message: "this node does not serve MUPDATE yet"}
 	}
-	d.operations.mupdate.AllowShrink()
+	srv.AllowShrink()
 	d.log.Warn("next dump may be smaller: an operator allowed it")
 	return nil
 }

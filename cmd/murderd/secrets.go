@@ -142,7 +142,9 @@ func (d *daemon) mupdateMechanisms() (*auth.Mechanisms, error) {
 	}
 	return auth.NewMechanisms(auth.Config{
 		Source: source, Mechs: orNil(upper(d.cfg.MUPDATE.Mechs)), AllowPlaintext: d.cfg.MUPDATE.AllowPlaintext, Pause: pause(d.cfg.Users.Pause),
-		Failures: d.users.failures, Logger: d.log, Metrics: d.reg,
+		// Backends, frontends and mail clients may share an address, or a load balancer: a wrong password of one
+		// must not shut out the others.
+		Failures: d.users.failures, FailuresByName: true, Logger: d.log, Metrics: d.reg,
 	}), nil
 }
 

@@ -69,6 +69,7 @@ type daemon struct {
 
 	services []service
 	scope    *obs.Scope // metrics of the services
+	own      ownAddresses
 	serving  atomic.Bool
 	leaving  atomic.Bool // the last clients finish what they are doing
 	failed   chan error  // a listener that broke

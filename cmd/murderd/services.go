@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func (d *daemon) openServices() error {
 		return err
 	}
 	if d.backends == nil { // what is known of them outlives a drain
-		d.backends = backend.New(backend.Config{Default: def, Servers: servers, Logger: d.log, Metrics: d.reg})
+		d.backends = backend.New(backend.Config{Default: def, Servers: servers, Own: d.own.listens, Logger: d.log, Metrics: d.reg})
 		d.operations.addBackends(d.backends)
 	}
 	mechanisms := d.mechanisms()
@@ -94,6 +95,7 @@ func (d *daemon) openMUPDATE() error {
 		DenyUnboundDelete: c.DenyUnboundDelete, NoopStrict: c.NoopStrict, CompleteTransfer: c.CompleteTransfer, DefaultDomain: d.cfg.Namespace.DefaultDomain,
 		Replay: map[string]mupdate.ReplayMode{"suspect": mupdate.ReplaySuspect, "all": mupdate.ReplayAll,
 			"off": mupdate.ReplayOff}[c.Replay],
+		GuardFile:     filepath.Join(d.cfg.Node.DataDir, "mupdate-shown"),
 		ConflictBrake: c.ConflictBrake, MaxConnections: c.MaxConnections, LoginTimeout: c.LoginTimeout.Duration,
 		IdleTimeout: c.IdleTimeout.Duration, CommandTimeout: c.CommandTimeout.Duration,
 		Logger: d.log, Metrics: d.scope,
@@ -242,20 +244,20 @@ func (d *daemon) openSieve(auth *auth.Mechanisms) error {
 
 // startBoth serves a protocol in clear (with STARTTLS) and over TLS.
 func (d *daemon) startBoth(name string, clear, secure []string, cert *tls.Config, serve func(net.Listener, *tls.Config) error, stop func(context.Context) error) error {
-	if err := d.start(name, clear, func(ln net.Listener) error { return serve(ln, nil) }, stop); err != nil {
+	if err := d.start(name, clear, nil, func(ln net.Listener) error { return serve(ln, nil) }, stop); err != nil {
 		return err
 	}
-	return d.start(name+" over TLS", secure, func(ln net.Listener) error { return serve(ln, cert) }, nil)
+	return d.start(name+" over TLS", secure, nil, func(ln net.Listener) error { return serve(ln, cert) }, nil)
 }
 
-// start serves a protocol on its addresses. All are bound, or none.
-func (d *daemon) start(name string, addrs []string, serve func(net.Listener) error, stop func(context.Context) error) error {
+// start serves a protocol on its addresses. All are bound, or none. sockets is needed if there may be any.
+func (d *daemon) start(name string, addrs []string, sockets *config.Socket, serve func(net.Listener) error, stop func(context.Context) error) error {
 	if stop != nil {
 		d.services = append(d.services, service{name, stop})
 	}
 	var listeners []net.Listener
 	for _, addr := range addrs {
-		ln, err := listen(addr)
+		ln, err := d.listen(addr, sockets)
 		if err != nil {
 			for _, ln := range listeners {
 				ln.Close()
@@ -265,6 +267,7 @@ func (d *daemon) start(name string, addrs []string, serve func(net.Listener) err
 		listeners = append(listeners, ln)
 	}
 	for _, ln := range listeners {
+		d.own.add(ln.Addr())
 		go func() {
 			if err := serve(ln); err != nil && !errors.Is(err, net.ErrClosed) {
 				d.fail(fmt.Errorf("serving %s on %s: %w", name, ln.Addr(), err))

@@ -388,6 +388,29 @@ func TestFailuresBlock(t *testing.T) {
 	}
 }
 
+// Where failures are counted by name, a wrong password of one shuts out nobody else at the same address,
+// whatever the mechanism.
+func TestFailuresByName(t *testing.T) {
+	m := mechanisms(t, Config{Failures: limit.NewFailures(2, time.Hour, 10), FailuresByName: true, AllowPlaintext: true, Metrics: prometheus.NewRegistry()})
+	for i, want := range []error{ErrRejected, ErrRejected, ErrTooManyFailures} {
+		if _, err := m.Password(t.Context(), "alice", "x", remote); !errors.Is(err, want) {
+			t.Errorf("try %d: %v, want %v", i, err, want)
+		}
+	}
+	for mech, first := range map[string]string{Plain: "\x00alice\x00secret", ScramSHA256: "n,,n=alice,r=abc"} {
+		x, err := m.Start(t.Context(), mech, remote)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := x.Next([]byte(first)); !errors.Is(err, ErrTooManyFailures) {
+			t.Errorf("%s: %v", mech, err)
+		}
+	}
+	if _, err := m.Password(t.Context(), "bob", "x", remote); !errors.Is(err, ErrRejected) {
+		t.Errorf("another name: %v", err)
+	}
+}
+
 func TestMetricsAreShared(t *testing.T) {
 	r := prometheus.NewRegistry()
 	for range 2 {

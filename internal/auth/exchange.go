@@ -34,7 +34,7 @@ func (m *Mechanisms) Start(ctx context.Context, mech string, c Conn) (*Exchange,
 	if err := m.usable(mech, c); err != nil {
 		return nil, err
 	}
-	if m.cfg.Failures.Blocked(c.Peer.Addr()) {
+	if m.blocked(c, "") {
 		m.count(c, mech, ErrTooManyFailures)
 		return nil, ErrTooManyFailures
 	}
@@ -93,7 +93,8 @@ func (x *Exchange) step(response []byte) (challenge []byte, done bool, err error
 }
 
 func ours(err error) bool {
-	return errors.Is(err, ErrRejected) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotAuthorized) || errors.Is(err, ErrMalformed)
+	return errors.Is(err, ErrRejected) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotAuthorized) || errors.Is(err, ErrMalformed) ||
+		errors.Is(err, ErrTooManyFailures)
 }
 
 // Result is valid once Next has returned done.
@@ -102,6 +103,9 @@ func (x *Exchange) Result() Result { return x.result }
 // password ends PLAIN and LOGIN.
 func (x *Exchange) password(authz, user, password string) error {
 	x.user = user
+	if x.m.blocked(x.conn, user) {
+		return ErrTooManyFailures
+	}
 	account, err := x.m.verify(x.ctx, user, password, x.conn)
 	if err != nil {
 		return sourceErr(err)

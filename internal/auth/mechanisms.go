@@ -68,8 +68,10 @@ type Config struct {
 	Timeout time.Duration
 	// Concurrent bounds the questions to the source at a time; 0 means 64.
 	Concurrent int
-	// Failures makes an address wait that has failed too often; nil for no such limit.
-	Failures *limit.Failures
+	// Failures makes an address wait that has failed too often; nil for no such limit. With FailuresByName only
+	// the name waits with which it failed: behind one address there may be many who need no password guessed.
+	Failures       *limit.Failures
+	FailuresByName bool
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil for none
@@ -180,13 +182,18 @@ func (m *Mechanisms) Password(ctx context.Context, user, password string, c Conn
 	if !m.PlaintextAllowed(c) {
 		return Account{}, ErrNeedsTLS
 	}
-	if m.cfg.Failures.Blocked(c.Peer.Addr()) {
+	if m.blocked(c, "") || m.blocked(c, user) {
 		m.count(c, "password", ErrTooManyFailures)
 		return Account{}, ErrTooManyFailures
 	}
 	began := time.Now()
 	account, err := m.verify(ctx, user, password, c)
 	return account, m.settle(ctx, began, c, "password", user, err)
+}
+
+// blocked reports whether an address, or a name at it, has failed too often; the name is "" before it is known.
+func (m *Mechanisms) blocked(c Conn, user string) bool {
+	return m.cfg.FailuresByName == (user != "") && m.cfg.Failures.Blocked(c.Peer.Addr(), user)
 }
 
 // verify asks the source, and flags the account.
@@ -298,7 +305,11 @@ func (m *Mechanisms) settle(ctx context.Context, began time.Time, c Conn, mech, 
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrRejected), errors.Is(err, ErrNotAuthorized):
-		m.cfg.Failures.Add(c.Peer.Addr())
+		if !m.cfg.FailuresByName {
+			m.cfg.Failures.Add(c.Peer.Addr(), "")
+		} else if user != "" && len(user) <= maxUser {
+			m.cfg.Failures.Add(c.Peer.Addr(), user)
+		}
 		m.note(ctx, slog.LevelInfo, "login refused", c, mech, user, err)
 		if wait := m.cfg.Pause - time.Since(began); wait > 0 {
 			timer := time.NewTimer(wait)
@@ -309,6 +320,7 @@ func (m *Mechanisms) settle(ctx context.Context, began time.Time, c Conn, mech, 
 				err = ctx.Err()
 			}
 		}
+	case errors.Is(err, ErrTooManyFailures):
 	case errors.Is(err, ErrMalformed):
 		m.note(ctx, slog.LevelInfo, "login malformed", c, mech, user, err)
 	case ctx.Err() != nil:

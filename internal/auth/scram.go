@@ -69,6 +69,9 @@ func bindable(c Conn) bool { return c.TLS != nil && c.TLS.Version >= tls.Version
 
 func (s *scramServer) keys(mech, user string) (scram.StoredCredentials, error) {
 	s.x.user = user
+	if s.x.m.blocked(s.x.conn, user) {
+		return scram.StoredCredentials{}, ErrTooManyFailures
+	}
 	var keys StoredKeys
 	err := s.x.m.ask(s.x.ctx, user, func(ctx context.Context, name string) (err error) {
 		keys, err = s.x.m.cfg.Source.(KeySource).Keys(ctx, name, mech)

@@ -50,6 +50,8 @@ var (
 	ErrUnreachable = fmt.Errorf("cannot connect: %w", ErrDown)
 	ErrTLS         = fmt.Errorf("cannot secure the connection: %w", ErrDown)
 	ErrBusy        = fmt.Errorf("too many connections: %w", ErrDown)
+	// ErrLoop is told to the operator by Dial itself.
+	ErrLoop = fmt.Errorf("that is this frontend itself: %w", ErrDown)
 )
 
 // ErrNoMechanism means that the server offers no mechanism we may use there.
@@ -103,6 +105,9 @@ type Config struct {
 	// Default holds for servers not in Servers. Settings in Servers are complete, not merged.
 	Default Settings
 	Servers map[mbox.Server]Settings
+	// Own reports whether this very process listens at an address, which then is no backend whatever the
+	// map or the settings say; nil if it listens nowhere.
+	Own func(netip.AddrPort) bool
 	// Dial opens a connection to host:port; nil means TCP.
 	Dial    func(ctx context.Context, address string) (net.Conn, error)
 	Logger  *slog.Logger          // nil discards
@@ -266,6 +271,13 @@ func (s *Set) States() []State {
 		states = append(states, s.State(name)...)
 	}
 	return states
+}
+
+// looped notes that a server turned out to be ourselves. It is logged as LoginFailed is.
+func (s *Set) looped(srv *server, svc Service, err error) {
+	if srv.breakers[svc].refused(time.Now(), err) {
+		s.log.Error("the map or the settings lead to this frontend itself", "backend", string(srv.name), "service", svc.String(), "err", err)
+	}
 }
 
 // LoginFailed notes that a server refused our own identity, which an operator must hear of. It does

@@ -178,6 +178,32 @@ func TestDialBreaks(t *testing.T) {
 	}
 }
 
+// Where we listen ourselves there is no backend. That is no failure of the backend, and is told once.
+func TestOwnAddressIsNoBackend(t *testing.T) {
+	var log strings.Builder
+	port := serve(t, greet)
+	s := New(Config{
+		Default: Settings{TLS: NoTLS, Ports: map[Service]int{IMAP: port, POP3: port + 1}}, Logger: textLogger(&log),
+		Own: func(at netip.AddrPort) bool {
+			return at == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		},
+	})
+	for range 5 {
+		if _, err := s.Dial(t.Context(), "127.0.0.1", IMAP); !errors.Is(err, ErrLoop) || !errors.Is(err, ErrDown) {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Dial(t.Context(), "127.0.0.1", POP3); errors.Is(err, ErrLoop) {
+		t.Errorf("another port: %v", err)
+	}
+	if n := strings.Count(log.String(), "lead to this frontend itself"); n != 1 {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+	if st := s.State("127.0.0.1"); st[0].Breaker != "closed" || st[0].Conns != 0 || st[0].Refused == "" {
+		t.Errorf("%+v", st)
+	}
+}
+
 // A server that accepts and says nothing is as bad as one that refuses.
 func TestSilentServerBreaks(t *testing.T) {
 	var talks atomic.Bool

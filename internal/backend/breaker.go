@@ -9,7 +9,9 @@ import (
 )
 
 const (
-	breakAfter = 3 // failures in a row
+	// breakAfter is how many failures in a row it takes. One could be a server that restarts; each more is another
+	// caller who waits for nothing, and one too few costs breakFirst at most.
+	breakAfter = 3
 	breakFirst = 5 * time.Second
 	breakMost  = 60 * time.Second
 	alarmEvery = time.Minute

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -37,6 +36,8 @@ func (s *Set) Dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 		result = "busy"
 	case errors.Is(err, ErrTLS):
 		result = "tls"
+	case errors.Is(err, ErrLoop):
+		result = "loop"
 	default:
 		result = "unreachable"
 	}
@@ -60,9 +61,13 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 	began := time.Now()
 	c := &Conn{set: s, settings: set, srv: srv, svc: svc, sessions: sessions, probe: probe, began: began}
 	if err := c.open(ctx); err != nil {
-		if errors.Is(ctx.Err(), context.Canceled) {
+		switch {
+		case errors.Is(err, ErrLoop):
+			s.looped(srv, svc, err)
 			c.judge(nil, false)
-		} else {
+		case errors.Is(ctx.Err(), context.Canceled):
+			c.judge(nil, false)
+		default:
 			c.judge(err, true)
 		}
 		c.Close()
@@ -81,7 +86,7 @@ func (c *Conn) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	port := strconv.Itoa(c.settings.port(c.svc))
+	port := c.settings.port(c.svc)
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
 		Control:         boundRetransmission,
@@ -100,8 +105,12 @@ func (c *Conn) open(ctx context.Context) error {
 		if bind := c.settings.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
 			continue
 		}
+		at := netip.AddrPortFrom(addr.Unmap(), uint16(port))
+		if own := c.set.cfg.Own; own != nil && own(at) {
+			return fmt.Errorf("%w: %s", ErrLoop, at)
+		}
 		each, stop := context.WithTimeout(ctx, dialEach)
-		conn, err := dial(each, net.JoinHostPort(addr.Unmap().String(), port))
+		conn, err := dial(each, at.String())
 		stop()
 		if err == nil {
 			c.raw, c.Conn = conn, conn

@@ -19,7 +19,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 	return metrics{
 		dials: register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "murder_backend_dials_total",
-			Help: "Attempts to connect to backends, by result (ok, unreachable, tls, busy, breaker).",
+			Help: "Attempts to connect to backends, by result (ok, unreachable, tls, busy, breaker, loop).",
 		}, []string{"backend", "service", "result"})),
 		logins: register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "murder_backend_login_failures_total",

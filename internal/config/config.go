@@ -112,7 +112,7 @@ type Users struct {
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`
 	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
 	Pause          Duration `toml:"pause" doc:"Time from a wrong password to its refusal."`
-	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait."`
+	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait; with MUPDATE, for one identity at one address."`
 	FailureEvery   Duration `toml:"failure_every" doc:"Time in which one more wrong password is forgiven."`
 }
 
@@ -179,7 +179,7 @@ type MUPDATE struct {
 	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
-	ConflictBrake     int                     `toml:"conflict_brake" doc:"FINDs by a backend in sync about another server before it is refused; -1 for never."`
+	ConflictBrake     int                     `toml:"conflict_brake" doc:"Names of one other server that a backend in sync asks for before an alarm and, in permissive mode, a refusal: it may have been renamed. -1 for never."`
 	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time."`
 	LoginTimeout      Duration                `toml:"login_timeout" doc:"Time from connect to login."`
 	IdleTimeout       Duration                `toml:"idle_timeout" doc:"Time without a command; at least 15m."`
@@ -263,7 +263,9 @@ type Sieve struct {
 // LMTP is delivery.
 type LMTP struct {
 	Listen          []string `toml:"listen" doc:"Addresses with STARTTLS, and paths of unix sockets. Whoever reaches a socket may deliver."`
+	ListenTrusted   []string `toml:"listen_trusted" doc:"The same for MTAs that need not log in, wherever they are. Not all addresses of a machine: that is what trusted_networks is for."`
 	ListenTLS       []string `toml:"listen_tls" doc:"Addresses with TLS from the first octet."`
+	Socket          Socket   `toml:"socket" doc:"The unix sockets for delivery."`
 	Proxies         []string `toml:"proxies" doc:"Load balancers, by address or prefix. Connections from there must begin with a PROXY header (haproxy: send-proxy-v2), and count as coming from the client that it names."`
 	Hostname        string   `toml:"hostname" doc:"Name in the greeting and in Received. Default: the host name."`
 	TrustedNetworks []string `toml:"trusted_networks" doc:"Addresses or prefixes of MTAs that need not log in."`
@@ -284,11 +286,27 @@ type LMTP struct {
 	Fuzzy           bool     `toml:"fuzzy_mailbox_match" doc:"Forgive case, spaces, \"-\" and \"_\" in names of shared mailboxes. Cyrus: lmtp_fuzzy_mailbox_match."`
 	MaxSpool        int64    `toml:"max_spool" doc:"Octets of all messages in spool_dir; beyond it MTAs are told to try again."`
 	SpoolDir        string   `toml:"spool_dir" doc:"Directory for messages too large for memory. Default: the system's for temporary files."`
+	Trace           bool     `toml:"trace" doc:"Add a Received field."`
+	SyntheticID     bool     `toml:"synthetic_message_id" doc:"Add a Message-ID made of the content to messages that have none, so that backends recognise what an MTA sends again. The same on every frontend."`
+	IdleTimeout     Duration `toml:"idle_timeout" doc:"Time between two commands of an MTA."`
+	DataTimeout     Duration `toml:"data_timeout" doc:"Silence of an MTA within a message."`
+	HandlingTimeout Duration `toml:"handling_timeout" doc:"From the end of a message to its last reply. Below what MTAs wait for it, which is 10m with Postfix (lmtp_data_done_timeout) and Exim (final_timeout), or they send it again."`
+	EnvelopeTimeout Duration `toml:"envelope_timeout" doc:"A backend's answers before it has the message."`
+	OutcomeTimeout  Duration `toml:"outcome_timeout" doc:"A backend's answers once it has the message."`
+}
+
+// Socket is the file of a unix socket.
+type Socket struct {
+	Mode  string   `toml:"mode" doc:"Its permissions, in octal."`
+	Owner string   `toml:"owner" doc:"Its owner, by name or number. Default: who murderd runs as."`
+	Group string   `toml:"group" doc:"Its group. Default: that of the process, or of a directory with the set-group-ID bit."`
+	Users []string `toml:"users" doc:"Who may connect, by name or number, whatever the mode allows. Default: whoever it allows. Linux only."`
 }
 
 // Socketmap answers the MTA.
 type Socketmap struct {
 	Listen         []string         `toml:"listen" doc:"Addresses and paths of unix sockets. There are no passwords: loopback or sockets only."`
+	Socket         Socket           `toml:"socket" doc:"The unix sockets for look-ups, also those of the tables."`
 	ProxyTransport string           `toml:"proxy_transport" doc:"Answer of the map transport-proxy: how the MTA reaches our LMTP. Example: lmtp:unix:/run/murder/lmtp.sock."`
 	MaxConnections int              `toml:"max_connections" doc:"Connections at a time."`
 	Tables         map[string]Table `toml:"tables" doc:"One map in Postfix's tcp_table protocol: mailbox, mailbox-strict, transport, transport-proxy or backend."`
@@ -322,10 +340,12 @@ func Default(role string) *Config {
 			LoginTimeout: seconds(60), IdleTimeout: seconds(3 * 3600), CommandTimeout: seconds(10)},
 		IMAP: IMAP{MaxConnections: 20000, LoginTimeout: seconds(60), IdleTimeout: seconds(1800), ProbeInterval: seconds(60),
 			Placement: "least-mailboxes"},
-		POP3:      POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		Sieve:     Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
-		LMTP:      LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxPerAddress: 50, MaxBackend: 10, MaxRecipients: 1000, MaxSpool: 2 << 30, RcptCheck: "map", Downcase: true},
-		Socketmap: Socketmap{MaxConnections: 1000},
+		POP3:  POP3{MaxConnections: 10000, IdleTimeout: seconds(2100)},
+		Sieve: Sieve{MaxConnections: 10000, IdleTimeout: seconds(2100)},
+		LMTP: LMTP{TrustedNetworks: []string{"127.0.0.0/8", "::1"}, MaxConnections: 500, MaxPerAddress: 50, MaxBackend: 10, MaxRecipients: 1000, MaxSpool: 2 << 30, RcptCheck: "map", Downcase: true,
+			Socket: Socket{Mode: "0660"}, Trace: true, IdleTimeout: seconds(300), DataTimeout: seconds(180), HandlingTimeout: seconds(540),
+			EnvelopeTimeout: seconds(60), OutcomeTimeout: seconds(300)},
+		Socketmap: Socketmap{MaxConnections: 1000, Socket: Socket{Mode: "0660"}},
 	}
 	switch role {
 	case Agent:

@@ -69,6 +69,12 @@ func TestMessages(t *testing.T) {
 		{"trusted networks", "[lmtp]\ntrusted_networks = [\"all\"]\n", `"all" is no address`},
 		{"table", "[socketmap.tables.users]\nlisten = []\n", `f:1:2: socketmap.tables.users: "users" is not possible: want mailbox, mailbox-strict,`},
 		{"gossip", "[gossip]\nlisten = \"x\"\n", `f:2:1: gossip.listen: "x" is no address`},
+		{"lmtp trusted everywhere", "[lmtp]\nlisten_trusted = [\":24\"]\n", `":24" would let everybody deliver`},
+		{"lmtp trusted everywhere by number", "[lmtp]\nlisten_trusted = [\"0.0.0.0:24\"]\n", `would let everybody deliver`},
+		{"lmtp trusted on 25", "[lmtp]\nlisten_trusted = [\"127.0.0.1:25\"]\n", `LMTP must not be served on SMTP's port`},
+		{"socket mode", "[lmtp.socket]\nmode = \"rw\"\n", `"rw" are no permissions`},
+		{"socket mode too large", "[socketmap.socket]\nmode = \"4755\"\n", `"4755" are no permissions`},
+		{"lmtp timeout", "[lmtp]\nhandling_timeout = \"5ms\"\n", `5ms is too short`},
 		{"lmtp address", "[lmtp]\nlisten = [\"24\"]\n", `or the path of a unix socket`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -319,21 +319,11 @@ func (c *Config) validateFrontends(k *checker) {
 			k.add(key+".match", "", "%v", err)
 		}
 	}
-	k.addresses("lmtp.listen", c.LMTP.Listen, true)
-	for _, addr := range slices.Concat(c.LMTP.Listen, c.LMTP.ListenTLS) {
-		if _, port, _ := net.SplitHostPort(addr); port == "25" {
-			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
-		}
-	}
-	k.atLeast("lmtp.max_per_address", c.LMTP.MaxPerAddress, 1)
-	k.atLeast("lmtp.max_backend_connections", c.LMTP.MaxBackend, 1)
-	k.atLeast("lmtp.max_spool", int(c.LMTP.MaxSpool), 1<<20)
-	k.oneOf("lmtp.rcpt_check", c.LMTP.RcptCheck, "map", "backend")
-	k.prefixes("lmtp.trusted_networks", c.LMTP.TrustedNetworks)
-	k.prefixes("lmtp.proxies", c.LMTP.Proxies)
+	c.validateLMTP(k)
 	k.prefixes("pop3.proxies", c.POP3.Proxies)
 	k.prefixes("sieve.proxies", c.Sieve.Proxies)
 	k.addresses("socketmap.listen", c.Socketmap.Listen, true)
+	k.socket("socketmap.socket", &c.Socketmap.Socket)
 	for _, name := range slices.Sorted(maps.Keys(c.Socketmap.Tables)) {
 		key := keyPath([]string{"socketmap", "tables", name})
 		k.oneOf(key, name, "mailbox", "mailbox-strict", "transport", "transport-proxy", "backend")
@@ -361,13 +351,61 @@ func (c *Config) validateFrontends(k *checker) {
 			{key: "imap.listen", addrs: c.IMAP.Listen}, {key: "imap.listen_tls", addrs: c.IMAP.ListenTLS},
 			{key: "pop3.listen", addrs: c.POP3.Listen}, {key: "pop3.listen_tls", addrs: c.POP3.ListenTLS},
 			{key: "sieve.listen", addrs: c.Sieve.Listen},
-			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "lmtp.listen_tls", addrs: c.LMTP.ListenTLS}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
+			{key: "lmtp.listen", addrs: c.LMTP.Listen}, {key: "lmtp.listen_trusted", addrs: c.LMTP.ListenTrusted}, {key: "lmtp.listen_tls", addrs: c.LMTP.ListenTLS}, {key: "socketmap.listen", addrs: c.Socketmap.Listen},
 		} {
 			if len(l.addrs) > 0 {
 				k.add(l.key, "set node.role to \"frontend\" or \"both\"", "a node of role %s has no mail frontends", c.Node.Role)
 			}
 		}
 	}
+}
+
+func (c *Config) validateLMTP(k *checker) {
+	l := &c.LMTP
+	k.addresses("lmtp.listen", l.Listen, true)
+	k.addresses("lmtp.listen_trusted", l.ListenTrusted, true)
+	for _, addr := range slices.Concat(l.Listen, l.ListenTrusted, l.ListenTLS) {
+		if _, port, _ := net.SplitHostPort(addr); port == "25" {
+			k.add("lmtp.listen", "use 24 or 2003", "LMTP must not be served on SMTP's port (RFC 2033 section 5)")
+		}
+	}
+	for _, addr := range l.ListenTrusted {
+		if host, _, err := net.SplitHostPort(addr); err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
+			k.add("lmtp.listen_trusted", "name one address, or use lmtp.listen and lmtp.trusted_networks",
+				"%q would let everybody deliver who reaches this machine", addr)
+		}
+	}
+	k.socket("lmtp.socket", &l.Socket)
+	k.atLeast("lmtp.max_per_address", l.MaxPerAddress, 1)
+	k.atLeast("lmtp.max_backend_connections", l.MaxBackend, 1)
+	k.atLeast("lmtp.max_spool", int(l.MaxSpool), 1<<20)
+	k.oneOf("lmtp.rcpt_check", l.RcptCheck, "map", "backend")
+	k.prefixes("lmtp.trusted_networks", l.TrustedNetworks)
+	k.prefixes("lmtp.proxies", l.Proxies)
+	k.longEnough("lmtp.idle_timeout", l.IdleTimeout)
+	k.longEnough("lmtp.data_timeout", l.DataTimeout)
+	k.longEnough("lmtp.handling_timeout", l.HandlingTimeout)
+	k.longEnough("lmtp.envelope_timeout", l.EnvelopeTimeout)
+	k.longEnough("lmtp.outcome_timeout", l.OutcomeTimeout)
+}
+
+func (k *checker) longEnough(key string, d Duration) {
+	if d.Duration < time.Second {
+		k.add(key, "", "%s is too short: want 1s or more", d)
+	}
+}
+
+// socket checks what is said about a unix socket; who its users are is found out when it is made.
+func (k *checker) socket(key string, s *Socket) {
+	if _, err := s.FileMode(); err != nil {
+		k.add(key+".mode", "", "%q are no permissions: want octal digits such as 0660", s.Mode)
+	}
+}
+
+// FileMode returns the mode.
+func (s *Socket) FileMode() (os.FileMode, error) {
+	n, err := strconv.ParseUint(s.Mode, 8, 9)
+	return os.FileMode(n), err
 }
 
 // Loopback reports whether only this machine reaches an address.

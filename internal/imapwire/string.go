@@ -6,8 +6,8 @@ import "strconv"
 const MaxQuoted = 512
 
 // AppendString writes s as a quoted string when every reader can parse it as one, otherwise as a
-// non-synchronising literal. Nothing is ever escaped: RFC 3656 knows no escapes, and several Cyrus
-// releases read quoted strings but not literals.
+// non-synchronising literal. Nothing is ever escaped: RFC 3656 knows no escapes, and some Cyrus releases
+// read quoted strings from a server but no such literals (3.4.8, 3.6.5 and 3.8.3: imapparse.c, getxstring).
 func AppendString[T ~string | ~[]byte](dst []byte, s T) []byte {
 	if Quotable(s) {
 		dst = append(dst, '"')

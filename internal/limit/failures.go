@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Failures is a token bucket of failed logins for each address: burst failures at once, then one more
+// Failures is a token bucket of failed logins for each address, or for each name at an address: burst failures at once, then one more
 // every interval. A nil *Failures never blocks. It is safe for concurrent use and remembers a bounded
 // number of addresses; when there are more, those that have failed least are forgotten first.
 //
@@ -18,7 +18,14 @@ type Failures struct {
 	now      func() time.Time
 
 	mu      sync.Mutex
-	buckets map[netip.Addr]bucket
+	buckets map[origin]bucket
+}
+
+// origin is where failures come from. With a name the address stands for one host, not for its network: there
+// may be many honest ones in it.
+type origin struct {
+	addr netip.Addr
+	name string
 }
 
 // A bucket holds the failures not yet forgiven, as of a moment.
@@ -31,13 +38,13 @@ type bucket struct {
 func NewFailures(burst int, interval time.Duration, capacity int) *Failures {
 	return &Failures{
 		burst: float64(max(burst, 1)), interval: max(interval, time.Millisecond), capacity: max(capacity, 1),
-		now: time.Now, buckets: make(map[netip.Addr]bucket),
+		now: time.Now, buckets: make(map[origin]bucket),
 	}
 }
 
-// Blocked reports whether an address must wait before it may try again.
-func (f *Failures) Blocked(addr netip.Addr) bool {
-	key, ok := f.key(addr)
+// Blocked reports whether an address must wait before it may try again, with a name if one is given.
+func (f *Failures) Blocked(addr netip.Addr, name string) bool {
+	key, ok := f.key(addr, name)
 	if !ok {
 		return false
 	}
@@ -47,8 +54,8 @@ func (f *Failures) Blocked(addr netip.Addr) bool {
 }
 
 // Add notes a failed login.
-func (f *Failures) Add(addr netip.Addr) {
-	key, ok := f.key(addr)
+func (f *Failures) Add(addr netip.Addr, name string) {
+	key, ok := f.key(addr, name)
 	if !ok {
 		return
 	}
@@ -61,12 +68,15 @@ func (f *Failures) Add(addr netip.Addr) {
 	f.buckets[key] = bucket{failures: min(f.left(f.buckets[key], now)+1, f.burst), at: now}
 }
 
-func (f *Failures) key(addr netip.Addr) (netip.Addr, bool) {
+func (f *Failures) key(addr netip.Addr, name string) (origin, bool) {
 	if f == nil {
-		return netip.Addr{}, false
+		return origin{}, false
 	}
-	key := Network(addr)
-	return key, key.IsValid() && !key.IsLoopback()
+	key := origin{addr.Unmap().WithZone(""), name}
+	if name == "" {
+		key.addr = Network(addr)
+	}
+	return key, key.addr.IsValid() && !key.addr.IsLoopback()
 }
 
 func (f *Failures) left(b bucket, now time.Time) float64 {
@@ -77,7 +87,7 @@ func (f *Failures) left(b bucket, now time.Time) float64 {
 // picks the few, so an attacker with many addresses cannot choose whom to push out.
 func (f *Failures) evict(now time.Time) {
 	const sample = 16
-	var victim netip.Addr
+	var victim origin
 	least, seen := f.burst+1, 0
 	for key, b := range f.buckets {
 		left := f.left(b, now)

@@ -66,32 +66,46 @@ func TestFailures(t *testing.T) {
 	f.now = func() time.Time { return now }
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for i := range 5 {
-		if got, want := f.Blocked(a), i >= 3; got != want {
+		if got, want := f.Blocked(a, ""), i >= 3; got != want {
 			t.Errorf("after %d failures: blocked %v", i, got)
 		}
-		f.Add(a)
+		f.Add(a, "")
 	}
-	if f.Blocked(b) {
+	if f.Blocked(b, "") {
 		t.Error("another address is blocked")
 	}
 	now = now.Add(59 * time.Second)
-	if !f.Blocked(a) {
+	if !f.Blocked(a, "") {
 		t.Error("forgiven too early")
 	}
 	now = now.Add(time.Second)
-	if f.Blocked(a) {
+	if f.Blocked(a, "") {
 		t.Error("not forgiven after the interval")
 	}
 	loop := netip.MustParseAddr("127.0.0.1")
 	for range 5 {
-		f.Add(loop)
+		f.Add(loop, "")
 	}
-	if f.Blocked(loop) {
+	if f.Blocked(loop, "") {
 		t.Error("loopback is blocked")
 	}
+	// Names are counted by themselves, and an address of a network with them by itself.
+	c, d := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	for range 3 {
+		f.Add(c, "u")
+	}
+	for _, x := range []struct {
+		addr netip.Addr
+		name string
+		want bool
+	}{{c, "u", true}, {c, "v", false}, {c, "", false}, {d, "u", false}} {
+		if got := f.Blocked(x.addr, x.name); got != x.want {
+			t.Errorf("%s at %s: blocked %v", x.name, x.addr, got)
+		}
+	}
 	var none *Failures
-	none.Add(a)
-	if none.Blocked(a) {
+	none.Add(a, "")
+	if none.Blocked(a, "") {
 		t.Error("nothing blocks")
 	}
 }
@@ -102,15 +116,15 @@ func TestFailuresAreBounded(t *testing.T) {
 	f.now = func() time.Time { return now }
 	guilty := netip.MustParseAddr("198.51.100.1")
 	for range 3 {
-		f.Add(guilty)
+		f.Add(guilty, "")
 	}
 	for i := range 1000 {
-		f.Add(netip.MustParseAddr(fmt.Sprintf("192.0.%d.%d", i/250, i%250)))
+		f.Add(netip.MustParseAddr(fmt.Sprintf("192.0.%d.%d", i/250, i%250)), "")
 	}
 	if len(f.buckets) > 16 {
 		t.Errorf("%d buckets", len(f.buckets))
 	}
-	if !f.Blocked(guilty) {
+	if !f.Blocked(guilty, "") {
 		t.Error("many harmless addresses pushed out a guilty one")
 	}
 }

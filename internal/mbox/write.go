@@ -78,6 +78,12 @@ const (
 	DenyUnboundDelete
 	// CompleteTransfer lets a Sync session ACTIVATE over another server's transfer reservation.
 	CompleteTransfer
+	// LoggedOut, with EndSession, says that the client left of its own accord, and that no write was refused
+	// since its last DELETE: that was no rename.
+	LoggedOut
+	// RenameRefused, with EndSession, says that the session's RESERVE right after its DELETE was refused before
+	// it could be decided. The session is not over (to cluster version 1 it is).
+	RenameRefused
 )
 
 // Outcome is the decision on a Write. The values travel in the dedupe table: never renumber them.

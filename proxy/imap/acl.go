@@ -15,6 +15,12 @@ func (s *session) visible(e mbox.Entry) bool {
 	return s.admin || s.view.Owns(e.Name) || s.rights(e).Has(mbox.Lookup)
 }
 
+// hidden reports whether the user has no right to a mailbox but to send mail to it. Where a group has some,
+// the backend may know better who its members are.
+func (s *session) hidden(e mbox.Entry) bool {
+	return !s.visible(e) && s.rights(e)&^mbox.Post == 0 && !strings.Contains(string(e.ACL), "group:")
+}
+
 // Rights that nobody can take from an owner or an administrator. Cyrus: implicit_owner_rights and
 // the admin's own.
 var (
@@ -45,8 +51,8 @@ func (s *session) aclTarget(c *command, n int) ([]string, mbox.Entry, error) {
 		return nil, mbox.Entry{}, err
 	}
 	e, err := s.resolve(args[0])
-	if err == nil && !s.visible(e) {
-		err = errNoMailbox
+	if err == nil {
+		e, err = s.allowed(e, s.shown)
 	}
 	return args, e, err
 }

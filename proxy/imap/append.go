@@ -16,10 +16,7 @@ func (s *session) appendMessage(c *command) error {
 	if err != nil {
 		return err
 	}
-	if limit := s.cfg.Limits.Append; limit > 0 && c.open && c.lit.Size > limit {
-		return s.refuseLiteral(c, no("TOOBIG", "Message too large"))
-	}
-	e, err := s.resolve(ext)
+	e, err := s.look(ext)
 	if err != nil {
 		return s.refuseLiteral(c, s.tryCreate(err))
 	}
@@ -45,7 +42,7 @@ func (s *session) whyMissing(e mbox.Entry) error {
 		return err
 	}
 	now, ok := s.cfg.Directory.View().Get(e.Name)
-	if !ok {
+	if !ok || !s.visible(now) {
 		return errNoMailbox
 	}
 	if now.State == mbox.Active && now.Location.Server() == e.Location.Server() {
@@ -65,6 +62,9 @@ func (s *session) tryCreate(err error) error {
 // streamTo sends a command to server as it arrives and waits for the answer. A reused connection
 // that fails before anything was taken from the client is replaced first.
 func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchange, error) {
+	if s.tooBig(c) {
+		return nil, s.refuseLiteral(c, errTooBig)
+	}
 	b, err := s.to(server)
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
@@ -80,6 +80,29 @@ func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchan
 	st, _, _ := condition(x.tagged)
 	s.srv.metrics.atBackend(server, st)
 	return x, x.err
+}
+
+// tooBig reports whether the next literal is a message beyond our limit.
+func (s *session) tooBig(c *command) bool {
+	limit := s.cfg.Limits.Append
+	return limit > 0 && c.open && c.lit.Size > limit
+}
+
+// giveUp ends a command of which b has been sent a part with what no server takes for the end of one, drops
+// what the client still sends of it, and waits for the refusal. The lock on b.out is held. The error is
+// because, or about the client.
+func (s *session) giveUp(c *command, b *conn, x *exchange, because error) error {
+	b.out.puts(" (\r\n")
+	b.out.flush()
+	if err := s.refuseLiteral(c, because); errors.Is(err, errClient) {
+		b.nc.Close()
+		return err
+	}
+	<-x.done
+	if st, _, _ := condition(x.tagged); x.err == nil && st == statusOK {
+		s.log.Error("backend has taken an incomplete command", "cmd", c.name, "backend", b.server)
+	}
+	return because
 }
 
 // firstArg reads the first argument of a command that is to be streamed, also if it is a literal,

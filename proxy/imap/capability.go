@@ -114,12 +114,17 @@ func (t *capTable) learn(server mbox.Server, caps capSet) {
 	}
 }
 
-// forget drops a backend that is no longer part of the Murder.
-func (t *capTable) forget(server mbox.Server) {
+// keep drops the backends that are no longer part of the Murder.
+func (t *capTable) keep(servers []mbox.Server) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.servers, server)
-	t.common = t.intersect()
+	known := len(t.servers)
+	gone := func(server mbox.Server) bool { return !slices.Contains(servers, server) }
+	maps.DeleteFunc(t.servers, func(server mbox.Server, _ capSet) bool { return gone(server) })
+	maps.DeleteFunc(t.greets, func(server mbox.Server, _ greeting) bool { return gone(server) })
+	if len(t.servers) != known {
+		t.common = t.intersect()
+	}
 }
 
 func (t *capTable) of(server mbox.Server) capSet {

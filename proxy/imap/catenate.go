@@ -26,6 +26,7 @@ type catenate struct {
 	x    *exchange
 	open map[mbox.Server]*signOn // where parts come from
 	part bool                    // there has been one already
+	size int64                   // of those that are not URLs at the destination
 }
 
 // catenateAt returns where the parts begin, if the first message of an APPEND is to be put together.
@@ -72,7 +73,15 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 	if err == nil {
 		err = b.out.flush()
 	}
+	refused := errors.Is(err, errSyntax) || err == error(errTooBig)
+	if refused {
+		err = s.giveUp(c, b, k.x, err)
+		refused = !errors.Is(err, errClient)
+	}
 	b.out.Unlock()
+	if refused {
+		return nil, err
+	}
 	if err != nil {
 		// An incomplete command must not stay open at a backend.
 		b.lost(err, true)
@@ -106,11 +115,15 @@ func (k *catenate) parts(text []byte) error {
 			if !literal {
 				return fmt.Errorf("%w: TEXT needs a literal", errSyntax)
 			}
-			fmt.Fprintf(&k.dst.out, "TEXT {%d+}\r\n", k.c.lit.Size)
-			if err = k.grant(); err == nil {
+			if err = k.text(k.c.lit.Size); err == nil {
+				err = k.grant()
+			}
+			if err == nil {
 				err = k.s.copyLiteral(k.c, k.dst)
 			}
-			p = parser{b: bytes.Clone(k.s.buf)}
+			if err == nil {
+				p = parser{b: bytes.Clone(k.s.buf)}
+			}
 		case "URL":
 			var link string
 			if literal {
@@ -129,6 +142,16 @@ func (k *catenate) parts(text []byte) error {
 			return err
 		}
 	}
+}
+
+// text announces a part of the message, if there is room for it.
+func (k *catenate) text(size int64) error {
+	if limit := k.s.cfg.Limits.Append; limit > 0 && k.size+size > limit {
+		return errTooBig
+	}
+	k.size += size
+	_, err := fmt.Fprintf(&k.dst.out, "TEXT {%d+}\r\n", size)
+	return err
 }
 
 // grant lets the client send its next literal.
@@ -207,8 +230,10 @@ func (k *catenate) fetch(server mbox.Server, part urlPart) (sent bool, err error
 		}
 		put := func([]byte) error { return nil }
 		if !sent && bytes.Contains(line, []byte(" FETCH (")) && bytes.Contains(line, []byte("BODY[")) {
+			if err := k.text(lit.Size); err == error(errTooBig) {
+				return false, err
+			}
 			sent = true
-			fmt.Fprintf(&k.dst.out, "TEXT {%d+}\r\n", lit.Size)
 			put = func(b []byte) error {
 				k.dst.out.put(b)
 				k.dst.extend()

@@ -28,6 +28,8 @@ var (
 	errSyntax = errors.New("syntax error")
 	// errClient means that nothing more can be said to this client.
 	errClient = errors.New("client connection lost")
+	// errFlood is one of them: the client is sending more than we read to no purpose.
+	errFlood = fmt.Errorf("%w: too much to skip", errClient)
 )
 
 // parseCommand reads tag and verb of a line. The command is usable for an answer even with an error.
@@ -132,7 +134,7 @@ func (s *session) refuseLiteral(c *command, because error) error {
 	left := int64(maxSwallow)
 	for c.open && c.lit.NonSync {
 		if left -= c.lit.Size; left < 0 {
-			return fmt.Errorf("%w: too much to skip", errClient)
+			return errFlood
 		}
 		if err := s.in.copyN(c.lit.Size, func([]byte) error { return nil }); err != nil {
 			return fmt.Errorf("%w: %w", errClient, err)

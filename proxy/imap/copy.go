@@ -52,19 +52,27 @@ func isSequenceSet(set string) bool {
 // mayCopy checks the rights before anything is done: the user may insert there and, for a move,
 // remove here.
 func (s *session) mayCopy(to mbox.Entry, move bool) error {
-	switch {
-	case !s.visible(to):
-		return errTryCreate
-	case special(to.Name):
-		return no("CANNOT", "Not a mailbox for mail")
-	case !s.rights(to).Has(mbox.Insert):
-		return errPermission
-	}
-	if move {
-		from, ok := s.cfg.Directory.View().Get(s.selName)
-		if !ok || !s.rights(from).Has(mbox.DeleteMsg|mbox.Expunge) {
+	_, err := s.allowed(to, func(to mbox.Entry) error {
+		switch {
+		case !s.visible(to):
+			return errNoMailbox
+		case special(to.Name):
+			return no("CANNOT", "Not a mailbox for mail")
+		case !s.rights(to).Has(mbox.Insert):
 			return errPermission
 		}
+		return nil
+	})
+	if err != nil || !move {
+		return s.tryCreate(err)
 	}
-	return nil
+	from, _ := s.active(s.selName)
+	from.Name = s.selName
+	_, err = s.allowed(from, func(from mbox.Entry) error {
+		if !s.rights(from).Has(mbox.DeleteMsg | mbox.Expunge) {
+			return errPermission
+		}
+		return nil
+	})
+	return err
 }

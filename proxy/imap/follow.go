@@ -3,6 +3,7 @@ package imap
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,29 +17,42 @@ import (
 // mailboxes not their own (for LIST), and which sessions have which mailbox selected.
 type follower struct {
 	dir Directory
-	ns  mbox.Namespace
 
 	mu       sync.Mutex
-	index    uint64        // what the tables below reflect; 0 before the first complete pass
+	index    uint64        // what the tables reflect; 0 before the first complete pass
 	moved    chan struct{} // closed and replaced at every step
-	counts   map[mbox.Location]int
-	servers  map[mbox.Server]int
-	grants   map[string]map[mbox.Name]struct{} // identifier -> mailboxes of others with "l" for it
-	granted  map[mbox.Name][]string            // the reverse, to take grants back
 	watchers map[mbox.Name]map[*session]mbox.Server
+	*tables
+}
+
+// tables are what a follower keeps of the map.
+type tables struct {
+	ns      mbox.Namespace
+	counts  map[mbox.Location]int
+	servers map[mbox.Server]int
+	grants  map[string]*grant      // by identifier
+	granted map[mbox.Name][]string // the reverse, to take grants back
+}
+
+// grant is the mailboxes of others with "l" for one identifier.
+type grant struct {
+	names  map[mbox.Name]struct{}
+	sorted []mbox.Name // the same in the order of the map, never changed in place; nil if it is not known
 }
 
 func newFollower(dir Directory, ns mbox.Namespace) *follower {
-	f := &follower{dir: dir, ns: ns, moved: make(chan struct{}), watchers: make(map[mbox.Name]map[*session]mbox.Server)}
-	f.reset()
-	return f
+	return &follower{dir: dir, moved: make(chan struct{}), watchers: make(map[mbox.Name]map[*session]mbox.Server),
+		tables: newTables(ns)}
 }
 
-func (f *follower) reset() {
-	f.counts = make(map[mbox.Location]int)
-	f.servers = make(map[mbox.Server]int)
-	f.grants = make(map[string]map[mbox.Name]struct{})
-	f.granted = make(map[mbox.Name][]string)
+func newTables(ns mbox.Namespace) *tables {
+	return &tables{
+		ns:      ns,
+		counts:  make(map[mbox.Location]int),
+		servers: make(map[mbox.Server]int),
+		grants:  make(map[string]*grant),
+		granted: make(map[mbox.Name][]string),
+	}
 }
 
 // run follows until ctx ends.
@@ -63,19 +77,21 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// rebuild takes everything from a fresh copy of the map.
+// rebuild takes everything from a fresh copy of the map. Until it is complete, the old tables serve.
 func (f *follower) rebuild() uint64 {
 	view := f.dir.View()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.reset()
+	t := newTables(f.ns)
 	view.Ascend("", func(e mbox.Entry) bool {
-		f.count(e.Location, 1)
-		f.grant(e)
+		t.count(e.Location, 1)
+		t.grant(e)
 		return true
 	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tables = t
+	now := f.dir.View() // a session may have selected by a newer one meanwhile
 	for name := range f.watchers {
-		e, _ := view.Get(name)
+		e, _ := now.Get(name)
 		f.notify(e, name)
 	}
 	f.step(view.Index())
@@ -106,45 +122,46 @@ func (f *follower) step(index uint64) {
 	f.moved = make(chan struct{})
 }
 
-func (f *follower) grant(e mbox.Entry) {
-	owner, owned := f.ns.Owner(e.Name)
+func (t *tables) grant(e mbox.Entry) {
+	owner, owned := t.ns.Owner(e.Name)
 	e.ACL.Entries(func(id, rights string) bool {
 		if strings.HasPrefix(id, "-") || owned && id == string(owner) || !strings.Contains(rights, "l") {
 			return true
 		}
-		names := f.grants[id]
-		if names == nil {
-			names = make(map[mbox.Name]struct{})
-			f.grants[id] = names
+		g := t.grants[id]
+		if g == nil {
+			g = &grant{names: make(map[mbox.Name]struct{})}
+			t.grants[id] = g
 		}
-		names[e.Name] = struct{}{}
-		f.granted[e.Name] = append(f.granted[e.Name], id)
+		g.names[e.Name], g.sorted = struct{}{}, nil
+		t.granted[e.Name] = append(t.granted[e.Name], id)
 		return true
 	})
 }
 
-func (f *follower) count(l mbox.Location, by int) {
+func (t *tables) count(l mbox.Location, by int) {
 	if l == "" {
 		return
 	}
-	if f.counts[l] += by; f.counts[l] <= 0 {
-		delete(f.counts, l)
+	if t.counts[l] += by; t.counts[l] <= 0 {
+		delete(t.counts, l)
 	}
 	if server := l.Server(); server != "" {
-		if f.servers[server] += by; f.servers[server] <= 0 {
-			delete(f.servers, server)
+		if t.servers[server] += by; t.servers[server] <= 0 {
+			delete(t.servers, server)
 		}
 	}
 }
 
-func (f *follower) revoke(name mbox.Name) {
-	for _, id := range f.granted[name] {
-		delete(f.grants[id], name)
-		if len(f.grants[id]) == 0 {
-			delete(f.grants, id)
+func (t *tables) revoke(name mbox.Name) {
+	for _, id := range t.granted[name] {
+		g := t.grants[id]
+		delete(g.names, name)
+		if g.sorted = nil; len(g.names) == 0 {
+			delete(t.grants, id)
 		}
 	}
-	delete(f.granted, name)
+	delete(t.granted, name)
 }
 
 // notify tells the sessions that have a mailbox selected on a server where it is no more.
@@ -206,21 +223,55 @@ func (f *follower) next() <-chan struct{} {
 // others returns the mailboxes, not of the user's own tree, that some entry of their ACL lets the
 // user look up, in the order of the map. A negative entry may still deny it.
 func (f *follower) others(user mbox.UserID, groups []string) []mbox.Name {
+	list := merge(f.grantedTo("anyone"), f.grantedTo(string(user)))
+	for _, g := range groups {
+		list = merge(list, f.grantedTo("group:"+g))
+	}
+	return list
+}
+
+// grantedTo returns those of one identifier. They are sorted at most once for each change, and without the lock.
+func (f *follower) grantedTo(id string) []mbox.Name {
+	f.mu.Lock()
+	g, at := f.grants[id], f.index
+	if g == nil || g.sorted != nil {
+		defer f.mu.Unlock()
+		if g == nil {
+			return nil
+		}
+		return g.sorted
+	}
+	list := slices.AppendSeq(make([]mbox.Name, 0, len(g.names)), maps.Keys(g.names))
+	f.mu.Unlock()
+	slices.SortFunc(list, mbox.OrderDB.Compare)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var list []mbox.Name
-	collect := func(id string) {
-		for name := range f.grants[id] {
-			list = append(list, name)
+	if f.index == at {
+		g.sorted = list
+	}
+	return list
+}
+
+// merge returns what is in one of two sorted lists; it changes neither.
+func merge(a, b []mbox.Name) []mbox.Name {
+	if len(a) == 0 {
+		return b
+	}
+	if len(b) == 0 {
+		return a
+	}
+	list := make([]mbox.Name, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := mbox.OrderDB.Compare(a[0], b[0]); {
+		case c < 0:
+			list, a = append(list, a[0]), a[1:]
+		case c > 0:
+			list, b = append(list, b[0]), b[1:]
+		default:
+			list, a, b = append(list, a[0]), a[1:], b[1:]
 		}
 	}
-	collect("anyone")
-	collect(string(user))
-	for _, g := range groups {
-		collect("group:" + g)
-	}
-	slices.SortFunc(list, mbox.OrderDB.Compare)
-	return slices.Compact(list)
+	return append(append(list, a...), b...)
 }
 
 // population returns the servers in the map with the number of their mailboxes.

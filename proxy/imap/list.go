@@ -313,9 +313,7 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 	}
 	mbox.Subtree(view, s.view.Inbox(), func(e mbox.Entry) bool { take(e); return true })
 	if !l.personal(s) {
-		for _, e := range s.letIn(view) {
-			take(e)
-		}
+		s.letIn(view, func(n int) { list = slices.Grow(list, n) }, take)
 	}
 	// INBOX, what is below it, the user's own, other users', shared: as Cyrus does.
 	slices.SortStableFunc(list, func(a, b listed) int { return s.class(a.ext) - s.class(b.ext) })
@@ -337,27 +335,39 @@ func (l *listing) personal(s *session) bool {
 	return true
 }
 
-// letIn returns the mailboxes of others that may be visible to the user.
-func (s *session) letIn(view mbox.View) []mbox.Entry {
-	var list []mbox.Entry
+// letIn yields the mailboxes of others that may be visible to the user; before them, if possible, how many they
+// are.
+func (s *session) letIn(view mbox.View, count func(int), yield func(mbox.Entry)) {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
-	if s.srv.follow.reach(ctx, view.Index()) {
-		for _, name := range s.srv.follow.others(s.user, s.groups) {
-			if e, ok := view.Get(name); ok && !s.view.Owns(name) {
-				list = append(list, e)
+	if !s.srv.follow.reach(ctx, view.Index()) {
+		// The tables are still being built.
+		view.Ascend("", func(e mbox.Entry) bool {
+			if !s.view.Owns(e.Name) && s.rights(e).Has(mbox.Lookup) {
+				yield(e)
 			}
-		}
-		return list
+			return true
+		})
+		return
 	}
-	// The tables are still being built.
-	view.Ascend("", func(e mbox.Entry) bool {
-		if !s.view.Owns(e.Name) && s.rights(e).Has(mbox.Lookup) {
-			list = append(list, e)
+	names := s.srv.follow.others(s.user, s.groups)
+	for count(len(names)); len(names) > 0; {
+		// Often many of them are next to one another.
+		gone := true
+		view.Ascend(names[0], func(e mbox.Entry) bool {
+			if e.Name != names[0] {
+				return false
+			}
+			gone = false
+			if names = names[1:]; !s.view.Owns(e.Name) {
+				yield(e)
+			}
+			return len(names) > 0
+		})
+		if gone {
+			names = names[1:]
 		}
-		return true
-	})
-	return list
+	}
 }
 
 // class is the place of a name in the order of an answer.

@@ -17,6 +17,7 @@ type lister struct {
 	l    *listing
 	subs map[mbox.Extern]bool
 	wait []listed
+	buf  []byte
 	down map[mbox.Server]bool // could not be asked
 	err  error
 }
@@ -92,35 +93,45 @@ func (o *lister) send() {
 	o.s.out.Unlock()
 }
 
-// line writes one LIST line.
+// line writes one LIST line, over the one before.
 func (o *lister) line(item listed) []byte {
-	var flags []string
+	sep := string(o.s.view.Separator())
+	b := append(o.buf[:0], "* "+o.l.word+" ("...)
+	begin := len(b)
+	flag := func(f string) {
+		if len(b) > begin {
+			b = append(b, ' ')
+		}
+		b = append(b, f...)
+	}
 	if item.entry.State == mbox.Absent {
 		if o.l.extended && item.sub {
-			flags = append(flags, `\NonExistent`)
+			flag(`\NonExistent`)
 		} else {
-			flags = append(flags, `\Noselect`)
+			flag(`\Noselect`)
 		}
 	}
 	if item.children {
-		flags = append(flags, `\HasChildren`)
+		flag(`\HasChildren`)
 	} else if item.entry.State != mbox.Absent {
-		flags = append(flags, `\HasNoChildren`)
+		flag(`\HasNoChildren`)
 	}
 	if o.l.subs && (item.sub || o.subs[item.ext]) {
-		flags = append(flags, `\Subscribed`)
+		flag(`\Subscribed`)
 	}
 	if item.use != "" {
-		flags = append(flags, item.use)
+		flag(item.use)
 	}
 	if o.l.word == "XLIST" && item.ext == "INBOX" {
-		flags = append(flags, `\Inbox`)
+		flag(`\Inbox`)
 	}
-	line := "* " + o.l.word + " (" + strings.Join(flags, " ") + ") " + quote(string(o.s.view.Separator())) + " " + o.s.nameString(string(item.ext))
+	b = append(append(append(b, ") "...), quote(sep)...), ' ')
+	b = append(b, o.s.nameString(string(item.ext))...)
 	if item.childSub {
-		line += ` ("CHILDINFO" ("SUBSCRIBED"))`
+		b = append(b, ` ("CHILDINFO" ("SUBSCRIBED"))`...)
 	}
-	return []byte(line + "\r\n")
+	o.buf = append(b, "\r\n"...)
+	return o.buf
 }
 
 // question is a command about one mailbox for which its backend's lines are kept.

@@ -142,7 +142,7 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account)
 	s.user, s.admin, s.groups, s.groupsAt = mbox.UserID(account.Name), account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
-	s.log = s.log.With("user", s.user)
+	s.log = s.bare.With("user", s.user)
 	s.mu.Lock()
 	s.info.User = account.Name
 	s.mu.Unlock()
@@ -157,11 +157,17 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account)
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
 }
 
-// leave gives back the user's place among those who are logged in.
+// leave ends the time of a user, if one is logged in: the log says so, and there is room for another.
 func (s *session) leave() {
-	if s.user != "" && !s.admin {
+	if s.user == "" {
+		return
+	}
+	s.log.Info("logout", "dur", time.Since(s.since).Round(time.Millisecond), "in", s.in.total-s.inAt, "out", s.out.total.Load()-s.outAt)
+	s.log = s.bare
+	if !s.admin {
 		s.srv.users.Release(string(s.user))
 	}
+	s.user = ""
 }
 
 // starttls executes STARTTLS. What the client has sent behind it in clear is dropped, never
@@ -221,7 +227,8 @@ func (s *session) unauthenticate(c *command) error {
 		s.gone(b)
 	}
 	s.leave()
-	s.user, s.admin, s.groups, s.view = "", false, nil, mbox.Viewer{}
+	s.since, s.inAt, s.outAt = time.Now(), s.in.total, s.out.total.Load()
+	s.admin, s.groups, s.view, s.promised = false, nil, mbox.Viewer{}, nil
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
 	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))

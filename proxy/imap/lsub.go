@@ -125,6 +125,9 @@ func (s *session) lsub(c *command) error {
 	}
 	p := mbox.CompilePattern(ref, pattern, s.view.Separator())
 	l := &listing{word: "LSUB", patterns: []mbox.Pattern{p}, recursive: p.Levels()}
+	if err := s.upToDate(); err != nil {
+		return err
+	}
 	subs, err := s.subscriptions()
 	if err != nil {
 		return err

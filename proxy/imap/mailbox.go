@@ -68,8 +68,8 @@ func (s *session) subscribe(c *command) error {
 		if e, err = s.resolve(args[0]); err != nil {
 			return err
 		}
-		if !s.admin && !s.view.Owns(e.Name) && !s.rights(e).Has(mbox.Lookup) {
-			return errNoMailbox
+		if e, err = s.allowed(e, s.shown); err != nil {
+			return err
 		}
 	}
 	x, err := s.pass(server, c)
@@ -91,7 +91,7 @@ func (s *session) quota(c *command) error {
 	if err != nil {
 		return err
 	}
-	e, err := s.resolve(root)
+	e, err := s.look(root)
 	if err != nil {
 		return err
 	}

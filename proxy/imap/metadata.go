@@ -82,8 +82,8 @@ func (s *session) metadataMailboxes(names []string) (list []listed, first error)
 			continue
 		}
 		e, err := s.resolve(ext)
-		if err == nil && !s.visible(e) {
-			err = errNoMailbox
+		if err == nil {
+			e, err = s.allowed(e, s.shown)
 		}
 		if err == nil {
 			list = append(list, listed{ext: mbox.Extern(ext), entry: e})
@@ -149,8 +149,9 @@ func (s *session) setMetadata(c *command) error {
 		return errPermission // server entries belong to each server's own configuration
 	}
 	x, err := s.atPlace(ext, func(e mbox.Entry) (*exchange, error) {
-		if !s.visible(e) {
-			return nil, errNoMailbox
+		e, err := s.allowed(e, s.shown)
+		if err != nil {
+			return nil, err
 		}
 		return s.pass(e.Location.Server(), c)
 	})

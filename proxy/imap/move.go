@@ -3,6 +3,8 @@ package imap
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,69 +86,76 @@ func (s *session) matching(pattern string) ([]mbox.Entry, error) {
 // backends report, and believes the map about the end of it.
 func (s *session) move(c *command, list []mbox.Entry, want mbox.Location, start time.Time) error {
 	target := want.Server()
-	var failed []string
-	var last *exchange
-	for _, e := range list {
-		if e.Location.Server() == target {
-			continue
-		}
-		ext, ok := s.view.External(e.Name)
-		if !ok {
-			continue
-		}
-		// Cyrus: an XFER may take as long as the mailbox is large.
-		x := &exchange{stall: 24 * time.Hour}
-		err := s.ask(e.Location.Server(), false, x, func(tag string) []byte {
-			raw := appendName([]byte(tag+" XFER"), string(ext))
-			raw = appendName(raw, string(target))
-			if p := want.Partition(); p != "" {
-				raw = append(append(raw, ' '), p...)
-			}
-			return append(raw, "\r\n"...)
-		})
-		s.flush()
-		if err != nil && len(list) == 1 {
-			return err
-		}
-		if st, _, text := condition(x.tagged); err != nil || st != statusOK {
-			failed = append(failed, string(ext))
-			s.log.Warn("mailbox not moved", "mailbox", e.Name, "backend", target, "err", err, "answer", text)
-		}
-		last = x
-	}
-	if last == nil {
+	list = slices.DeleteFunc(list, func(e mbox.Entry) bool { return e.Location.Server() == target })
+	if len(list) == 0 {
 		return ok("All of them are there already")
 	}
-	if st, _, _ := condition(last.tagged); len(list) == 1 && last.tagged != nil && st != statusOK {
-		last.tagged = append([]byte(c.tag+" "), bytes.SplitN(last.tagged, []byte(" "), 2)[1]...)
-		return s.tagged(c, last, start)
+	failed := make(map[mbox.Name]bool)
+	for _, e := range list {
+		x, err := s.xferOne(e, want)
+		if st, _, text := condition(x.tagged); err != nil || st != statusOK {
+			failed[e.Name] = true
+			s.log.Warn("mailbox not moved", "mailbox", e.Name, "backend", target, "err", err, "answer", text)
+			if len(list) > 1 {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			x.tagged = append([]byte(c.tag+" "), bytes.SplitN(x.tagged, []byte(" "), 2)[1]...)
+			return s.tagged(c, x, start)
+		}
 	}
 	s.mapChanged()
-	failed = append(failed, s.notMoved(list, target)...)
+	var first mbox.Extern
+	for _, e := range list {
+		failed[e.Name] = failed[e.Name] || s.leftBehind(e, target)
+		if ext, ok := s.view.External(e.Name); ok && failed[e.Name] && first == "" {
+			first = ext
+		}
+	}
+	maps.DeleteFunc(failed, func(_ mbox.Name, yes bool) bool { return !yes })
 	if len(failed) > 0 {
-		return no("CANNOT", fmt.Sprintf("%d of %d mailboxes were not moved, the first is %s", len(failed), len(list), failed[0]))
+		return no("CANNOT", fmt.Sprintf("%d of %d mailboxes were not moved, the first is %s", len(failed), len(list), first))
 	}
 	return ok("Completed")
 }
 
-// notMoved lists what is still elsewhere after a move that was said to be complete.
-func (s *session) notMoved(list []mbox.Entry, target mbox.Server) []string {
+// xferOne has one mailbox, with what belongs to it, sent from where it is.
+func (s *session) xferOne(e mbox.Entry, want mbox.Location) (*exchange, error) {
+	// Cyrus: an XFER may take as long as the mailbox is large.
+	x := &exchange{stall: 24 * time.Hour}
+	ext, ok := s.view.External(e.Name)
+	if !ok {
+		return x, errBadName
+	}
+	err := s.ask(e.Location.Server(), false, x, func(tag string) []byte {
+		raw := appendName([]byte(tag+" XFER"), string(ext))
+		raw = appendName(raw, string(want.Server()))
+		if p := want.Partition(); p != "" {
+			raw = append(append(raw, ' '), p...)
+		}
+		return append(raw, "\r\n"...)
+	})
+	s.flush()
+	return x, err
+}
+
+// leftBehind reports whether anything of a mailbox is still elsewhere after a move that was said to be
+// complete.
+func (s *session) leftBehind(e mbox.Entry, target mbox.Server) (left bool) {
 	if s.unsynced {
-		return nil
+		return false
 	}
-	var left []string
-	view := s.cfg.Directory.View()
-	for _, e := range list {
-		mbox.Subtree(view, e.Name, func(child mbox.Entry) bool {
-			if _, owned := child.Name.User(); !owned && child.Name != e.Name {
-				return false // shared mailboxes move one by one
-			}
-			if child.State == mbox.Active && child.Location.Server() != target {
-				left = append(left, string(child.Name))
-				s.log.Warn("mailbox still elsewhere after a move", "mailbox", child.Name, "backend", child.Location.Server())
-			}
-			return len(left) < 1000
-		})
-	}
+	mbox.Subtree(s.cfg.Directory.View(), e.Name, func(child mbox.Entry) bool {
+		if _, owned := child.Name.User(); !owned && child.Name != e.Name {
+			return false // shared mailboxes move one by one
+		}
+		if child.State == mbox.Active && child.Location.Server() != target {
+			left = true
+			s.log.Warn("mailbox still elsewhere after a move", "mailbox", child.Name, "backend", child.Location.Server())
+		}
+		return true
+	})
 	return left
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -450,5 +451,79 @@ func TestFail2ban(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A backend that has been taken out of service, which no mailbox is at and no configuration names, no longer
+// keeps from the users what it could not do.
+func TestBackendTakenOutOfService(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.ProbeInterval = time.Minute }}, stubs: func(b *stub) {
+		if b.name == "b2" {
+			b.caps = strings.Replace(b.caps, " QRESYNC", "", 1)
+		}
+	}}, func(t *testing.T, r *rig) {
+		offered := func() bool { time.Sleep(2 * time.Minute); return r.srv.caps.offered().has("QRESYNC") }
+		if offered() {
+			t.Error("offered, though one backend lacks it")
+		}
+		set := r.srv.cfg.Backends.(*backend.Set)
+		set.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"b1": set.Settings("b1")})
+		if offered() {
+			t.Error("offered, though a backend with mailboxes lacks it")
+		}
+		var last []mbox.Name
+		r.dir.View().Ascend("", func(e mbox.Entry) bool {
+			if e.Location.Server() == "b2" {
+				last = append(last, e.Name)
+			}
+			return true
+		})
+		for _, name := range last {
+			r.stubs["b2"].drop(name)
+		}
+		if !offered() {
+			t.Error("a backend that is gone still counts")
+		}
+	})
+}
+
+// One connection, two users one after the other: each has a login and a logout of its own in the log, with
+// the octets of its own time, and no line names both.
+func TestTwoUsersOneAfterTheOther(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	d.send("b UNAUTHENTICATE")
+	d.expect("* OK [CLOSED] ...")
+	d.expect("b OK [CAPABILITY ...AUTH=PLAIN...] ...")
+	d.send("c SELECT INBOX")
+	d.expect("c BAD Log in first")
+	d.send("d LOGIN bob pw")
+	d.expect("d OK ...")
+	d.send("e SELECT INBOX")
+	d.expect("* 0 EXISTS")
+	d.until("e")
+	d.send("f LOGOUT")
+	d.until("f")
+	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+	seen := map[string]int{}
+	for line := range strings.Lines(r.log.String()) {
+		if strings.Count(line, "user=") > 1 {
+			t.Errorf("two users: %s", line)
+		}
+		for _, user := range []string{"alice", "bob"} {
+			for _, what := range []string{"login", "logout"} {
+				if strings.Contains(line, "msg="+what+" ") && strings.Contains(line, "user="+user) {
+					seen[what+" "+user]++
+				}
+			}
+		}
+		if strings.Contains(line, "msg=logout") && strings.Contains(line, "user=bob") && !strings.Contains(line, " in=58 ") {
+			t.Errorf("octets of another: %s", line)
+		}
+	}
+	if len(seen) != 4 || slices.Max(slices.Collect(maps.Values(seen))) > 1 {
+		t.Errorf("%v", seen)
 	}
 }

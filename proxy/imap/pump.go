@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"time"
-
-	"murder/internal/imapwire"
 )
 
 // pump reads answers, as a goroutine, until none is outstanding.
@@ -79,7 +77,7 @@ func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 			}
 		}
 	case kindAlert:
-		line, err := c.take(maxTagged)
+		line, err := c.in.takeResponse(maxTagged)
 		if err != nil {
 			c.lost(err, true)
 		} else if c.s.newAlert(line) {
@@ -91,7 +89,7 @@ func (c *conn) one(head []byte, x *exchange, selected bool) bool {
 	}
 	switch {
 	case x != nil && x.take != nil:
-		line, err := c.take(maxTaken)
+		line, err := c.in.takeResponse(maxTaken)
 		if err != nil {
 			c.lost(err, true)
 			return false
@@ -185,19 +183,6 @@ func (c *conn) skip() bool {
 	return err == nil
 }
 
-// take reads one response line into memory.
-func (c *conn) take(limit int) ([]byte, error) {
-	var line []byte
-	err := c.in.copyResponse(func(p []byte) error {
-		if len(line)+len(p) > limit {
-			return imapwire.ErrLineTooLong
-		}
-		line = append(line, p...)
-		return nil
-	})
-	return line, err
-}
-
 // extend moves the read deadline on while data flow.
 func (c *conn) extend() {
 	c.mu.Lock()
@@ -233,7 +218,7 @@ func (c *conn) taggedLine(head []byte, x *exchange) bool {
 	}
 	st, _, _ := condition(head)
 	if x.hold {
-		line, err := c.take(maxTagged)
+		line, err := c.in.takeResponse(maxTagged)
 		if err != nil {
 			c.lost(err, true)
 			return false

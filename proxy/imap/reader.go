@@ -361,6 +361,19 @@ func (r *reader) copyResponse(put func([]byte) error) error {
 	}
 }
 
+// takeResponse reads one response line with its literals, of at most limit octets, into memory.
+func (r *reader) takeResponse(limit int) ([]byte, error) {
+	var line []byte
+	err := r.copyResponse(func(p []byte) error {
+		if len(line)+len(p) > limit {
+			return imapwire.ErrLineTooLong
+		}
+		line = append(line, p...)
+		return nil
+	})
+	return line, err
+}
+
 // announcementCut reports whether line, the end of a longer one, may be the end of an announcement
 // with more digits than any size has.
 func announcementCut(line []byte) bool {

@@ -2,7 +2,7 @@ package imap
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"slices"
 	"time"
 )
@@ -45,7 +45,9 @@ func (s *session) noteCondstore(line []byte) {
 func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 	b.out.Lock()
 	defer b.out.Unlock()
-	if err := s.streamOn(c, b, x, head); err != nil {
+	if err := s.streamOn(c, b, x, head); err == error(errTooBig) {
+		return s.giveUp(c, b, x, err)
+	} else if err != nil {
 		return err
 	}
 	if err := b.out.flush(); err != nil {
@@ -74,6 +76,9 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 		if err := s.copyLiteral(c, b); err != nil {
 			return err
 		}
+		if c.verb.stream && s.tooBig(c) {
+			return errTooBig
+		}
 		b.out.put(s.buf)
 		b.out.put([]byte("\r\n"))
 	}
@@ -83,9 +88,7 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 // copyLiteral passes the next literal, which has been granted, to b as it arrives, and reads the line
 // behind it into s.buf. The error is about the client only.
 func (s *session) copyLiteral(c *command, b *conn) error {
-	if c.lit.Size > maxSwallow && b.out.err != nil {
-		return fmt.Errorf("%w: too much to skip", errClient)
-	}
+	left := c.lit.Size
 	var armed time.Time
 	arm := func() {
 		armed = time.Now()
@@ -97,7 +100,11 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 		b.out.flush()
 	}
 	err := s.in.copyN(c.lit.Size, func(p []byte) error {
-		b.out.put(p) // a lost backend is found out at the end
+		// A lost backend is found out at the end, unless that is far away.
+		if b.out.put(p) != nil && left > maxSwallow {
+			return errFlood
+		}
+		left -= int64(len(p))
 		// Neither is silent: the client sends, and the backend cannot answer yet.
 		b.extend()
 		if time.Since(armed) > time.Second {
@@ -109,7 +116,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	if err != nil {
 		// The backend must never see a complete command that the client has not sent.
 		b.nc.Close()
-		return fmt.Errorf("%w: %w", errClient, err)
+		return errors.Join(errClient, err)
 	}
 	if s.buf, err = s.nextLine(s.buf[:0], c); err != nil {
 		b.nc.Close()

@@ -20,7 +20,7 @@ func (s *session) replace(c *command) error {
 	if err != nil {
 		return err
 	}
-	to, err := s.resolve(ext)
+	to, err := s.look(ext)
 	if err != nil {
 		return s.refuseLiteral(c, s.tryCreate(err))
 	}

@@ -35,6 +35,7 @@ var (
 	errNoMailbox    = no("NONEXISTENT", "Mailbox does not exist")
 	errTryCreate    = no("TRYCREATE", "Mailbox does not exist")
 	errPermission   = no("NOPERM", "Permission denied")
+	errTooBig       = no("TOOBIG", "Message too large")
 	errMapUnknown   = no("UNAVAILABLE", "The mailbox list cannot be confirmed now, try again later")
 	errBackendDown  = no("UNAVAILABLE", "The server of this mailbox is not available, try again later")
 	errMoving       = no("UNAVAILABLE", "The mailbox is being moved, try again later")

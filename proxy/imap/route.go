@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,6 +130,41 @@ func (s *session) resolve(ext string) (mbox.Entry, error) {
 	return s.find(name)
 }
 
+// allowed applies a check of rights to a record. A refusal is believed only of a map that shows whatever
+// anybody has been told.
+func (s *session) allowed(e mbox.Entry, check func(mbox.Entry) error) (mbox.Entry, error) {
+	if check(e) == nil {
+		return e, nil
+	}
+	e, err := s.confirm(e.Name)
+	if err == nil {
+		err = check(e)
+	}
+	return e, err
+}
+
+// look is resolve for a user to whom a hidden mailbox shall look like none, even if its backend is down.
+func (s *session) look(ext string) (mbox.Entry, error) {
+	e, err := s.resolve(ext)
+	if err != nil {
+		return e, err
+	}
+	return s.allowed(e, func(e mbox.Entry) error {
+		if s.hidden(e) {
+			return errNoMailbox
+		}
+		return nil
+	})
+}
+
+// shown is a check for allowed: the user may know of the mailbox.
+func (s *session) shown(e mbox.Entry) error {
+	if s.visible(e) {
+		return nil
+	}
+	return errNoMailbox
+}
+
 // home finds the backend of the user's INBOX, where subscriptions are kept.
 func (s *session) home() (mbox.Server, error) {
 	e, err := s.find(s.view.Inbox())
@@ -203,12 +240,15 @@ func (s *session) idleConns() bool {
 	return left
 }
 
+// noteConns makes the connections known to other goroutines.
 func (s *session) noteConns() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info.Backends = s.info.Backends[:0:0]
-	for server := range s.conns {
-		s.info.Backends = append(s.info.Backends, string(server))
+	s.opened = slices.Collect(maps.Values(s.conns))
+	for _, c := range s.opened {
+		if s.dead { // and severed, maybe before this one was there
+			c.nc.Close()
+		}
 	}
 }
 
@@ -278,7 +318,7 @@ func (s *session) refresh() {
 // atPlace runs a command at the backend of the mailbox ext. When that backend does not know the
 // mailbox, or refers elsewhere, the map may have been late: it is asked once more.
 func (s *session) atPlace(ext string, run func(mbox.Entry) (*exchange, error)) (*exchange, error) {
-	e, err := s.resolve(ext)
+	e, err := s.look(ext)
 	if err != nil {
 		return nil, err
 	}

@@ -139,7 +139,8 @@ func (s *Server) newSession(nc net.Conn, peer, local netip.AddrPort) *session {
 	}
 	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
 	ss.ctx, ss.stop = context.WithCancel(s.ctx)
-	ss.log = s.cfg.Logger.With("conn", ss.id, "peer", ss.peer)
+	ss.bare = s.cfg.Logger.With("conn", ss.id, "peer", ss.peer)
+	ss.log, ss.since = ss.bare, now
 	ss.info = SessionInfo{ID: ss.id, Peer: ss.peer.String(), Since: now, Active: now}
 	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
 	return ss
@@ -186,7 +187,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	s.mu.Lock()
 	for _, ss := range s.sessions {
-		ss.sock.Close()
+		ss.sever()
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -233,7 +234,10 @@ func (s *Server) Sessions() []SessionInfo {
 	for _, ss := range s.sessions {
 		ss.mu.Lock()
 		info := ss.info
-		info.Backends = slices.Clone(info.Backends)
+		for _, c := range ss.opened {
+			info.Backends = append(info.Backends, string(c.server))
+		}
+		slices.Sort(info.Backends)
 		ss.mu.Unlock()
 		info.Out = ss.out.total.Load()
 		list = append(list, info)
@@ -244,7 +248,11 @@ func (s *Server) Sessions() []SessionInfo {
 	return list
 }
 
-// Kick ends a session with BYE at the next line boundary; false means there is no such session.
+// kickGrace is how long a session that is kicked may take to the end of its command.
+const kickGrace = 10 * time.Second
+
+// Kick ends a session with BYE at the next line boundary, and without a word if that does not come soon;
+// false means there is no such session.
 func (s *Server) Kick(id, reason string) bool {
 	s.mu.Lock()
 	ss := s.sessions[id]
@@ -253,5 +261,7 @@ func (s *Server) Kick(id, reason string) bool {
 		return false
 	}
 	ss.end("UNAVAILABLE", cmp.Or(reason, "Disconnected by the administrator"))
+	timer := time.AfterFunc(kickGrace, func() { ss.breakOff("kicked, and busy with something else") })
+	context.AfterFunc(ss.ctx, func() { timer.Stop() })
 	return true
 }

@@ -120,10 +120,6 @@ func TestCapabilityIntersection(t *testing.T) {
 			t.Errorf("%s is offered", name)
 		}
 	}
-	table.forget("b2")
-	if !table.offered().has("QRESYNC") {
-		t.Error("a backend that is gone still counts")
-	}
 }
 
 // Messages far larger than any buffer pass in both directions and are kept nowhere, and a client that
@@ -140,10 +136,15 @@ func TestLargeMessage(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	check := func(what string) {
 		t.Helper()
-		runtime.ReadMemStats(&now)
-		if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
-			t.Errorf("%s: heap grew by %d MiB", what, grown>>20)
+		var grown int64
+		for range 5 { // what is garbage by the next look is not held
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			if grown = int64(now.HeapAlloc) - int64(before.HeapAlloc); grown < 1<<20 {
+				return
+			}
 		}
+		t.Errorf("%s: %d KiB are held", what, grown>>10)
 	}
 	b1.fail("APPEND{", "sink")
 	d.send(fmt.Sprintf("b APPEND INBOX {%d}", gushSize))

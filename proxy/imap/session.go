@@ -37,7 +37,8 @@ type session struct {
 	srv  *Server
 	cfg  *Config
 	id   string
-	log  *slog.Logger
+	log  *slog.Logger    // names the user who is logged in
+	bare *slog.Logger    // names the connection only
 	ctx  context.Context // ends with the session
 	stop context.CancelFunc
 
@@ -52,6 +53,10 @@ type session struct {
 	buf         []byte    // of the current line
 	part        int       // octets of buf that belong to a line not complete yet
 	deadline    time.Time // of clear, for the next command; zero when something else has set one
+
+	// since when, and from how many octets on, the session has been that of one user.
+	since       time.Time
+	inAt, outAt int64
 
 	phase    phase
 	user     mbox.UserID
@@ -75,6 +80,7 @@ type session struct {
 
 	mu      sync.Mutex // shared from here
 	info    SessionInfo
+	opened  []*conn // those of conns; never changed in place
 	ending  *farewell
 	waiting bool // the driver waits for the client, between two lines
 	dead    bool
@@ -173,6 +179,8 @@ func (s *session) readFailed(err error) bool {
 	switch {
 	case errors.Is(err, imapwire.ErrLineTooLong):
 		s.sayBye("", "Line too long")
+	case errors.Is(err, errFlood):
+		s.sayBye("UNAVAILABLE", "Too much data after a refused command")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if f := s.wish(); f != nil {
 			if f.patient && s.sel != nil && s.sel.drainUntil(s.ctx) != nil {
@@ -285,8 +293,7 @@ func (s *session) finish(c *command, err error, start time.Time) bool {
 	if c.open {
 		// Whatever failed, failed before the literal was taken.
 		if err = s.refuseLiteral(c, err); errors.Is(err, errClient) {
-			s.sayBye("", "Too much data after a refused command")
-			return false
+			return s.readFailed(err)
 		}
 	}
 	r := answer(err)
@@ -400,6 +407,24 @@ func (s *session) abort(why string) {
 	s.sock.Close()
 }
 
+// breakOff ends a session from outside, whatever it waits for.
+func (s *session) breakOff(why string) {
+	s.abort(why)
+	s.sever()
+}
+
+// sever closes all its connections.
+func (s *session) sever() {
+	s.stop()
+	s.sock.Close()
+	s.mu.Lock()
+	opened := s.opened
+	s.mu.Unlock()
+	for _, c := range opened {
+		c.nc.Close()
+	}
+}
+
 // lostSelected ends the session after the backend of its mailbox has gone.
 func (s *session) lostSelected(c *conn, cause error) {
 	s.mu.Lock()
@@ -446,9 +471,6 @@ func (s *session) close() {
 	s.stop()
 	s.pumps.Wait()
 	s.in.release()
-	if s.user != "" {
-		s.log.Info("logout", "dur", time.Since(s.info.Since).Round(time.Millisecond), "in", s.in.total, "out", s.out.total.Load())
-	}
 	s.leave()
 	s.srv.forget(s)
 }

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -273,7 +274,7 @@ func admitted(st status, code, text string) error {
 // conclude runs an exchange to its end and returns the server's word about it.
 func (so *signOn) conclude(x *exchangeSASL) (st status, code, text string, err error) {
 	for {
-		line, err := so.in.appendLine(nil, maxTagged)
+		line, err := so.in.takeResponse(maxTaken)
 		if err != nil {
 			return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 		}
@@ -327,19 +328,19 @@ func (so *signOn) send(cmd string) (tag string, err error) {
 	return tag, nil
 }
 
-// ask sends a command and returns the untagged lines of its answer, which must be OK.
+// ask sends a command and returns the untagged lines of its answer, literals and all, which must be OK.
 func (so *signOn) ask(cmd string) (untagged []string, err error) {
 	tag, err := so.send(cmd)
 	if err != nil {
 		return nil, err
 	}
-	for len(untagged) < 1000 {
-		line, err := so.in.appendLine(nil, maxTagged)
+	for left := maxTaken; len(untagged) < 1000; {
+		line, err := so.in.takeResponse(left)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errProtocol, err)
 		}
-		if !strings.HasPrefix(string(line), tag+" ") {
-			untagged = append(untagged, string(line))
+		if left -= len(line); !strings.HasPrefix(string(line), tag+" ") {
+			untagged = append(untagged, string(bytes.TrimRight(line, "\r\n")))
 			continue
 		}
 		if st, code, text := condition(line); st != statusOK {
@@ -458,7 +459,9 @@ func quote(s string) string {
 // probe keeps the capability table fresh by short visits to every backend under our own identity.
 func (srv *Server) probe(ctx context.Context) {
 	for {
-		for _, server := range srv.servers() {
+		list := srv.servers()
+		srv.caps.keep(list)
+		for _, server := range list {
 			so, err := srv.connect(ctx, server, "")
 			if ctx.Err() != nil {
 				return

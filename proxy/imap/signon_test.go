@@ -62,3 +62,19 @@ func TestEarlySignOn(t *testing.T) {
 		})
 	}
 }
+
+// A search that finds every other message of a large mailbox is answered in one line.
+func TestLongAnswer(t *testing.T) {
+	r := newRig(t)
+	found := "1" + strings.Repeat(",1000000003", 50_000)
+	r.stubs["b1"].fail("NAMESPACE", `* X-NEWS `+found+`\nTAG OK done`)
+	r.stubs["b1"].fail("UID_SEARCH", `* ESEARCH (TAG "x") UID ALL `+found+`\nTAG OK done`)
+	d := r.login("A", "alice")
+	d.send("w STATUS INBOX (MESSAGES)")
+	d.expect("* STATUS ...")
+	d.expect("w OK ...")
+	d.send("a ESEARCH IN (inboxes) ALL")
+	if got := d.until("a"); len(got) != 2 || !strings.HasSuffix(got[0], " UIDVALIDITY 1000) UID ALL "+found) {
+		t.Errorf("%.200q", got)
+	}
+}

@@ -322,6 +322,7 @@ func stage(t *testing.T, first *string) (o rigOptions) {
 	*first = ""
 	for word := range strings.FieldsSeq(words) {
 		change, ok := map[string]func(*Config){
+			"small":   func(c *Config) { c.Limits.Append = 10 },
 			"dot":     func(c *Config) { c.Namespace = mbox.Namespace{Dot: true} },
 			"virtual": func(c *Config) { c.Namespace = mbox.Namespace{Alt: true, Virtual: true, DefaultDomain: "example.net"} },
 		}[word]

@@ -29,18 +29,20 @@ type stub struct {
 	ns   mbox.Namespace
 	caps string
 
-	mu     sync.Mutex
-	ln     net.Listener
-	conns  map[net.Conn]struct{}
-	boxes  map[mbox.Name]*box
-	subs   map[string][]string // by user
-	faults map[string][]string // by verb: what to do instead, first come first served
-	seen   []string            // commands, with their users
-	tags   []string
-	gushed int
-	free   string // of its partitions, "free;total"
-	greets string // capabilities of the greeting
-	hello  string // its first word: OK
+	mu sync.Mutex
+	ln net.Listener
+	// stopped is closed by stop.
+	stopped chan struct{}
+	conns   map[net.Conn]struct{}
+	boxes   map[mbox.Name]*box
+	subs    map[string][]string // by user
+	faults  map[string][]string // by verb: what to do instead, first come first served
+	seen    []string            // commands, with their users
+	tags    []string
+	gushed  int
+	free    string // of its partitions, "free;total"
+	greets  string // capabilities of the greeting
+	hello   string // its first word: OK
 	// passwords are those of users, who may log in without us.
 	passwords map[string]string
 	wg        sync.WaitGroup
@@ -74,7 +76,7 @@ func (b *stub) start() {
 	ln := listenOn(b.t, b.net, b.addr)
 	b.addr = ln.Addr().String()
 	b.mu.Lock()
-	b.ln = ln
+	b.ln, b.stopped = ln, make(chan struct{})
 	b.mu.Unlock()
 	b.wg.Go(func() {
 		for {
@@ -101,6 +103,8 @@ func (b *stub) stop() {
 	b.mu.Lock()
 	if b.ln != nil {
 		b.ln.Close()
+		close(b.stopped)
+		b.ln = nil
 	}
 	for conn := range b.conns {
 		if tcp, ok := conn.(*net.TCPConn); ok {
@@ -243,6 +247,12 @@ func (c *stubConn) read(refuse func(line []byte, lit imapwire.Literal) bool) ([]
 			case "stop":
 				go c.b.stop()
 				io.Copy(io.Discard, c.r)
+				return nil, false
+			case "stall": // takes nothing more
+				c.b.mu.Lock()
+				stopped := c.b.stopped
+				c.b.mu.Unlock()
+				<-stopped
 				return nil, false
 			default:
 				return nil, false
@@ -492,6 +502,16 @@ func (c *stubConn) run(cmd *command) bool {
 		z, _ := c.view.Internal(mbox.Extern(to))
 		c.b.drop(a)
 		c.b.add(z, mbox.ACL(c.user+"\tlrswipkxtecda\t"))
+	case "XFER":
+		c.withBox(cmd, func(ext string, name mbox.Name, _ *box) {
+			target, _ := cmd.arg()
+			mbox.Subtree(c.b.dir.View(), name, func(e mbox.Entry) bool {
+				c.b.dir.set(e.Name, mbox.At(mbox.Server(target), "default"), e.ACL)
+				return true
+			})
+			c.say("* OK USER %s", ext)
+		})
+		return true
 	case "SETACL":
 		c.withBox(cmd, func(_ string, name mbox.Name, _ *box) {
 			who, _ := cmd.arg()

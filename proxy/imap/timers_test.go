@@ -407,3 +407,36 @@ func TestDrainEnds(t *testing.T) {
 		}
 	})
 }
+
+// Who is kicked goes soon, whatever he is about.
+func TestKickedAndBusy(t *testing.T) {
+	for _, c := range []struct{ name, fault, cmd, begins string }{
+		{"half a literal", "", "x APPEND INBOX {100}", "+ ..."},
+		{"half a literal, to be thrown away", "", "x APPEND nosuch {100+}\r\nhalf", ""},
+		{"a backend that is silent", "STATUS hang", "x STATUS INBOX (MESSAGES)", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+				d := r.login("A", "alice")
+				d.send("s SELECT INBOX")
+				d.until("s")
+				if verb, what, ok := strings.Cut(c.fault, " "); ok {
+					r.stubs["b1"].fail(verb, what)
+				}
+				d.send(c.cmd)
+				if c.begins != "" {
+					d.expect(c.begins)
+				}
+				synctest.Wait()
+				if !r.srv.Kick(r.srv.Sessions()[0].ID, "") {
+					t.Fatal("nobody is there")
+				}
+				time.Sleep(kickGrace + time.Second)
+				synctest.Wait()
+				if list := r.srv.Sessions(); len(list) > 0 {
+					t.Errorf("still there: %+v", list)
+				}
+			})
+		})
+	}
+}

@@ -112,11 +112,6 @@ func BenchmarkCrowd(b *testing.B) {
 	}
 }
 
-type arrival struct {
-	acl mbox.ACL
-	at  time.Time
-}
-
 func dialed(b *testing.B, addr string) *mupdate.Client {
 	b.Helper()
 	c, err := dialMupdate(addr)

@@ -83,7 +83,7 @@ func note(name string, d time.Duration) {
 
 // writeRatios writes, for every benchmark that was run on several servers or paths, how they compare.
 func writeRatios(out io.Writer) {
-	for _, base := range []struct{ key, value string }{{"server=", "cyrus"}, {"path=", "direct"}} {
+	for _, base := range []struct{ key, value string }{{"server=", "cyrus"}, {"server=", "echo"}, {"path=", "direct"}} {
 		for _, name := range samples.order {
 			for _, other := range samples.order {
 				if !strings.Contains(name, base.key+base.value) || other == name || !sameBut(name, other, base.key) {

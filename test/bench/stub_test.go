@@ -21,9 +21,12 @@ import (
 const stubEnv = "MURDER_BENCH_STUB"
 
 // startStub starts one.
-func startStub(addr string) (*exec.Cmd, error) {
+func startStub(addr string) (*exec.Cmd, error) { return startOwn(stubEnv, addr) }
+
+// startOwn starts this program again, as what env makes of it.
+func startOwn(env, addr string) (*exec.Cmd, error) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), stubEnv+"="+addr)
+	cmd.Env = append(os.Environ(), env+"="+addr)
 	cmd.Stderr = os.Stderr
 	input, err := cmd.StdinPipe() // which ends with us
 	if err != nil {
@@ -46,7 +49,9 @@ func startStub(addr string) (*exec.Cmd, error) {
 }
 
 // beStub is the life of one.
-func beStub(addr string) {
+func beStub(addr string) { beOwn(addr, serveStub) }
+
+func beOwn(addr string, serve func(net.Conn)) {
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
@@ -63,7 +68,7 @@ func beStub(addr string) {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		go serveStub(nc)
+		go serve(nc)
 	}
 }
 

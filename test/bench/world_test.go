@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv(stubEnv); addr != "" {
 		beStub(addr)
 	}
+	if addr := os.Getenv(echoEnv); addr != "" {
+		beOwn(addr, serveEcho)
+	}
 	code := m.Run()
 	if shared.world != nil {
 		for i := len(shared.close) - 1; i >= 0; i-- {

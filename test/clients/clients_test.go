@@ -193,18 +193,26 @@ func config(t *testing.T, text string) string {
 
 func address() (host, port string) { host, port, _ = net.SplitHostPort(world.F1); return host, port }
 
+// secure is where the first frontend speaks TLS from the first octet on.
+func secure() string { return world.Cluster.Addr("f1", "imaps") }
+
 func TestImaplib(t *testing.T) {
 	need(t, "python3", "python3")
-	host, port := address()
-	tree := func(addr, what string) []string {
+	tree := func(addr string, what ...string) []string {
 		h, p, _ := net.SplitHostPort(addr)
-		lines := strings.Split(strings.TrimSpace(run(t, "python3", "tree.py", h, p, "alice", imapcyrus.Password, what)), "\n")
+		args := append([]string{"tree.py", h, p, "alice", imapcyrus.Password}, what...)
+		lines := strings.Split(strings.TrimSpace(run(t, "python3", args...)), "\n")
 		slices.Sort(lines)
 		return lines
 	}
 	compare := func() {
 		t.Helper()
-		here := tree(net.JoinHostPort(host, port), "read")
+		here := tree(world.F1, "read")
+		for how, addr := range map[string]string{"starttls": world.F2, "tls": secure()} {
+			if again := tree(addr, "read", how, world.CA()); !slices.Equal(here, again) {
+				t.Errorf("with %s:\n%s\nin clear:\n%s", how, strings.Join(again, "\n"), strings.Join(here, "\n"))
+			}
+		}
 		there := append(tree(world.Be1.Addr(cyrus.IMAPPort), "read"), tree(world.Be2.Addr(cyrus.IMAPPort), "read")...)
 		slices.Sort(there)
 		if !slices.Equal(here, there) || len(here) < 3*(len(own)+len(others)) {
@@ -212,7 +220,7 @@ func TestImaplib(t *testing.T) {
 		}
 	}
 	compare()
-	tree(world.F1, "work")
+	tree(secure(), "work", "tls", world.CA())
 	compare()
 	for folder, id := range map[string]string{"Shared Folders/shared": "<py2@example.com>", "Other Users/bob/proj": "<py2@example.com>", "Python": "<py@example.com>"} {
 		if !slices.Contains(ids(t, folder), id) {
@@ -223,28 +231,37 @@ func TestImaplib(t *testing.T) {
 
 func TestCurl(t *testing.T) {
 	need(t, "curl", "curl")
-	curl := func(path string, args ...string) string {
-		return run(t, "curl", append([]string{"-sS", "--user", "alice:" + imapcyrus.Password, "imap://" + world.F1 + "/" + path}, args...)...)
-	}
-	for _, f := range others {
-		if out := curl(""); !strings.Contains(out, f) {
-			t.Errorf("LIST lacks %s: %s", f, out)
-		}
-	}
-	for _, folder := range []string{"Work", "Shared%20Folders/shared"} {
-		file := config(t, message("curl"))
-		curl(folder, "-T", file)
-		out := curl(folder, "-X", "SEARCH HEADER MESSAGE-ID curl@example.com")
-		n := strings.Fields(strings.TrimPrefix(strings.TrimSpace(out), "* SEARCH"))
-		if len(n) != 1 {
-			t.Fatalf("%q", out)
-		}
-		if got := curl(folder + ";MAILINDEX=" + n[0]); got != message("curl") {
-			t.Errorf("%s: got %q", folder, got)
-		}
-	}
-	if out := curl("", "-X", "STATUS \"Shared Folders/shared\" (MESSAGES)"); !strings.Contains(out, "MESSAGES") {
-		t.Error(out)
+	for how, begin := range map[string][]string{
+		"clear":    {"imap://" + world.F1 + "/"},
+		"starttls": {"imap://" + world.F1 + "/", "--ssl-reqd", "--cacert", world.CA()},
+		"tls":      {"imaps://" + secure() + "/", "--cacert", world.CA()},
+	} {
+		t.Run(how, func(t *testing.T) {
+			id := "curl-" + how
+			curl := func(path string, args ...string) string {
+				args = append(slices.Clone(begin[1:]), args...)
+				return run(t, "curl", append([]string{"-sS", "--user", "alice:" + imapcyrus.Password, begin[0] + path}, args...)...)
+			}
+			for _, f := range others {
+				if out := curl(""); !strings.Contains(out, f) {
+					t.Errorf("LIST lacks %s: %s", f, out)
+				}
+			}
+			for _, folder := range []string{"Work", "Shared%20Folders/shared"} {
+				curl(folder, "-T", config(t, message(id)))
+				out := curl(folder, "-X", "SEARCH HEADER MESSAGE-ID "+id+"@example.com")
+				n := strings.Fields(strings.TrimPrefix(strings.TrimSpace(out), "* SEARCH"))
+				if len(n) != 1 {
+					t.Fatalf("%q", out)
+				}
+				if got := curl(folder + ";MAILINDEX=" + n[0]); got != message(id) {
+					t.Errorf("%s: got %q", folder, got)
+				}
+			}
+			if out := curl("", "-X", "STATUS \"Shared Folders/shared\" (MESSAGES)"); !strings.Contains(out, "MESSAGES") {
+				t.Error(out)
+			}
+		})
 	}
 }
 
@@ -257,7 +274,8 @@ Host %s
 Port %s
 User alice
 Pass %s
-SSLType None
+SSLType STARTTLS
+CertificateFile %s
 AuthMechs LOGIN
 
 MaildirStore near
@@ -273,7 +291,7 @@ Create Both
 Remove Both
 Expunge Both
 SyncState *
-`, host, port, imapcyrus.Password, root, root))
+`, host, port, imapcyrus.Password, world.CA(), root, root))
 	path := func(folder string) string { return filepath.Join(root, folder) }
 	run(t, "mbsync", "-c", rc, "all")
 	agrees(t, path)
@@ -288,7 +306,7 @@ SyncState *
 
 func TestOfflineimap(t *testing.T) {
 	need(t, "offlineimap", "offlineimap3")
-	host, port := address()
+	host, port, _ := net.SplitHostPort(secure())
 	root := t.TempDir()
 	rc := config(t, fmt.Sprintf(`[general]
 accounts = a
@@ -307,10 +325,10 @@ remotehost = %s
 remoteport = %s
 remoteuser = alice
 remotepass = %s
-ssl = no
-starttls = no
+ssl = yes
+sslcacertfile = %s
 auth_mechanisms = LOGIN
-`, root, root, host, port, imapcyrus.Password))
+`, root, root, host, port, imapcyrus.Password, world.CA()))
 	path := func(folder string) string { return filepath.Join(root, "mail", folder) }
 	run(t, "offlineimap", "-o", "-c", rc)
 	agrees(t, path)

@@ -1,6 +1,6 @@
 """Walks the whole tree of a user with Python's imaplib and changes some of it.
 
-usage: tree.py HOST PORT USER PASSWORD read | work
+usage: tree.py HOST PORT USER PASSWORD read | work [clear | starttls | tls CA]
 "read" prints one line for each message: folder, Message-ID, flags, digest of the body.
 "work" creates, appends, flags, copies and moves between servers, renames, and deletes again.
 """
@@ -8,6 +8,7 @@ usage: tree.py HOST PORT USER PASSWORD read | work
 import hashlib
 import imaplib
 import re
+import ssl
 import sys
 
 
@@ -61,8 +62,12 @@ def work(m):
 
 
 def main():
-    host, port, user, password, what = sys.argv[1:]
-    m = imaplib.IMAP4(host, int(port))
+    host, port, user, password, what = sys.argv[1:6]
+    how, ca = (sys.argv[6:] + ["clear", None])[:2]
+    trust = ssl.create_default_context(cafile=ca) if how != "clear" else None
+    m = imaplib.IMAP4_SSL(host, int(port), ssl_context=trust) if how == "tls" else imaplib.IMAP4(host, int(port))
+    if how == "starttls":
+        check(m.starttls(trust))
     m.login(user, password)
     {"read": read, "work": work}[what](m)
     m.logout()

@@ -4,19 +4,11 @@ package cyrus
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,71 +21,10 @@ import (
 	"murder/test/mupdateline"
 )
 
-// papers are certificates: an authority, a server's for every address of the test, and a client's.
-type papers struct{ dir string }
-
-func (p papers) file(name string) string { return filepath.Join(p.dir, name) }
-
-// issue makes them, readable for Cyrus's user.
-func issue(t *testing.T, client string) papers {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "papers")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	os.Chmod(dir, 0o755)
-	p := papers{dir}
-	write := func(name, kind string, der []byte) {
-		t.Helper()
-		if err := os.WriteFile(p.file(name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	template := func(n int64, name string) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: big.NewInt(n), Subject: pkix.Name{CommonName: name},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	}
-	ca := template(1, "the authority")
-	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sign := func(file string, c *x509.Certificate) {
-		t.Helper()
-		key := caKey
-		if c != ca {
-			if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-				t.Fatal(err)
-			}
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, ca, key.Public(), caKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		secret, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(file+".pem", "CERTIFICATE", der)
-		write(file+".key", "PRIVATE KEY", secret)
-	}
-	sign("ca", ca)
-	server := template(2, "mupdate.rig.test")
-	server.DNSNames = []string{"mupdate.rig.test"}
-	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	sign("server", server)
-	user := template(3, client)
-	user.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	sign("client", user)
-	return p
-}
-
-// server are the flags that give every node the server's certificate.
-func (p papers) server(more ...string) []string {
-	flags := []string{"--set", "tls.cert_file=" + p.file("server.pem"), "--set", "tls.key_file=" + p.file("server.key"),
-		"--set", "tls.client_ca_file=" + p.file("ca.pem")}
+// serverFlags give every node the server's certificate.
+func serverFlags(p Papers, more ...string) []string {
+	flags := []string{"--set", "tls.cert_file=" + p.File("server.pem"), "--set", "tls.key_file=" + p.File("server.key"),
+		"--set", "tls.client_ca_file=" + p.File("ca.pem")}
 	for _, m := range more {
 		flags = append(flags, "--set", m)
 	}
@@ -111,24 +42,24 @@ func mupdatetest(m *murder, addr, input string, args ...string) string {
 // client certificate among them.
 func TestMupdatetestOverTLS(t *testing.T) {
 	t.Parallel()
-	p := issue(t, "murder")
-	m := newMurder(t, Options{Backends: 1}, p.server()...)
+	p := Issue(t, "mupdate.rig.test", "murder")
+	m := newMurder(t, Options{Backends: 1}, serverFlags(p)...)
 	m.ours(t)
 	ok(t, signOn(t, m.Node("be1"), m.Admin()), "CREATE user.u1")
 	addr := m.nodes[0]
 	for _, mech := range []string{"PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "EXTERNAL"} {
 		args := []string{"-m", mech, "-t", "", "-a", "murder", "-u", "murder", "-w", m.Password()}
 		if mech == "EXTERNAL" {
-			args = []string{"-m", mech, "-t", p.file("both.pem"), "-u", "murder"}
+			args = []string{"-m", mech, "-t", p.File("both.pem"), "-u", "murder"}
 			var both []byte
 			for _, f := range []string{"client.pem", "client.key"} {
-				data, err := os.ReadFile(p.file(f))
+				data, err := os.ReadFile(p.File(f))
 				if err != nil {
 					t.Fatal(err)
 				}
 				both = append(both, data...)
 			}
-			if err := os.WriteFile(p.file("both.pem"), both, 0o644); err != nil {
+			if err := os.WriteFile(p.File("both.pem"), both, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -147,20 +78,20 @@ func TestMupdatetestOverTLS(t *testing.T) {
 // its configuration begins with it.
 func TestHowABackendSignsOn(t *testing.T) {
 	t.Parallel()
-	p := issue(t, "murder")
+	p := Issue(t, "mupdate.rig.test", "murder")
 	n, err := loopback.Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Release() })
 	const secure = "3906"
-	m := newRelayed(t, Options{Backends: 1, Net: n}, p.server(
+	m := newRelayed(t, Options{Backends: 1, Net: n}, serverFlags(p,
 		`c2/mupdate.mechs=["plain", "login"]`,
 		`c3/mupdate.mechs=["scram-sha-256-plus", "scram-sha-1-plus", "scram-sha-256", "scram-sha-1", "plain"]`,
 		`c1/mupdate.listen_tls=["`+n.Host(1)+":"+secure+`"]`, `c2/mupdate.listen_tls=["`+n.Host(2)+":"+secure+`"]`, `c3/mupdate.listen_tls=["`+n.Host(3)+":"+secure+`"]`)...)
 	be1, relay := m.Node("be1"), m.relays["be1"]
 	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
-	certificate := []string{"tls_client_cert: " + p.file("client.pem"), "tls_client_key: " + p.file("client.key")}
+	certificate := []string{"tls_client_cert: " + p.File("client.pem"), "tls_client_key: " + p.File("client.key")}
 	for _, c := range []struct {
 		what, at string
 		conf     []string
@@ -231,7 +162,7 @@ func (m *murder) signOns(t testing.TB, id string) map[string]int {
 // TLS from the first octet, as mupdate_server: host:port/tls asks for it.
 func TestBackendWithTLSFromTheFirstOctet(t *testing.T) {
 	t.Parallel()
-	p := issue(t, "murder")
+	p := Issue(t, "mupdate.rig.test", "murder")
 	const port = "3906"
 	n, err := loopback.Claim()
 	if err != nil {
@@ -243,7 +174,7 @@ func TestBackendWithTLSFromTheFirstOctet(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(relay.Close)
-	m := newMurder(t, Options{Backends: 1, Net: n}, p.server("c1/mupdate.listen_tls=[\""+n.Host(1)+":"+port+"\"]")...)
+	m := newMurder(t, Options{Backends: 1, Net: n}, serverFlags(p, "c1/mupdate.listen_tls=[\""+n.Host(1)+":"+port+"\"]")...)
 	m.ours(t)
 	be1 := m.Node("be1")
 	if err := be1.SetMupdate(relay.Addr() + "/tls"); err != nil {

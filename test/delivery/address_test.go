@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"murder/test/cyrus"
+	"murder/test/imapline"
 )
 
 // Addresses of a site with domains, "/" between levels, forgiving names and somebody who gets the rest.
@@ -19,7 +20,8 @@ func TestAddresses(t *testing.T) {
 			"--set", "lmtp.fuzzy_mailbox_match=true", "--set", "lmtp.catchall=dave"},
 	})
 	w.admin(t, w.be1, "CREATE user/a.b", "CREATE user/a.b/x.y/z", "SETACL user/a.b/x.y/z anyone p", "CREATE shared/ann",
-		"CREATE shared/ann/Team_One", "SETACL shared/ann anyone lp", "SETACL shared/ann/Team_One anyone lp")
+		"CREATE shared/ann/Team_One", "SETACL shared/ann anyone lp", "SETACL shared/ann/Team_One anyone lp",
+		`CREATE "shared/Big News"`, `SETACL "shared/Big News" anyone lp`)
 	w.admin(t, w.be2, "CREATE user/alice@ex.test", "CREATE news@ex.test", "SETACL news@ex.test anyone lp")
 	m := dialMTA(t, "tcp", w.cluster.Addr("f2", "lmtp"))
 	for i, c := range []struct {
@@ -43,6 +45,7 @@ func TestAddresses(t *testing.T) {
 		{"bb+shared/ann/team one@def.test", w.be1, ""}, // no address without quotes
 		{"bb+shared/ann/team-one@def.test", w.be1, "shared/ann/Team_One"},
 		{"bb+shared/ann/of/nobody", w.be1, "shared/ann"},
+		{"bb+shared/big-news", w.be1, "user/dave"}, // the name is no address, there neither
 		{"bb+news@ex.test", w.be2, "news@ex.test"},
 		{"nobody@def.test", w.be1, "user/dave"},
 		{"bb+nothing", w.be1, "user/dave"},
@@ -55,7 +58,7 @@ func TestAddresses(t *testing.T) {
 		}
 		id := fmt.Sprintf("address-%d", i)
 		m.transaction("<a@example.org>", letter(id, "x\r\n"), []string{"<" + c.rcpt + ">"}, "250 2.1.5")
-		w.admin(t, c.node, "SETACL "+c.mailbox+" "+w.rig.Admin()+" lrswipkxtecda")
+		w.admin(t, c.node, "SETACL "+imapline.Quote(c.mailbox)+" "+w.rig.Admin()+" lrswipkxtecda")
 		if n := count(messages(t, c.node, w.rig.Admin(), c.mailbox), "Subject: "+id+"\r\n"); n != 1 {
 			t.Errorf("%s: %s has %d", c.rcpt, c.mailbox, n)
 		}

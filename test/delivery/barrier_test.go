@@ -5,6 +5,8 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"net/textproto"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"murder/internal/mbox"
 	"murder/mupdate"
 	"murder/test/harness"
+	"murder/test/lmtpline"
 )
 
 // A mailbox is made through one node, and mail for it comes to another at once: it must not bounce.
@@ -25,7 +28,7 @@ func TestMailForNewMailboxes(t *testing.T) {
 	}
 	m := dialMTA(t, "tcp", c.Addr("f2", "lmtp"))
 	m.say("MAIL FROM:<>", "250 ")
-	const rounds = 500
+	const rounds = 1000
 	began := time.Now()
 	for i := range rounds {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -54,6 +57,25 @@ func TestMailForNewMailboxes(t *testing.T) {
 		}
 	}
 	m.say("RCPT TO:<new1>", "250 2.1.5")
+	lookUp := func(addr string) (code int, body string) {
+		t.Helper()
+		resp, err := http.Get("http://" + c.Addr("f2", "http") + "/v1/recipients/" + addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		if code := resp.StatusCode; code == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%d without Retry-After", code)
+		}
+		return resp.StatusCode, string(text)
+	}
+	if code, body := lookUp("New1+x@example.org"); code != http.StatusOK || !strings.Contains(body, `"backend":"be1.example.org"`) {
+		t.Errorf("look-up of what is there: %d %s", code, body)
+	}
+	if code, body := lookUp("unheard@example.org"); code != http.StatusServiceUnavailable {
+		t.Errorf("look-up of what nobody can know: %d %s", code, body)
+	}
 	p, err := textproto.Dial("tcp", c.Addr("f2", "pop3"))
 	if err != nil {
 		t.Fatal(err)
@@ -77,4 +99,47 @@ func TestMailForNewMailboxes(t *testing.T) {
 		}
 		return nil
 	})
+	if code, body := lookUp("unheard@example.org"); code != http.StatusNotFound || !strings.Contains(body, `"found":false`) {
+		t.Errorf("look-up of nobody: %d %s", code, body)
+	}
+	firstMail(t, c)
+}
+
+// firstMail adds a frontend, which begins with an empty copy of the map. Whatever it says until it has all of it,
+// nobody is unknown.
+func firstMail(t *testing.T, c *harness.Cluster) {
+	host, _ := hostPort(t, c.Addr("f2", "lmtp"))
+	host = host[:strings.LastIndexByte(host, '.')+1] + "29"
+	joined := make(chan error, 1)
+	go func() {
+		joined <- c.Join(t.Context(), "f9", "frontend", host, fmt.Sprintf("[lmtp]\nlisten = [\"%s:2003\"]\n[imap]\nlisten = []\nlisten_tls = []\n"+
+			"[pop3]\nlisten = []\nlisten_tls = []\n[sieve]\nlisten = []\n[socketmap]\nlisten = []\n[mupdate]\nlisten = []\n", host))
+	}()
+	answers := map[string]int{}
+	for ready := false; !ready; {
+		select {
+		case err := <-joined:
+			if err != nil {
+				t.Fatal(err)
+			}
+			ready = true // once more
+		default:
+		}
+		lc, err := lmtpline.Dial(host + ":2003")
+		if err != nil {
+			answers["not listening"]++
+			continue
+		}
+		replies, err := lc.Deliver(letter("first", "x\r\n"), "new999")
+		lc.Close()
+		if err != nil {
+			answers["lost"]++
+			continue
+		}
+		answers[firstWords(replies[0].String())]++
+		if code := replies[0].Code; code/100 != 4 { // the backend is not there, but that is known only of those who are
+			t.Fatalf("answered %s", replies[0])
+		}
+	}
+	t.Logf("a new frontend: %s", counts(answers))
 }

@@ -4,6 +4,7 @@ package delivery
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,15 +16,17 @@ import (
 	"time"
 
 	"murder/test/cyrus"
+	"murder/test/seed"
 )
 
 // Backends, frontends and the leader are killed at random while mail comes in from Postfix and from a
 // generator. Whatever they were told is delivered must be there, once; again only if they were not told
 // what became of an attempt. The second backend does not suppress duplicates, so that none is hidden.
 //
-// MURDER_MESSAGES=N changes the number of messages (1200).
+// What is there must be what was sent, to the last octet. MURDER_MESSAGES=N changes the number of messages (600),
+// MURDER_SEED=N repeats their contents and the order of the faults.
 func TestNothingIsLost(t *testing.T) {
-	total := 1200
+	total := 600
 	if s := os.Getenv("MURDER_MESSAGES"); s != "" {
 		var err error
 		if total, err = strconv.Atoi(s); err != nil {
@@ -51,6 +54,8 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		return []string{a, b}
 	}
+	rand := seed.Rand(t)
+	mail := letters{rand.Uint64()}
 	l := newLedger()
 	var work sync.WaitGroup
 	// A quarter goes through Postfix, which is the slower of the two.
@@ -67,7 +72,7 @@ func TestNothingIsLost(t *testing.T) {
 			forGenerator <- id
 		}
 	}()
-	g := &generator{l, []string{w.cluster.Addr("f1", "lmtp"), w.cluster.Addr("f2", "lmtp")}}
+	g := &generator{l, []string{w.cluster.Addr("f1", "lmtp"), w.cluster.Addr("f2", "lmtp")}, mail.text}
 	for worker := range 6 {
 		work.Go(func() { g.work(worker, forGenerator, rcptsOf) })
 	}
@@ -75,7 +80,7 @@ func TestNothingIsLost(t *testing.T) {
 	if len(cyrus.Missing("postfix", "postqueue")) == 0 {
 		p = w.startPostfix(t, w.lossSettings(t)...)
 		for range 3 {
-			work.Go(func() { p.work(l, forPostfix, rcptsOf) })
+			work.Go(func() { p.work(l, forPostfix, rcptsOf, mail.text) })
 		}
 	} else {
 		t.Log("no Postfix: the generator sends all")
@@ -90,7 +95,7 @@ func TestNothingIsLost(t *testing.T) {
 		over()
 	}()
 	began := time.Now()
-	faults := w.torment(ctx, t, l, max(total/250, 200))
+	faults := w.torment(ctx, t, rand, l, max(total/250, 100))
 	<-ctx.Done()
 	if p != nil {
 		p.empty(30 * time.Minute)
@@ -98,15 +103,24 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	t.Logf("sent:         %d messages in %s, %.0f a second", total, time.Since(began).Round(time.Second), float64(total)/time.Since(began).Seconds())
 	t.Logf("killed:       %s", counts(faults))
-	stored := map[string]int{}
+	found, changed, large := map[string]int{}, 0, 0
 	for n, users := range boxes {
 		for _, user := range users {
-			for _, header := range fetch(t, n, w.rig.Admin(), "user."+user, "BODY.PEEK[HEADER.FIELDS (SUBJECT)]") {
-				stored[subjectOf(header)+" "+user]++
-			}
+			stored(t, n, w.rig.Admin(), "user."+user, func(subject, body string) {
+				found[subject+" "+user]++
+				id, ok := number(subject)
+				if !ok || sha256.Sum256([]byte(body)) != sha256.Sum256([]byte(mail.body(id))) {
+					changed++
+					t.Errorf("CHANGED: %q of %s has %d octets that are not what was sent", subject, user, len(body))
+				}
+				if len(body) > spoolMemory {
+					large++
+				}
+			})
 		}
 	}
-	l.check(t, stored)
+	t.Logf("contents:     %d changed; %d were larger than a frontend's memory for one", changed, large)
+	l.check(t, found)
 }
 
 func subjectOf(header string) string {
@@ -124,7 +138,7 @@ func (w *world) lossSettings(t *testing.T) []string {
 }
 
 // torment kills something and starts it again after every step acknowledgements, until ctx ends.
-func (w *world) torment(ctx context.Context, t *testing.T, l *ledger, step int) map[string]int {
+func (w *world) torment(ctx context.Context, t *testing.T, rand *rand.Rand, l *ledger, step int) map[string]int {
 	faults := map[string]int{}
 	for at := step; l.await(ctx, at); at = max(at, l.count()) + step { // what came in meanwhile does not count
 		kind := [...]string{"backend", "backend", "frontend", "frontend", "leader", "backend and frontend", "frontend, in order"}[rand.IntN(7)]

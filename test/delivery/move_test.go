@@ -21,7 +21,7 @@ func TestMailDuringAMove(t *testing.T) {
 		w.admin(t, w.be1, fmt.Sprintf("CREATE user.dave.f%d", i))
 	}
 	l := newLedger()
-	g := &generator{l, []string{w.cluster.Addr("f1", "lmtp"), w.cluster.Addr("f2", "lmtp")}}
+	g := &generator{l, []string{w.cluster.Addr("f1", "lmtp"), w.cluster.Addr("f2", "lmtp")}, letters{}.text}
 	ids := make(chan int)
 	var work sync.WaitGroup
 	for worker := range 4 {

@@ -14,7 +14,7 @@ import (
 )
 
 // work hands messages in by SMTP until their recipients have all been taken.
-func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string) {
+func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string, text func(id int) string) {
 	var c *textproto.Conn
 	for id := range ids {
 		for left := rcptsOf(id); len(left) > 0; {
@@ -28,7 +28,7 @@ func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string)
 				c.ReadResponse(220)
 				ask(c, 250, "EHLO client.example.net")
 			}
-			taken, err := submit(c, subject(id), left)
+			taken, err := submit(c, text(id), left)
 			if err != nil { // nobody kills Postfix: it had enough of us
 				c.Close()
 				c = nil
@@ -56,7 +56,7 @@ func ask(c *textproto.Conn, code int, format string, args ...any) error {
 }
 
 // submit sends one message and returns the recipients that Postfix has taken on itself.
-func submit(c *textproto.Conn, name string, rcpts []string) (taken []string, err error) {
+func submit(c *textproto.Conn, message string, rcpts []string) (taken []string, err error) {
 	if err := ask(c, 250, "MAIL FROM:<sender@example.net>"); err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func submit(c *textproto.Conn, name string, rcpts []string) (taken []string, err
 	if err := ask(c, 354, "DATA"); err != nil {
 		return nil, err
 	}
-	if err := ask(c, 250, "%s.", letter(name, "x\r\n")); err != nil {
+	if err := ask(c, 250, "%s.", strings.ReplaceAll(message, "\r\n.", "\r\n..")); err != nil {
 		return nil, err
 	}
 	return taken, nil

@@ -140,7 +140,11 @@ func (p *postfix) awaitEmpty() {
 
 // The programs that bring the mail, with the configurations that deploy shows.
 func TestMTAs(t *testing.T) {
-	w := newWorld(t, options{tables: true})
+	var trusted []string
+	for _, be := range []string{"be1", "be2"} {
+		trusted = append(trusted, "--set", fmt.Sprintf(`f2/backends.servers."%s.rig.test".lmtp=%d`, be, cyrus.TrustedLMTPPort))
+	}
+	w := newWorld(t, options{tables: true, flags: trusted})
 	if err := signOn(t, w.be2, "bob").Append("INBOX", letter("fill", strings.Repeat("full\r\n", 300))); err != nil {
 		t.Fatal(err)
 	}
@@ -156,6 +160,7 @@ func postfixStory(t *testing.T, w *world) {
 
 	t.Run("look-ups", func(t *testing.T) {
 		host, _ := hostPort(t, w.be2.Addr(cyrus.LMTPPort))
+		tcp := "tcp:" + w.net.Host(21) + ":7405"
 		for _, c := range []struct{ table, key, want string }{
 			{table + ":mailbox", "alice@example.org", "alice@example.org\n"},
 			{table + ":mailbox", "Alice+Foo@Example.Org", "Alice+Foo@Example.Org\n"},
@@ -165,6 +170,9 @@ func postfixStory(t *testing.T, w *world) {
 			{table + ":transport", "carol@example.org", fmt.Sprintf("lmtp:inet:[%s]:%d\n", host, cyrus.LMTPPort)},
 			{table + ":backend", "carol", "be2.rig.test\n"},
 			{"socketmap:unix:" + w.socket("map") + ":mailbox", "bob@example.org", "bob@example.org\n"},
+			{tcp, "alice@example.org", "alice@example.org\n"},
+			{tcp, "Alice+a folder@example.org", "Alice+a folder@example.org\n"}, // "%20" on the way
+			{tcp, "nobody@example.org", ""},
 		} {
 			out, err := run(t, "", "postmap", "-c", p.dir, "-q", c.key, c.table)
 			if out != c.want || (err == nil) != (c.want != "") {
@@ -210,6 +218,38 @@ func postfixStory(t *testing.T, w *world) {
 				t.Errorf("%s has %d", user, n)
 			}
 		}
+	})
+
+	// Without a frontend in between: Postfix asks for the place and goes there itself, also after a move.
+	t.Run("direct", func(t *testing.T) {
+		direct := "socketmap:inet:" + w.cluster.Addr("f2", "socketmap") + ":transport" // it knows of the port where backends trust MTAs
+		must(t, "postconf", "-c", p.dir, "-e", "transport_maps="+direct)
+		must(t, "postfix", "-c", p.dir, "reload")
+		to := func(id string, places map[string]*cyrus.Node) {
+			t.Helper()
+			p.send(letter(id, "x\r\n"), "alice@example.org", "dave@example.org")
+			p.awaitEmpty()
+			log, err := os.ReadFile(p.dir + "/log")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for user, n := range places {
+				if n := count(messages(t, n, w.rig.Admin(), "user."+user), "Subject: "+id+"\r\n"); n != 1 {
+					t.Errorf("%s: %s has %d", id, user, n)
+				}
+				if relay := fmt.Sprintf("to=<%s@example.org>, relay=%s[%s]:%d", user, n.Host, n.Host, cyrus.TrustedLMTPPort); !strings.Contains(string(log), relay) {
+					t.Errorf("%s: Postfix has not logged %q", id, relay)
+				}
+			}
+		}
+		for _, user := range []string{"alice", "dave"} {
+			w.admin(t, w.be1, "SETACL user."+user+" "+w.rig.Admin()+" lrswipkxtecda")
+		}
+		to("direct", map[string]*cyrus.Node{"alice": w.be1, "dave": w.be1})
+		w.admin(t, w.be1, "XFER user.dave "+w.be2.Server)
+		to("direct-moved", map[string]*cyrus.Node{"alice": w.be1, "dave": w.be2})
+		must(t, "postconf", "-c", p.dir, "-e", "transport_maps=")
+		must(t, "postfix", "-c", p.dir, "reload")
 	})
 
 	// The frontend and a backend are killed while messages wait; the queue empties by itself.

@@ -140,6 +140,7 @@ func counts(m map[string]int) string {
 type generator struct {
 	*ledger
 	addrs []string // frontends
+	text  func(id int) string
 }
 
 // work sends messages with the ids that it gets, over one connection after the other.
@@ -163,7 +164,7 @@ func (g *generator) work(worker int, ids <-chan int, rcptsOf func(id int) []stri
 					continue
 				}
 			}
-			replies, err := c.Deliver(letter(name, "x\r\n"), left...)
+			replies, err := c.Deliver(g.text(id), left...)
 			if err != nil {
 				c.Close()
 				c = nil
@@ -172,9 +173,6 @@ func (g *generator) work(worker int, ids <-chan int, rcptsOf func(id int) []stri
 		}
 	}
 }
-
-// subject names a message.
-func subject(id int) string { return fmt.Sprintf("loss-%d", id) }
 
 // settle keeps what became of an attempt and returns who has to be tried again.
 func (g *generator) settle(name string, rcpts []string, replies []lmtpline.Reply, err error) (again []string) {

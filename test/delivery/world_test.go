@@ -38,10 +38,11 @@ type world struct {
 
 // options say what is different in a world.
 type options struct {
-	conf   map[string][]string // further lines of backends' imapd.conf, by node
-	flags  []string            // of murderd dev
-	unix   bool                // "/" separates levels
-	tables bool                // the first frontend also answers tcp_table look-ups, on port 7405
+	conf     map[string][]string // further lines of backends' imapd.conf, by node
+	flags    []string            // of murderd dev
+	unix     bool                // "/" separates levels
+	tables   bool                // the first frontend also answers tcp_table look-ups, on port 7405
+	implicit bool                // the first frontend also takes TLS from the first octet: LMTP on port 2443, POP3 on 2995
 	// relayed leads the first frontend's LMTP connections to the first backend through a relay.
 	relayed bool
 }
@@ -92,6 +93,9 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	if o.tables {
 		args = append(args, "--set", fmt.Sprintf("f1/socketmap.tables.mailbox.listen=[%q]", n.Host(21)+":7405"))
+	}
+	if o.implicit {
+		args = append(args, "--set", fmt.Sprintf("f1/lmtp.listen_tls=[%q]", n.Host(21)+":2443"), "--set", fmt.Sprintf("f1/pop3.listen_tls=[%q]", n.Host(21)+":2995"))
 	}
 	if o.unix {
 		args = append(args, "--set", "namespace.unixhierarchysep=true", "--set", "namespace.altnamespace=true")

@@ -37,7 +37,7 @@ const (
 	Pass Fate = iota
 	// CutBefore ends the connection, and the line is lost.
 	CutBefore
-	// CutAfter lets the line through and ends the connection.
+	// CutAfter lets the line through and ends the connection: nothing that is said in reply arrives.
 	CutAfter
 )
 
@@ -51,6 +51,7 @@ type Relay struct {
 	lines  []Line
 	kept   int
 	conns  map[net.Conn]bool
+	cut    map[int]bool // connections that end
 	count  int
 	wg     sync.WaitGroup
 }
@@ -61,7 +62,7 @@ func Listen(addr, target string) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{listener: l, target: target, conns: map[net.Conn]bool{}}
+	r := &Relay{listener: l, target: target, conns: map[net.Conn]bool{}, cut: map[int]bool{}}
 	r.wg.Add(1)
 	go r.accept()
 	return r, nil
@@ -187,7 +188,21 @@ func (s *splitter) Write(p []byte) (n int, err error) {
 }
 
 func (r *Relay) keep(l Line) Fate {
+	fate := r.decide(l)
+	if fate != Pass {
+		r.mu.Lock()
+		r.cut[l.Conn] = true
+		r.mu.Unlock()
+	}
+	return fate
+}
+
+func (r *Relay) decide(l Line) Fate {
 	r.mu.Lock()
+	if r.cut[l.Conn] {
+		r.mu.Unlock()
+		return CutBefore
+	}
 	if r.kept < maxKept {
 		r.lines = append(r.lines, l)
 		r.kept += len(l.Text)

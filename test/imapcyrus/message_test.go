@@ -119,11 +119,15 @@ func TestMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(300*time.Millisecond, func() {
-			m := message("news")
-			other.Conn.OK("APPEND Parts {%d+}\r\n%s", len(m), m)
-		})
-		time.Sleep(2500 * time.Millisecond)
+		if line, err := e.Line(2 * time.Second); err != nil || !strings.HasPrefix(line, "+ ") {
+			t.Fatal(line, err)
+		}
+		other.append("Parts", message("news"))
+		for line := ""; line != "* 3 EXISTS"; { // before DONE, which would bring it in any case
+			if line, err = e.Line(2 * time.Second); err != nil {
+				t.Fatal("no news during IDLE: ", err)
+			}
+		}
 		if err := e.Raw("DONE\r\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +135,6 @@ func TestMessages(t *testing.T) {
 		if err != nil || r.Status != "OK" {
 			t.Fatal(r, err)
 		}
-		has(t, r.Lines, "* 3 EXISTS")
 		other.append("Parts", message("more news"))
 		e.ok("STATUS %s (MESSAGES)", pool)
 		has(t, e.ok("NOOP"), "* 4 EXISTS")

@@ -3,7 +3,12 @@
 package imapcyrus
 
 import (
+	"crypto/tls"
+	"slices"
+	"strings"
 	"testing"
+
+	"murder/internal/tlsconf"
 
 	"murder/test/imapline"
 )
@@ -47,4 +52,62 @@ func TestSources(t *testing.T) {
 		}
 		login(t, world.F1, "gina", Password, "OK ...")
 	})
+}
+
+// Who has a certificate needs no password, and is at each backend whom the certificate names.
+func TestExternal(t *testing.T) {
+	cas, err := tlsconf.LoadCAs(world.CA())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := tls.LoadX509KeyPair(world.Certificate("frank")+".pem", world.Certificate("frank")+".key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(certs ...tls.Certificate) *client {
+		c, err := imapline.DialTLS(world.Cluster.Addr("f1", "imaps"), &tls.Config{RootCAs: cas, Certificates: certs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return &client{c, t}
+	}
+	c := open(own)
+	if !strings.Contains(c.Greeting, " AUTH=EXTERNAL") {
+		t.Errorf("not offered: %s", c.Greeting)
+	}
+	c.do("NO [AUTHORIZATIONFAILED] ...", "AUTHENTICATE EXTERNAL YWxpY2U=") // alice
+	c.ok("AUTHENTICATE EXTERNAL =")
+	d := direct(t, world.Be1, "frank")
+	same(t, c, d, "STATUS INBOX (MESSAGES UIDVALIDITY)")
+	c.ok(`STATUS "Shared Folders/shared" (MESSAGES)`)
+	without := open()
+	if strings.Contains(without.Greeting, " AUTH=EXTERNAL") {
+		t.Errorf("offered to who has none: %s", without.Greeting)
+	}
+	without.do("NO ...", "AUTHENTICATE EXTERNAL =")
+	without.ok("LOGIN frank %s", Password)
+}
+
+// One connection serves two users one after the other, and nothing of the first is left.
+func TestUnauthenticate(t *testing.T) {
+	c := at(t, "alice")
+	c.ok("ENABLE QRESYNC")
+	c.ok("SELECT INBOX")
+	alices := c.ok("STATUS INBOX (UIDVALIDITY)")
+	has(t, c.do("OK [CAPABILITY ...AUTH=PLAIN...] ...", "UNAUTHENTICATE"), "* OK [CLOSED] ...")
+	for _, cmd := range []string{"SELECT INBOX", "FETCH 1 FLAGS", "UNAUTHENTICATE", `LIST "" "*"`} {
+		c.do("BAD ...", "%s", cmd)
+	}
+	c.do("NO [AUTHENTICATIONFAILED] ...", "LOGIN bob wrong")
+	c.ok("LOGIN bob %s", Password)
+	if bobs := same(t, c, direct(t, world.Be2, "bob"), "STATUS INBOX (UIDVALIDITY)"); slices.Equal(alices, bobs) {
+		t.Errorf("still in the mailbox of alice: %q", bobs)
+	}
+	same(t, c, direct(t, world.Be2, "bob"), "EXAMINE INBOX") // QRESYNC is off: it would say NOMODSEQ or more
+	hasNot(t, c.ok(`LIST "" "*"`), `..."Other Users/bob...`)
+	c.ok(`SELECT proj`)
+	c.ok("UNAUTHENTICATE")
+	c.ok("LOGIN alice %s", Password)
+	same(t, c, direct(t, world.Be1, "alice"), "STATUS INBOX (UIDVALIDITY MESSAGES)")
 }

@@ -75,6 +75,11 @@ func New() (_ *World, err error) {
 	for key, value := range map[string]string{"tls": "starttls", "verify": "name", "ca_file": cert, "mechs": "SCRAM-SHA-256"} {
 		args = append(args, "--set", fmt.Sprintf("backends.servers.\"be1.rig.test\".%s=%s", key, value))
 	}
+	// frank has a certificate of his own.
+	if err = tlsconf.WriteSelfSigned(w.Certificate("frank")+".pem", w.Certificate("frank")+".key", "frank"); err != nil {
+		return nil, err
+	}
+	args = append(args, "--set", "tls.client_ca_file="+w.Certificate("frank")+".pem")
 	for _, u := range Users {
 		args = append(args, "--user", u+":"+Password)
 	}
@@ -90,7 +95,7 @@ func New() (_ *World, err error) {
 		hosts["mupdate.rig.test"] = append(hosts["mupdate.rig.test"], host)
 	}
 	w.Rig, err = cyrus.New(cyrus.Options{Net: n, Unix: true, Users: slices.Concat(Users, Strangers), Hosts: hosts, Mupdate: "mupdate.rig.test:" + port,
-		Conf: map[string][]string{"": {"allowallsubscribe: yes"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
+		Conf: map[string][]string{"": {"allowallsubscribe: yes", "imapidlepoll: 1"}, "be1": {"delete_mode: immediate", "tls_server_cert: " + cert, "tls_server_key: " + key}}})
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +127,13 @@ func New() (_ *World, err error) {
 	}
 	return w, nil
 }
+
+// Certificate is the file that holds the certificate of a user, with ".pem" behind it, or its key, with
+// ".key".
+func (w *World) Certificate(user string) string { return filepath.Join(w.dir, "user-"+user) }
+
+// CA is the file that holds the certificate of the frontends.
+func (w *World) CA() string { return filepath.Join(w.Cluster.Dir, "cert.pem") }
 
 // StartSaslauthd starts the daemon that the first frontend asks, and waits until it answers.
 func (w *World) StartSaslauthd() error {

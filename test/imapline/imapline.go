@@ -6,6 +6,7 @@ package imapline
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,10 +45,16 @@ func (e *RefusedError) Error() string {
 }
 
 // Dial connects and reads the greeting.
-func Dial(addr string) (*Conn, error) {
+func Dial(addr string) (*Conn, error) { return DialTLS(addr, nil) }
+
+// DialTLS is Dial with TLS from the first octet on, unless cfg is nil.
+func DialTLS(addr string, cfg *tls.Config) (*Conn, error) {
 	nc, err := net.DialTimeout("tcp", addr, Timeout)
 	if err != nil {
 		return nil, err
+	}
+	if cfg != nil {
+		nc = tls.Client(nc, cfg)
 	}
 	c := &Conn{conn: nc, r: bufio.NewReaderSize(nc, 64<<10)}
 	nc.SetDeadline(time.Now().Add(Timeout))
@@ -129,6 +136,12 @@ func (c *Conn) Answer(tag string) (Reply, error) {
 		}
 		r.Lines = append(r.Lines, line)
 	}
+}
+
+// Line reads a line that no command has asked for, as come during IDLE. It must come within limit.
+func (c *Conn) Line(limit time.Duration) (string, error) {
+	c.conn.SetReadDeadline(time.Now().Add(limit))
+	return c.line()
 }
 
 // Drain is OK for answers whose content is of no interest, however large: it is only counted off.

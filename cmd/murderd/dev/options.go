@@ -136,7 +136,7 @@ func (o *Options) apply(id string, c *config.Config) error {
 		if !ok {
 			return fmt.Errorf("--set %s: want KEY=VALUE or NODE/KEY=VALUE", s)
 		}
-		if node, rest, one := strings.Cut(key, "/"); one {
+		if node, rest, one := strings.Cut(key, "/"); one && !strings.Contains(node, ".") { // keys may have a slash, too
 			if node != id {
 				continue
 			}

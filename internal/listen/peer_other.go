@@ -1,6 +1,6 @@
 //go:build !linux
 
-package lmtp
+package listen
 
 import (
 	"errors"

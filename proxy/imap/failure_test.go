@@ -1,0 +1,186 @@
+package imap
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// A backend that dies while a message is on its way: what the client still sends of it is thrown away, and
+// the session goes on; unless that would be more than we read to no purpose.
+func TestBackendDiesWithinAMessage(t *testing.T) {
+	for _, c := range []struct {
+		size, sent int
+		mailbox    string
+		answer     []string
+	}{
+		{1 << 20, 1 << 20, `"Shared Folders/shared"`, []string{"x NO [UNAVAILABLE]..."}},
+		{200 << 20, 20 << 20, `"Shared Folders/shared"`, []string{"* BYE [UNAVAILABLE]..."}},
+		{1 << 20, 1 << 20, "Work", []string{"x NO [UNAVAILABLE]...", "* BYE [UNAVAILABLE]..."}}, // the selected one's
+	} {
+		t.Run(fmt.Sprint(c.size, c.mailbox), func(t *testing.T) {
+			inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+				d := r.login("A", "alice")
+				d.send("s SELECT INBOX")
+				d.until("s")
+				for _, b := range r.stubs {
+					b.fail("APPEND{1", "close")
+				}
+				d.send(fmt.Sprintf("x APPEND %s {%d+}", c.mailbox, c.size))
+				block := []byte(strings.Repeat("x", 1<<16))
+				go func() {
+					for n := 0; n < c.sent; n += len(block) {
+						if _, err := d.conn.Write(block); err != nil {
+							return // it has been hung up on
+						}
+					}
+					if c.sent == c.size {
+						io.WriteString(d.conn, "\r\n")
+					}
+				}()
+				for _, want := range c.answer {
+					d.expect(want)
+				}
+				if strings.HasPrefix(c.answer[len(c.answer)-1], "*") {
+					d.end()
+				} else {
+					d.send("z NOOP")
+					d.expect("z OK ...")
+				}
+				for _, name := range []string{"shared", "user.alice.Work"} {
+					if n := max(r.stubs["b1"].count("user.alice.Work"), r.stubs["b2"].count("shared")-1); n != 0 {
+						t.Errorf("%s has %d new messages", name, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A backend that takes a message slowly stops the client: what lies in between is bounded.
+func TestBackendTakesSlowly(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		const size = 10 << 20
+		d := r.login("A", "alice")
+		r.stubs["b1"].fail("APPEND{1", "stall")
+		d.send(fmt.Sprintf("x APPEND INBOX {%d+}", size))
+		var sent atomic.Int64
+		block := make([]byte, 1<<10)
+		go func() {
+			for n := 0; n < size; n += len(block) {
+				if _, err := d.conn.Write(block); err != nil {
+					return
+				}
+				sent.Add(int64(len(block)))
+			}
+			io.WriteString(d.conn, "\r\n")
+		}()
+		synctest.Wait()
+		if n := sent.Load(); n > 4*streamSize {
+			t.Errorf("%d KiB went out, though nobody takes them", n>>10)
+		}
+		// It is given up after ten minutes, and the session is not.
+		takes(t, 10*time.Minute, 11*time.Minute, "giving up", func() { d.expect("x NO [UNAVAILABLE]...") })
+		d.send("z STATUS INBOX (MESSAGES)")
+		d.expect("* STATUS ...(MESSAGES 3)")
+		d.expect("z OK ...")
+	})
+}
+
+// Who does not speak TLS where it is due, or breaks it off, is hung up on and counted.
+func TestFailedHandshakes(t *testing.T) {
+	metrics := prometheus.NewRegistry()
+	r := newRig(t, func(c *Config) { c.TLS, c.Metrics = selfSigned(t), metrics })
+	ln := listenOn(t, nil, "")
+	served := make(chan error, 1)
+	go func() { served <- r.srv.Serve(ln, r.srv.cfg.TLS) }()
+	defer func() { ln.Close(); <-served }()
+	failures := func() float64 {
+		families, _ := metrics.Gather()
+		for _, f := range families {
+			if f.GetName() == "murder_imap_tls_failures_total" {
+				return f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return -1
+	}
+	for i, c := range []struct {
+		name  string
+		begin func(net.Conn)
+	}{
+		{"plain text", func(nc net.Conn) { io.WriteString(nc, "a LOGIN alice pw\r\n") }},
+		{"nothing at all", func(nc net.Conn) { nc.(*net.TCPConn).CloseWrite() }},
+		{"a version that is too old", func(nc net.Conn) {
+			tls.Client(nc, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10}).Handshake()
+		}},
+		{"a certificate that the client does not like", func(nc net.Conn) { tls.Client(nc, &tls.Config{ServerName: "elsewhere"}).Handshake() }},
+	} {
+		nc, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		c.begin(nc)
+		if _, err := io.Copy(io.Discard, nc); err != nil && strings.Contains(err.Error(), "timeout") {
+			t.Errorf("%s: not hung up on: %v", c.name, err)
+		}
+		nc.Close()
+		eventually(t, c.name+" is counted", func() bool { return failures() == float64(i+1) })
+	}
+	d := r.open("A")
+	d.expect("* OK ...")
+	d.send("a STARTTLS")
+	d.expect("a OK ...")
+	d.send("b LOGIN alice pw")
+	d.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	rest, _ := io.ReadAll(d.r)
+	if strings.Contains(string(rest), "b ") {
+		t.Errorf("answered in clear: %q", rest)
+	}
+	eventually(t, "it is counted", func() bool { return failures() == 5 })
+	eventually(t, "nobody is left", func() bool { return len(r.srv.Sessions()) == 0 })
+}
+
+// A line that does not end is the end of the connection, and is never held as a whole.
+func TestEndlessLine(t *testing.T) {
+	for _, c := range []struct {
+		name, fault, cmd string
+		cut              bool // the client has a part of it
+	}{
+		{"relayed", "FETCH * X ", "x FETCH 1 FLAGS", true},
+		{"relayed from another server", "STATUS * X ", `x STATUS "Shared Folders/shared" (MESSAGES)`, true},
+		{"read here", "GETMETADATA * METADATA ", `x GETMETADATA "Shared Folders/shared" /shared/comment`, false},
+		{"tagged", "STATUS TAG OK ", `x STATUS "Shared Folders/shared" (MESSAGES)`, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+				d := r.login("A", "alice")
+				d.send("s SELECT INBOX")
+				d.until("s")
+				verb, begin, _ := strings.Cut(c.fault, " ")
+				for _, b := range r.stubs {
+					b.fail(verb, begin+strings.Repeat("y", 5<<20)+"THEN-HANG")
+				}
+				d.send(c.cmd)
+				if c.cut {
+					got, _ := io.ReadAll(d.r)
+					if len(got) > maxResponseLine+chunk || strings.Contains(string(got), "\n") {
+						t.Errorf("%d octets, at the end %.80q", len(got), got[max(0, len(got)-80):])
+					}
+					return
+				}
+				d.expect("x NO [UNAVAILABLE]...")
+				d.send("z NOOP")
+				d.expect("z OK ...")
+			})
+		})
+	}
+}
