@@ -64,7 +64,7 @@ func TestFindings(t *testing.T) {
 
 	write(t, n, act("user.k", "b1!p", "s1"), act("user.u", "b1!p", "s1"), act("user.c", "b1!p", "s1"), act("user.m", "b1!p", "s1"))
 	write(t, n, act("user.k", "b2!q", "s2"))
-	write(t, n, mbox.Write{Kind: mbox.EndSession, Name: "user.u", By: mbox.Session{ID: "s3", Identity: "b1"}})
+	write(t, n, mbox.Write{Kind: mbox.EndSession, Name: "user.u", By: mbox.Session{ID: "s1", Identity: "b1"}})
 	write(t, n, mbox.Write{Kind: mbox.Delete, Name: "user.c", By: by("b1", "s4")}, mbox.Write{Kind: mbox.EndSession, By: mbox.Session{ID: "s4"}})
 	write(t, n, mbox.Write{Kind: mbox.Deactivate, Name: "user.m", Location: "b1!p", By: by("b1", "s5")})
 	w := mbox.Write{Kind: mbox.Delete, Name: "user.m", By: by("b1", "s6")}

@@ -108,7 +108,7 @@ func TestRepair(t *testing.T) {
 	mustHave(t, n, "user.k")
 
 	// A frontend may change records, but not clear registers: it says where to go.
-	write(t, n, act("user.k", "b2!q", "s2"))
+	write(t, n, act("user.k", "b4!q", "s2"))
 	plan, err = f.Repair(ctx, admin.RepairRequest{Do: admin.DoResolve, Name: "user.k", Holder: "b1"})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,7 +97,7 @@ func (e *ends) add(s *Server, writes []mbox.Write) {
 	defer e.mu.Unlock()
 	if e.waiting = append(e.waiting, writes...); len(e.waiting) > maxEnds {
 		s.log.Warn("too many ends of sessions wait to be recorded: the oldest are forgotten, reservations last their full lease")
-		e.waiting = append([]mbox.Write(nil), e.waiting[len(e.waiting)-maxEnds/2:]...)
+		e.waiting = slices.Clone(e.waiting[len(e.waiting)-maxEnds/2:])
 	}
 	if !e.running {
 		e.running = true
@@ -112,7 +113,7 @@ func (e *ends) repeat(s *Server) {
 			return
 		}
 		e.mu.Lock()
-		some := append([]mbox.Write(nil), e.waiting[:min(len(e.waiting), endsAtOnce)]...)
+		some := slices.Clone(e.waiting[:min(len(e.waiting), endsAtOnce)])
 		e.waiting = e.waiting[len(some):]
 		if e.running = len(some) > 0; !e.running {
 			e.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	operator "murder/cluster/admin"
 	"murder/test/dialogue"
 	"murder/test/imapline"
 )
@@ -120,14 +121,50 @@ func (m *moment) at(t *testing.T, op operation, n int) (reached bool) {
 	if reached = restore(); reached {
 		t.Logf("%s, command %d: %s was killed, %s", op.verb, n, leader, took.Round(time.Millisecond))
 	}
-	// Both ways: what one has, the other may have to forget.
-	for _, be := range []*Node{m.be1, m.be2, m.be1} {
-		m.push(t, be)
+	m.push(t, m.be1)
+	if op.verb == "XFER" {
+		// What one has, the other may have to forget, and where both may have it an operator decides.
+		m.push(t, m.be2)
+		if m.decide(t, op, n) {
+			m.push(t, m.be1)
+			m.push(t, m.be2)
+		}
 	}
 	inStep(t, m.be1)
 	inStep(t, m.be2)
 	m.whole(t, op, n)
 	return reached
+}
+
+// decide is the operator's part when a move has broken off: doctor names what is in doubt. Where the source has
+// dropped its mailbox already, or has been overtaken, it is at the destination.
+func (m *moment) decide(t *testing.T, op operation, n int) (some bool) {
+	t.Helper()
+	for name, row := range m.rows(t, m.nodes[0], "") {
+		if !op.concerns(name, n) {
+			continue
+		}
+		server, _, _ := strings.Cut(row.Location, "!")
+		if row.Kind == "RESERVE" {
+			m.doctor(t, name, "transfer")
+			server = m.be2.Server
+		} else if !m.contested(t, name) {
+			continue
+		}
+		some = true
+		t.Logf("%s, command %d: an operator has to decide on %s, and says %s", op.verb, n, name, server)
+		m.repair(t, "resolve", name, "--holder", server)
+	}
+	return some
+}
+
+func (m *moment) contested(t *testing.T, name string) bool {
+	t.Helper()
+	var all []operator.Conflict
+	if err := m.ctl(&all, "mailbox", "conflicts"); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(all, func(c operator.Conflict) bool { return c.Name == name })
 }
 
 // whole checks that the mailboxes of an operation are all there, on a backend and in the map.
@@ -223,8 +260,8 @@ func (m *moment) killAt(t *testing.T, n int) (leader string, restore func() bool
 		mu.Lock()
 		defer mu.Unlock()
 		if seen++; seen == n {
+			lead(others[0]) // as a backend does that knows all addresses
 			killed = m.cluster.Kill(leader)
-			lead(others[0])
 		}
 		return dialogue.Pass
 	}
