@@ -14,6 +14,7 @@ import (
 
 	"murder/cluster/admin"
 	"murder/internal/config"
+	listening "murder/internal/listen"
 	"murder/internal/obs"
 )
 
@@ -143,5 +144,5 @@ func listen(addr string) (net.Listener, error) {
 	if strings.HasPrefix(addr, "/") {
 		return listenUnix(addr, 0o660)
 	}
-	return net.Listen("tcp", addr)
+	return listening.TCP(addr)
 }
