@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -289,6 +290,6 @@ func partsOf(octets []byte) (list []string, behind []byte) {
 		if err != nil {
 			return append(list, err.Error()), p.rest()
 		}
-		list = append(list, kind+" "+value)
+		list = append(list, strings.ToUpper(kind)+" "+value)
 	}
 }
