@@ -44,7 +44,7 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 // listen listens on an address, or on the path of a socket as its settings say.
 func (d *daemon) listen(addr string, s *config.Socket) (net.Listener, error) {
 	if !strings.HasPrefix(addr, "/") {
-		return net.Listen("tcp", addr)
+		return listening.TCP(addr)
 	}
 	uids, err := lookUpAll(s.Users)
 	if err != nil {

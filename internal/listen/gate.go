@@ -48,7 +48,6 @@ func (g *Gate[S]) Serve(ln net.Listener, serve func(net.Conn)) error {
 			conn.Close()
 			return
 		}
-		KeepAlive(conn)
 		g.work.Go(func() { serve(conn) })
 	})
 }

@@ -117,13 +117,6 @@ func (l *Listeners) Closed() bool {
 	}
 }
 
-// KeepAlive makes the kernel notice within two minutes that a peer has vanished.
-func KeepAlive(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3})
-	}
-}
-
 // AddrPort returns a TCP address as a value, IPv4 in its short form; the zero value for other kinds.
 func AddrPort(a net.Addr) netip.AddrPort {
 	if tcp, ok := a.(*net.TCPAddr); ok {

@@ -22,8 +22,8 @@
 // # What is promised
 //
 //   - A client that has been told OK finds what it did, here at once and on every other frontend after
-//     one barrier: look-ups that miss, and all answers of the kind "there is none", wait for a barrier;
-//     without a quorum they are NO [UNAVAILABLE]. What is on the map is served without a quorum.
+//     one barrier: look-ups that miss, refusals by rights, and all answers of the kind "there is none",
+//     wait for a barrier; without a quorum they are NO [UNAVAILABLE]. What is on the map is served without a quorum.
 //   - A backend that cannot be reached costs its own mailboxes only: NO [UNAVAILABLE], and the session
 //     goes on. A lost backend of the selected mailbox ends the session with BYE, or without a word
 //     if it was lost inside a literal.

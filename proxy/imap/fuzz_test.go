@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -49,6 +50,8 @@ var toNobody = backend.New(backend.Config{
 	Dial:    func(context.Context, string) (net.Conn, error) { return &sinkConn{}, nil },
 })
 
+var nobodysMetrics = newMetrics(nil)
+
 func newPath(t testing.TB, in []byte, slow bool) *path {
 	nc, err := toNobody.Dial(context.Background(), "b1", backend.IMAP)
 	if err != nil {
@@ -62,7 +65,7 @@ func newPath(t testing.TB, in []byte, slow bool) *path {
 	if slow {
 		src = iotest.OneByteReader(src)
 	}
-	p.s = &session{srv: &Server{cfg: *cfg, metrics: newMetrics(nil)}, cfg: cfg, ctx: context.Background(), log: slog.New(slog.DiscardHandler),
+	p.s = &session{srv: &Server{cfg: *cfg, metrics: nobodysMetrics}, cfg: cfg, ctx: context.Background(), log: slog.New(slog.DiscardHandler),
 		sock: &sinkConn{}, clear: &sinkConn{}, in: newReader(src), view: cfg.Namespace.View("alice", false, false), conns: map[mbox.Server]*conn{}}
 	p.s.out = writer{dst: &p.say, conn: &sinkConn{}, stall: time.Minute}
 	p.b = &conn{s: p.s, server: "b1", nc: nc, pumping: true}
@@ -287,6 +290,6 @@ func partsOf(octets []byte) (list []string, behind []byte) {
 		if err != nil {
 			return append(list, err.Error()), p.rest()
 		}
-		list = append(list, kind+" "+value)
+		list = append(list, strings.ToUpper(kind)+" "+value)
 	}
 }

@@ -82,7 +82,6 @@ func (s *Server) Serve(ln net.Listener, implicit *tls.Config) error {
 
 // serve is the life of one connection.
 func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
-	listen.KeepAlive(conn)
 	peer, local, err := listen.Named(conn, s.cfg.Proxies)
 	if err != nil {
 		s.cfg.Logger.Warn("connection without a client", "err", err)

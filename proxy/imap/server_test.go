@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,20 +132,12 @@ func TestLargeMessage(t *testing.T) {
 	d.send("a SELECT INBOX")
 	d.until("a")
 	block := make([]byte, 1<<16)
-	var before, now runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	held := growth(1 << 20)
 	check := func(what string) {
 		t.Helper()
-		var grown int64
-		for range 5 { // what is garbage by the next look is not held
-			runtime.GC()
-			runtime.ReadMemStats(&now)
-			if grown = int64(now.HeapAlloc) - int64(before.HeapAlloc); grown < 1<<20 {
-				return
-			}
+		if grown := held(); grown > 1<<20 {
+			t.Errorf("%s: %d KiB are held", what, grown>>10)
 		}
-		t.Errorf("%s: %d KiB are held", what, grown>>10)
 	}
 	b1.fail("APPEND{", "sink")
 	d.send(fmt.Sprintf("b APPEND INBOX {%d}", gushSize))
@@ -184,6 +177,68 @@ func TestLargeMessage(t *testing.T) {
 	check("fetch")
 	d.expect(")")
 	d.expect("c OK done")
+}
+
+// growth returns how to see by how much the heap has grown. What is garbage by the next of several looks is not
+// held; there are no more of them when it is less than enough.
+func growth(enough int64) func() int64 {
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	return func() (grown int64) {
+		for range 5 {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			if grown = int64(now.HeapAlloc) - int64(before.HeapAlloc); grown < enough {
+				break
+			}
+		}
+		return grown
+	}
+}
+
+// 88: many large messages on their way at a time need two buffers each, and no more.
+func TestManyLargeMessages(t *testing.T) {
+	const clients, size = 100, 4 << 20
+	r := newRig(t)
+	var all []*dialogue
+	for i := range clients {
+		d := r.login(fmt.Sprint(i), "alice")
+		r.stubs["b1"].fail("APPEND{", "sink")
+		d.send(fmt.Sprintf("b APPEND INBOX {%d}", size))
+		d.expect("+ ...")
+		all = append(all, d)
+	}
+	held := growth(clients * 2 * chunk)
+	block := make([]byte, 1<<16)
+	var sending sync.WaitGroup
+	for _, d := range all {
+		sending.Go(func() {
+			d.conn.SetWriteDeadline(time.Now().Add(time.Minute))
+			for range size / len(block) {
+				if _, err := d.conn.Write(block); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	sent := make(chan struct{})
+	go func() { sending.Wait(); close(sent) }()
+	for on := true; on; {
+		select {
+		case <-sent:
+			on = false
+		default:
+		}
+		if grown := held(); grown > clients*2*chunk {
+			t.Fatalf("%d KiB each", grown/clients>>10)
+		}
+	}
+	for _, d := range all {
+		d.send("")
+		d.expect("b OK sunk")
+	}
 }
 
 // A client that floods and does not read is stopped after a bounded number of commands, and everything

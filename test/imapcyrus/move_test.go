@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -114,90 +115,127 @@ func loops() int {
 	return 1000
 }
 
+// writers is how many make changes at a time in TestReadYourWrites.
+const writers = 8
+
 // 37 and 38: what somebody has been told OK about on one frontend holds at the next command of anybody on the
 // other: a mailbox made, renamed, deleted, shared and no longer shared. In the middle the leader dies.
 func TestReadYourWrites(t *testing.T) {
 	n := loops()
-	one, two := at(t, "carol"), dial(t, world.F2, "carol")
-	friend := dial(t, world.F2, "alice")
-	var slowest time.Duration
-	var waited, checks int
-	// insist repeats a command that cannot be done now. Its outcome may have been unknown: then it may
-	// have been done already.
-	insist := func(done, format string, args ...any) {
-		t.Helper()
-		began := time.Now()
-		for try := 0; ; try++ {
-			r, err := one.Conn.Do(format, args...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r.Status == "OK" || try > 0 && like("["+done+"]...", r.Text) {
-				slowest = max(slowest, time.Since(began))
-				return
-			}
-			waited++
-			if !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second {
-				t.Fatalf("%s: %+v", fmt.Sprintf(format, args...), r)
-			}
+	var rounds, looks, waited atomic.Int64
+	var slowest atomic.Int64
+	killLeader := sync.OnceFunc(func() {
+		leader, err := world.Cluster.Leader(t.Context())
+		if err == nil {
+			err = world.Cluster.Kill(leader)
 		}
-	}
-	// sees asks on the other frontend. While nobody leads, what is not there may be unknown, and nothing else.
-	sees := func(c *client, there bool, format string, args ...any) {
-		t.Helper()
-		checks++
-		for began := time.Now(); ; {
-			r, err := c.Conn.Do(format, args...)
-			switch cmd := fmt.Sprintf(format, args...); {
-			case err != nil:
-				t.Fatal(cmd, err)
-			case there && r.Status == "OK", !there && like("[NONEXISTENT]...", r.Text):
-				return
-			case !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second:
-				t.Fatalf("%s: %+v, want it there: %v", cmd, r, there)
-			}
-			waited++
+		if err != nil {
+			t.Error(err)
+			return
 		}
-	}
-	for i := range n {
-		if i == n/2 {
-			leader, err := world.Cluster.Leader(t.Context())
-			if err != nil {
-				t.Fatal(err)
+		t.Cleanup(func() {
+			if err := world.Cluster.Start(leader); err != nil {
+				t.Error(err)
 			}
-			if err := world.Cluster.Kill(leader); err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := world.Cluster.Start(leader); err != nil {
-					t.Error(err)
+		})
+	})
+	began := time.Now()
+	t.Run("writers", func(t *testing.T) {
+		for w := range writers {
+			t.Run(fmt.Sprint(w), func(t *testing.T) {
+				t.Parallel()
+				p := &pair{t: t, one: at(t, "carol"), two: dial(t, world.F2, "carol"), friend: dial(t, world.F2, "alice"), waited: &waited}
+				for !t.Failed() {
+					i := rounds.Add(1)
+					if i > int64(n) {
+						break
+					}
+					if i == int64(n/2) {
+						killLeader()
+					}
+					p.round(fmt.Sprintf("rw/%d", i), i)
 				}
-			}()
+				looks.Add(p.looks)
+				for old := slowest.Load(); int64(p.slowest) > old && !slowest.CompareAndSwap(old, int64(p.slowest)); old = slowest.Load() {
+				}
+			})
 		}
-		name := fmt.Sprintf("rw/%d", i)
-		insist("ALREADYEXISTS", "CREATE %s", name)
-		sees(two, true, "SELECT %s", name)
-		switch i % 4 {
-		case 0:
-			has(t, two.ok(`LIST "" %s`, name), "* LIST ... "+name)
-			one.ok("SELECT %s", name)
-			one.ok("UNSELECT")
-		case 1:
-			two.ok("UNSELECT")
-			insist("NONEXISTENT", "RENAME %s %s-new", name, name)
-			sees(two, true, "SELECT %s-new", name)
-			sees(two, false, "STATUS %s (MESSAGES)", name)
-		case 2:
-			two.ok("UNSELECT")
-			insist("NONEXISTENT", "DELETE %s", name)
-			sees(two, false, "SELECT %s", name)
-		case 3:
-			sees(friend, false, `STATUS "Other Users/carol/%s" (MESSAGES)`, name)
-			insist("", "SETACL %s alice lr", name)
-			sees(friend, true, `STATUS "Other Users/carol/%s" (MESSAGES)`, name)
-			insist("", "DELETEACL %s alice", name)
-			sees(friend, false, `SELECT "Other Users/carol/%s"`, name)
+	})
+	t.Logf("%d rounds in %v, %d looks from the other frontend; slowest change %v, %d told to try again", n, time.Since(began).Round(time.Second),
+		looks.Load(), time.Duration(slowest.Load()).Round(time.Millisecond), waited.Load())
+}
+
+// pair is a user on both frontends, with a friend on the second.
+type pair struct {
+	t                testing.TB
+	one, two, friend *client
+	looks            int64
+	slowest          time.Duration
+	waited           *atomic.Int64
+}
+
+// round makes one mailbox and changes it.
+func (p *pair) round(name string, i int64) {
+	p.insist("ALREADYEXISTS", "CREATE %s", name)
+	p.sees(p.two, true, "SELECT %s", name)
+	switch i % 4 {
+	case 0:
+		has(p.t, p.two.ok(`LIST "" %s`, name), "* LIST ... "+name)
+		p.one.ok("SELECT %s", name)
+		p.one.ok("UNSELECT")
+	case 1:
+		p.two.ok("UNSELECT")
+		p.insist("NONEXISTENT", "RENAME %s %s-new", name, name)
+		p.sees(p.two, true, "SELECT %s-new", name)
+		p.sees(p.two, false, "STATUS %s (MESSAGES)", name)
+	case 2:
+		p.two.ok("UNSELECT")
+		p.insist("NONEXISTENT", "DELETE %s", name)
+		p.sees(p.two, false, "SELECT %s", name)
+	case 3:
+		p.sees(p.friend, false, `STATUS "Other Users/carol/%s" (MESSAGES)`, name)
+		p.insist("", "SETACL %s alice lr", name)
+		p.sees(p.friend, true, `STATUS "Other Users/carol/%s" (MESSAGES)`, name)
+		p.insist("", "DELETEACL %s alice", name)
+		p.sees(p.friend, false, `SELECT "Other Users/carol/%s"`, name)
+	}
+}
+
+// insist repeats a command that cannot be done now. Its outcome may have been unknown: then it may have been done
+// already.
+func (p *pair) insist(done, format string, args ...any) {
+	p.t.Helper()
+	began := time.Now()
+	for try := 0; ; try++ {
+		r, err := p.one.Conn.Do(format, args...)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if r.Status == "OK" || try > 0 && done != "" && like("["+done+"]...", r.Text) {
+			p.slowest = max(p.slowest, time.Since(began))
+			return
+		}
+		p.waited.Add(1)
+		if !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second {
+			p.t.Fatalf("%s: %+v", fmt.Sprintf(format, args...), r)
 		}
 	}
-	t.Logf("%d rounds, %d looks from the other frontend; slowest command %v, %d told to try again", n, checks, slowest.Round(time.Millisecond), waited)
+}
+
+// sees asks on the other frontend. While nobody leads, what is not there may be unknown, and nothing else.
+func (p *pair) sees(c *client, there bool, format string, args ...any) {
+	p.t.Helper()
+	p.looks++
+	for began := time.Now(); ; {
+		r, err := c.Conn.Do(format, args...)
+		switch cmd := fmt.Sprintf(format, args...); {
+		case err != nil:
+			p.t.Fatal(cmd, err)
+		case there && r.Status == "OK", !there && like("[NONEXISTENT]...", r.Text):
+			return
+		case !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second:
+			p.t.Fatalf("%s: %+v, want it there: %v", cmd, r, there)
+		}
+		p.waited.Add(1)
+	}
 }
