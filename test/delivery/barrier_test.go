@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"murder/internal/mbox"
-	"murder/mupdate"
 	"murder/test/harness"
 	"murder/test/lmtpline"
 )
@@ -22,10 +21,7 @@ import (
 // Without a majority nobody new can be known, and that is no reason to bounce either.
 func TestMailForNewMailboxes(t *testing.T) {
 	c := harness.Start(t, harness.Options{Frontends: 2, Args: []string{"--demo-backends", "0", "--user", "unheard:" + password}})
-	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := writer(t, c)
 	m := dialMTA(t, "tcp", c.Addr("f2", "lmtp"))
 	m.say("MAIL FROM:<>", "250 ")
 	const rounds = 1000

@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"murder/mupdate"
 	"murder/test/cyrus"
 )
 
@@ -35,11 +34,7 @@ func TestBetween(t *testing.T) {
 	slow, rate := slowly(t, w.be1.Addr(cyrus.LMTPPort))
 	w.relay.Lead(slow)
 	lmtp := w.cluster.Addr("f1", "lmtp")
-	master, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{w.cluster.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer master.Close()
+	master := writer(t, w.cluster)
 
 	t.Run("reserved", func(t *testing.T) {
 		m := dialMTA(t, "tcp", lmtp)

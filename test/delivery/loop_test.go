@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"murder/internal/mbox"
-	"murder/mupdate"
 	"murder/test/harness"
 	"murder/test/imapline"
 	"murder/test/loopback"
@@ -41,11 +40,7 @@ func noLoop(t *testing.T, foreseen bool) {
 		args = append(args, "--set", "f1/backends.self="+self)
 	}
 	c := harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: args})
-	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w := writer(t, c)
 	if err := w.Activate(t.Context(), "user.dave", mbox.At(self, "default"), "dave\tlrswipkxtecdan\t"); err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"murder/mupdate"
 )
 
 // ManageSieve word by word, with real timsieved behind: what a client hears when something is not as it should be,
@@ -75,12 +73,7 @@ func TestManageSieve(t *testing.T) {
 	})
 
 	t.Run("reserved, and no mailbox", func(t *testing.T) {
-		master, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{w.cluster.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer master.Close()
-		if err := master.Reserve(t.Context(), "user.frank", "be1.rig.test!default"); err != nil {
+		if err := writer(t, w.cluster).Reserve(t.Context(), "user.frank", "be1.rig.test!default"); err != nil {
 			t.Fatal(err)
 		}
 		s := dialSieve(t, addr)

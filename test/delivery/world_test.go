@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"murder/mupdate"
 	"murder/test/cyrus"
 	"murder/test/dialogue"
 	"murder/test/harness"
@@ -142,6 +143,17 @@ func signOn(t testing.TB, n *cyrus.Node, user string) *imapline.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// writer is a MUPDATE client that may write everything into the map.
+func writer(t testing.TB, c *harness.Cluster) *mupdate.Client {
+	t.Helper()
+	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w
 }
 
 // messages returns all messages in a mailbox, as the backend stored them.
