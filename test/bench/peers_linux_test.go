@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"murder/internal/tlsconf"
+	"murder/test/harness"
 )
 
 // The proxies that a site could use instead, where they are installed or unpacked: $MURDER_BENCH_PEERS is a
@@ -103,7 +104,7 @@ func runPeers(peers []peer, at, greeting string, host func(int) string) (targets
 		}
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Stdout, cmd.Stderr = out, out
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+		cmd.SysProcAttr = harness.ChildAttr()
 		err = cmd.Start()
 		out.Close()
 		if err != nil {

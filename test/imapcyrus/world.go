@@ -138,7 +138,7 @@ func (w *World) CA() string { return filepath.Join(w.Cluster.Dir, "cert.pem") }
 // StartSaslauthd starts the daemon that the first frontend asks, and waits until it answers.
 func (w *World) StartSaslauthd() error {
 	w.saslauthd = exec.Command("saslauthd", "-d", "-n", "2", "-m", w.dir, "-a", "rimap", "-O", w.Be2.Host+"/"+strconv.Itoa(cyrus.IMAPPort))
-	w.saslauthd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it ends its whole group
+	w.saslauthd.SysProcAttr = harness.ChildAttr() // it ends its whole group
 	if err := w.saslauthd.Start(); err != nil {
 		return fmt.Errorf("starting saslauthd: %w", err)
 	}
