@@ -18,6 +18,9 @@ const (
 	dialAll  = 5 * time.Second
 )
 
+// keepAlive asks a silent server three times whether it is there.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3}
+
 // Dial connects to a service of a server, over TLS if the policy is Implicit. It tries every address
 // for at most 2 s, for 5 s in all. A server that failed three times in a row, or once after 2 s, is left
 // alone for 5 s, doubling to 60 s, then tried by one caller at a time.
@@ -88,7 +91,7 @@ func (c *Conn) open(ctx context.Context) error {
 	}
 	port := c.settings.port(c.svc)
 	dialer := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
+		KeepAliveConfig: keepAlive,
 		Control:         boundRetransmission,
 	}
 	if c.settings.Bind.IsValid() {

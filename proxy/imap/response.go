@@ -110,7 +110,8 @@ var plain = []struct{ text, code string }{
 	{"permission denied", "NOPERM"},
 	{"already exists", "ALREADYEXISTS"},
 	{"over quota", "OVERQUOTA"},
-	{"mupdate", "UNAVAILABLE"}, // the map could not be told
+	{"mupdate", "UNAVAILABLE"},                 // the map could not be told
+	{"no connection to server", "UNAVAILABLE"}, // nor could it be reached
 	{"unavailable", "UNAVAILABLE"},
 	{"currently reserved", "UNAVAILABLE"},
 	{"moved to another server", "UNAVAILABLE"},
