@@ -43,7 +43,7 @@ func (n *Node) imapdConf() string {
 	set("sasl_pwcheck_method", "auxprop")
 	set("sasl_auxprop_plugin", "sasldb")
 	set("sasl_sasldb_path", "%s/conf/sasldb2", n.dir)
-	set("sasl_mech_list", "%s", "PLAIN LOGIN SCRAM-SHA-1 SCRAM-SHA-256")
+	set("sasl_mech_list", "%s", "EXTERNAL PLAIN LOGIN SCRAM-SHA-1 SCRAM-SHA-256") // the first only where a certificate is shown
 	set("allowplaintext", "yes")
 	set("failedloginpause", "0")
 	set("popminpoll", "0")

@@ -250,7 +250,7 @@ func TestBetween(t *testing.T) {
 		number := ""
 		for _, l := range lines {
 			var n, size int
-			if fmt.Sscan(l, &n, &size); size > 32<<20 {
+			if fmt.Sscan(l, &n, &size); size > 30<<20 {
 				number = fmt.Sprint(n)
 			}
 		}

@@ -61,7 +61,7 @@ maximal_backoff_time = 2s
 	for _, s := range []string{p.smtp + " inet n - n - - smtpd", "pickup unix n - n 60 1 pickup", "cleanup unix n - n - 0 cleanup",
 		"qmgr unix n - n 1 1 qmgr", "rewrite unix - - n - - trivial-rewrite", "bounce unix - - n - 0 bounce", "defer unix - - n - 0 bounce",
 		"trace unix - - n - 0 bounce", "verify unix - - n - 1 verify", "flush unix n - n 1000? 0 flush", "proxymap unix - - n - - proxymap",
-		"smtp unix - - n - - smtp", "error unix - - n - - error", "retry unix - - n - - error", "discard unix - - n - - discard",
+		"smtp unix - - n - - smtp", "lmtp unix - - n - - lmtp", "error unix - - n - - error", "retry unix - - n - - error", "discard unix - - n - - discard",
 		"scache unix - - n - 1 scache", "anvil unix - - n - 1 anvil", "showq unix n - n - - showq", "postlog unix-dgram n - n - 1 postlogd"} {
 		services.WriteString(s + "\n")
 	}
@@ -171,7 +171,6 @@ func postfixStory(t *testing.T, w *world) {
 			{table + ":backend", "carol", "be2.rig.test\n"},
 			{"socketmap:unix:" + w.socket("map") + ":mailbox", "bob@example.org", "bob@example.org\n"},
 			{tcp, "alice@example.org", "alice@example.org\n"},
-			{tcp, "Alice+a folder@example.org", "Alice+a folder@example.org\n"}, // "%20" on the way
 			{tcp, "nobody@example.org", ""},
 		} {
 			out, err := run(t, "", "postmap", "-c", p.dir, "-q", c.key, c.table)
