@@ -22,8 +22,8 @@ func (n *Node) Undrain(ctx context.Context, node string) error {
 	return n.changeMember(ctx, memberRequest{Do: "undrain", Node: node})
 }
 
-// Draining reports whether this node is out of service, or on its way out.
-func (n *Node) Draining() bool { return n.draining.Load() }
+// Drained reports whether this node is out of service: another one leads, and clients are to go.
+func (n *Node) Drained() bool { return n.idle.Load() }
 
 // drain is the leader's part: another node is asked to stand down, or to come back.
 func (r *reign) drain(ctx context.Context, rec fsm.Node, do string) error {
@@ -46,6 +46,7 @@ func (n *Node) standDownOrBack(ctx context.Context, do string) error {
 		// Who asked is cut off when the leader changes; that must not stop the change half-way.
 		return n.StandDown(context.WithoutCancel(ctx))
 	}
+	n.idle.Store(false)
 	n.draining.Store(false)
 	return n.announce(ctx, n.engine.Load())
 }
@@ -56,12 +57,15 @@ func (n *Node) standDownOrBack(ctx context.Context, do string) error {
 func (n *Node) StandDown(ctx context.Context) error {
 	before := n.draining.Swap(true)
 	e := n.engine.Load()
+	if e != nil {
+		if err := n.handOver(ctx, e); err != nil {
+			n.draining.Store(before)
+			return err
+		}
+	}
+	n.idle.Store(true)
 	if e == nil {
 		return nil
-	}
-	if err := n.handOver(ctx, e); err != nil {
-		n.draining.Store(before)
-		return err
 	}
 	n.sayDraining(ctx)
 	return nil

@@ -39,7 +39,8 @@ type Node struct {
 	reign   atomic.Pointer[reign] // nil unless this node leads and has begun its work
 
 	synced   atomic.Bool
-	draining atomic.Bool
+	draining atomic.Bool            // no longer ready, or about to be
+	idle     atomic.Bool            // drained: it takes no clients
 	spaceLow atomic.Bool            // the disk is nearly full
 	joins    chan struct{}          // slots
 	backups  chan struct{}          // slots
@@ -218,6 +219,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		if err := n.StandDown(ctx); err != nil {
 			n.log.Warn("stopping although nobody else leads", "err", err)
 		}
+		n.rememberJudgement(e)
 		if e.identity.Role != Coordinator && n.synced.Load() {
 			// So that the next start has something to begin with.
 			if err := e.feed.keep(); err != nil {

@@ -9,7 +9,7 @@ type Command interface {
 
 // MailboxWrite changes the map; see mbox.Write. Its Result carries the verdict for the protocol.
 //
-// EndSession with a Name says that the reply to the session's last write, on that name, may not have
+// EndSession with a Name and without RenameRefused says that the reply to the session's last write, on that name, may not have
 // reached the client: the mailbox gets an EventUnconfirmed in its history.
 type MailboxWrite struct {
 	mbox.Write

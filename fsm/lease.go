@@ -139,8 +139,8 @@ func (m *Machine) endSession(w MailboxWrite) {
 	session := w.By.ID
 	precise := m.clusterVersion >= versionSessionEnd
 	if precise && w.By.Flags&mbox.RenameRefused != 0 {
-		if l, known := m.leases.get(session); known && l.Direct {
-			m.heal(w, l.Deleted)
+		m.heal(w, w.Name)
+		if l, known := m.leases.get(session); known && l.Direct && l.Deleted == w.Name {
 			l.Deleted, l.Direct = "", false
 			m.setLease(l)
 			m.tidyLease(session)

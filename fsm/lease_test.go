@@ -329,7 +329,7 @@ func TestWholeDelete(t *testing.T) {
 // The RESERVE of a rename was refused before it came here: the old name comes back all the same, and the
 // session goes on.
 func TestRenameRefusedElsewhere(t *testing.T) {
-	refused := mbox.Write{Kind: mbox.EndSession, By: by("3", srvA, mbox.RenameRefused)}
+	refused := mbox.Write{Kind: mbox.EndSession, Name: "old", By: by("3", srvA, mbox.RenameRefused)}
 	r := newRig(t)
 	r.do(SetClusterVersion{versionSessionEnd})
 	r.write(activate("old", "a.example!p", acl, by("2", srvA)))
@@ -340,7 +340,7 @@ func TestRenameRefusedElsewhere(t *testing.T) {
 	}
 	r.wantHistory("old", EventActivated, EventDeleted, EventHealed)
 	r.write(reserve("new", "a.example!p", by("3", srvA)))
-	r.write(refused) // no DELETE before it
+	r.write(refused) // said twice
 	if l, _ := r.m.View().Lease("3"); l.Ended {
 		t.Error("the session has ended")
 	}
@@ -349,6 +349,18 @@ func TestRenameRefusedElsewhere(t *testing.T) {
 	r.wantGone("new")
 	if r.m.cuts.len() != 0 {
 		t.Error("listed as cut")
+	}
+	// It may be said late: behind the DELETE of something else, which stays deleted.
+	r.write(activate("other", "a.example!p", acl, by("2", srvA)))
+	r.write(remove("old", by("4", srvA)))
+	r.write(remove("other", by("4", srvA)))
+	refused.By.ID = "4"
+	r.write(refused)
+	if r.get("old").State != mbox.Active {
+		t.Error("old name is gone")
+	}
+	if _, ok := r.m.View().Get("other"); ok {
+		t.Error("what was deleted for good is back")
 	}
 }
 

@@ -146,8 +146,8 @@ func (m *model) write(w mbox.Write) mbox.Outcome {
 	if w.Kind == mbox.EndSession {
 		s := m.sessions[w.By.ID]
 		if m.version > 1 && w.By.Flags&mbox.RenameRefused != 0 {
-			if s != nil && s.direct {
-				m.heal(s.deleted, w.By.ID, "")
+			m.heal(w.Name, w.By.ID, "")
+			if s != nil && s.direct && s.deleted == w.Name {
 				s.deleted, s.direct = "", false
 			}
 		} else if s != nil {

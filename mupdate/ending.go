@@ -15,31 +15,33 @@ import (
 // is refused it takes the rename back on its side, and says LOGOUT all the same. One that only deletes says
 // LOGOUT after the DELETE.
 type ending struct {
-	loggedOut  bool
-	deleted    bool // the last write was a DELETE, and was made
-	refused    bool // a write was refused since the last DELETE
-	halfRename bool // so was a RESERVE right after a DELETE, and the directory does not know of it
+	loggedOut bool
+	deleted   mbox.Name // of the last write, if that was a DELETE and was made
+	refused   bool      // a write was refused since the last DELETE
+	half      mbox.Name // so was a RESERVE right after the DELETE of this name, and the directory does not know of it
 }
 
-func (e *ending) made(kind mbox.Kind) {
-	if e.deleted = kind == mbox.Delete; e.deleted {
-		e.refused = false
+func (e *ending) made(w *mbox.Write) {
+	if w.Kind == mbox.Delete {
+		e.deleted, e.refused = w.Name, false
+	} else { // a rename that was tried again, perhaps
+		e.deleted, e.half = "", ""
 	}
 }
 
-func (e *ending) decidedNo() { e.deleted, e.refused = false, true }
+func (e *ending) decidedNo() { e.deleted, e.refused = "", true }
 
 // refuse notes a refusal that the directory does not hear of.
 func (e *ending) refuse(kind mbox.Kind) {
-	if e.deleted && kind == mbox.Reserve {
-		e.halfRename = true
+	if e.deleted != "" && kind == mbox.Reserve {
+		e.half = e.deleted
 	}
 	e.decidedNo()
 }
 
 // renameRefused asks for the old name of a refused rename.
 func (c *conn) renameRefused() mbox.Write {
-	w := mbox.Write{Kind: mbox.EndSession, By: c.session}
+	w := mbox.Write{Kind: mbox.EndSession, Name: c.ending.half, By: c.session}
 	w.By.Flags |= mbox.RenameRefused
 	return w
 }
@@ -49,7 +51,7 @@ func (c *conn) undoRename() {
 	ctx, cancel := c.context(c.srv.cfg.CommandTimeout)
 	defer cancel()
 	if _, err := c.srv.cfg.Directory.Write(ctx, []mbox.Write{c.renameRefused()}); err == nil {
-		c.ending.halfRename = false
+		c.ending.half = ""
 	}
 }
 
@@ -61,7 +63,7 @@ func (c *conn) endSession() {
 		return
 	}
 	var writes []mbox.Write
-	if c.ending.halfRename {
+	if c.ending.half != "" {
 		writes = append(writes, c.renameRefused())
 	}
 	w := mbox.Write{Kind: mbox.EndSession, Name: c.open, By: c.session}
@@ -87,9 +89,8 @@ type ends struct {
 }
 
 const (
-	maxEnds    = 4096 // the oldest are forgotten beyond
-	endsAtOnce = 256
-	endsRetry  = time.Second
+	maxEnds   = 4096 // the oldest are forgotten beyond
+	endsRetry = time.Second
 )
 
 func (e *ends) add(s *Server, writes []mbox.Write) {
@@ -105,28 +106,36 @@ func (e *ends) add(s *Server, writes []mbox.Write) {
 	}
 }
 
-// repeat runs until all has been said, or the server has ended.
+// repeat runs until all has been said, one session after the other, or the server has ended.
 func (e *ends) repeat(s *Server) {
-	for {
-		pause(s.ctx, endsRetry)
-		if s.ctx.Err() != nil {
+	pause(s.ctx, endsRetry)
+	for s.ctx.Err() == nil {
+		one := e.take()
+		if len(one) == 0 {
 			return
 		}
-		e.mu.Lock()
-		some := slices.Clone(e.waiting[:min(len(e.waiting), endsAtOnce)])
-		e.waiting = e.waiting[len(some):]
-		if e.running = len(some) > 0; !e.running {
-			e.mu.Unlock()
-			return
-		}
-		e.mu.Unlock()
 		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.CommandTimeout)
-		_, err := s.cfg.Directory.Write(ctx, some)
+		_, err := s.cfg.Directory.Write(ctx, one)
 		cancel()
 		if err != nil {
 			e.mu.Lock()
-			e.waiting = append(some, e.waiting...)
+			e.waiting = append(one, e.waiting...)
 			e.mu.Unlock()
+			pause(s.ctx, endsRetry)
 		}
 	}
+}
+
+// take returns what waits of the session that has waited longest; nothing is the end of repeat.
+func (e *ends) take() []mbox.Write {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := 0
+	for k < len(e.waiting) && e.waiting[k].By.ID == e.waiting[0].By.ID {
+		k++
+	}
+	one := slices.Clone(e.waiting[:k])
+	e.waiting = e.waiting[k:]
+	e.running = k > 0
+	return one
 }

@@ -23,6 +23,8 @@ type shrinkGuard struct {
 
 	mu         sync.Mutex
 	last, kept int
+
+	saving sync.Mutex // one writes the file at a time
 }
 
 const guardFrom = 100 // records; below, half is soon reached by honest work
@@ -60,13 +62,19 @@ func (g *shrinkGuard) set(records int) {
 	g.mu.Lock()
 	g.last = records
 	differs := g.file != "" && max(records-g.kept, g.kept-records) > max(g.kept/8, guardFrom/2)
-	if differs {
-		g.kept = records
-	}
 	g.mu.Unlock()
-	if !differs {
-		return
+	if differs {
+		g.save()
 	}
+}
+
+func (g *shrinkGuard) save() {
+	g.saving.Lock()
+	defer g.saving.Unlock()
+	g.mu.Lock()
+	records := g.last
+	g.kept = records
+	g.mu.Unlock()
 	_, err := atomicfile.Write(g.file, 0o600, func(w io.Writer) error {
 		_, err := fmt.Fprintln(w, records)
 		return err

@@ -22,7 +22,7 @@ func (c *conn) write(tag string, kind mbox.Kind, args []string) error {
 		if err := c.commit(); err != nil {
 			return err
 		}
-		if c.ending.refuse(kind); c.ending.halfRename {
+		if c.ending.refuse(kind); c.ending.half != "" {
 			c.undoRename()
 		}
 		c.reply(tag, "NO", refusal)
@@ -109,7 +109,7 @@ func (c *conn) commit() error {
 			return errNoReply
 		case word == "OK":
 			c.open = w.Name
-			c.ending.made(w.Kind)
+			c.ending.made(w)
 		case word == "NO":
 			c.ending.decidedNo()
 			c.log.Info("write refused", "user", c.session.Identity, "cmd", verb, "mailbox", w.Name,

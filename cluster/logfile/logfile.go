@@ -205,11 +205,15 @@ func Compact(dataDir string) (s Sizes, err error) {
 		return s, fmt.Errorf("compacting the log: %w: only the data directory of a coordinator has one", err)
 	}
 	s.Before = info.Size()
-	old, err := bbolt.Open(path, info.Mode().Perm(), &bbolt.Options{ReadOnly: true, Timeout: lockLimit})
+	// Not read-only: of two that compact one has to wait, and finds another file in the end.
+	old, err := bbolt.Open(path, info.Mode().Perm(), &bbolt.Options{Timeout: lockLimit, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return s, openError(path, err)
 	}
 	defer old.Close()
+	if now, err := os.Stat(path); err != nil || !os.SameFile(info, now) {
+		return s, fmt.Errorf("compacting the log: %s was replaced meanwhile, as by another who compacts it", path)
+	}
 	part := path + ".compact"
 	defer os.Remove(part)
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {

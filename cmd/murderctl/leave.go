@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,11 +48,15 @@ func newLeave(c *ctl) *cobra.Command {
 			if err := client.Drain(ctx, id); err != nil {
 				return err
 			}
-			if err := awaitNode(ctx, client, id, gone(id)); err != nil {
-				return err
+			err = awaitNode(ctx, client, id, gone(id))
+			if err == nil {
+				if err = client.Remove(ctx, id); err != nil && removed(ctx, client, id) {
+					err = nil
+				}
 			}
-			if err := client.Remove(ctx, id); err != nil && !removed(ctx, client, id) {
-				return err
+			if err != nil {
+				return &admin.Error{Message: fmt.Sprintf("node %s drains but is still a member: %v", id, err),
+					Hint: "murderctl node leave again, with a longer --timeout, or murderctl node undrain " + id}
 			}
 			t := output.Table{Head: []string{"NODE", "VOTERS LEFT"}, Foot: "stop murderd on it; its data directory is of no more use"}
 			t.Row(id, voters)
@@ -67,13 +72,24 @@ type leaveAnswer struct {
 	Voters int    `json:"voters"` // that remain
 }
 
+// removedLimit is how long a node may take to learn that it has been removed.
+const removedLimit = 5 * time.Second
+
 // removed reports whether a node is no member any more: one that is asked to remove itself may be cut off before
 // it hears that it has been done.
 func removed(ctx context.Context, client *admin.Client, id string) bool {
-	s, err := client.Status(ctx)
-	if err != nil {
-		return false
+	ctx, cancel := context.WithTimeout(ctx, removedLimit)
+	defer cancel()
+	for {
+		if s, err := client.Status(ctx); err == nil {
+			if n, member := findNode(s, id); !member || strings.Contains(n.Refused, "removed") {
+				return true
+			}
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return false
+		}
 	}
-	n, member := findNode(s, id)
-	return !member || strings.Contains(n.Refused, "removed")
 }

@@ -40,13 +40,13 @@ func (d *daemon) followDrain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		switch draining := d.node.Draining(); {
-		case draining && d.serving.Load():
+		switch drained := d.node.Drained(); {
+		case drained && d.serving.Load():
 			d.log.Info("drained: sessions end", "limit", d.cfg.Node.DrainTimeout.Duration)
 			d.tellReady("drained")
 			d.closeServices()
 			d.log.Info("no clients any more", "hint", "stop the node now, or murderctl node undrain")
-		case !draining && !d.serving.Load():
+		case !drained && !d.serving.Load():
 			if err := d.openServices(); err != nil {
 				d.fail(fmt.Errorf("back in service: %w", err))
 				return

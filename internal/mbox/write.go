@@ -81,8 +81,8 @@ const (
 	// LoggedOut, with EndSession, says that the client left of its own accord, and that no write was refused
 	// since its last DELETE: that was no rename.
 	LoggedOut
-	// RenameRefused, with EndSession, says that the session's RESERVE right after its DELETE was refused before
-	// it could be decided. The session is not over (to cluster version 1 it is).
+	// RenameRefused, with EndSession, says that the session's RESERVE right after its DELETE of this name was
+	// refused before it could be decided. The session is not over (to cluster version 1 it is).
 	RenameRefused
 )
 
