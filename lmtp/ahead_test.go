@@ -71,6 +71,26 @@ func TestTellingAhead(t *testing.T) {
 	outcome(t, m.deliver(testMessage, "u1"), "250")
 }
 
+// Recipients for whom somebody stands in are told ahead like others, and get the message in one transaction with
+// the one who has the mailbox.
+func TestStandInsAhead(t *testing.T) {
+	h, be1, _, m, told := swift(t, func(c *hostConfig) { c.mapping.Catchall = "alice" })
+	m.begin("alice", "nobody")
+	<-told
+	m.send(testMessage + ".\r\n")
+	m.expect("250 2.1.5", "250 2.1.5")
+	total, _ := be1.numbers()
+	if mails := be1.delivered(); total != 1 || len(mails) != 2 || !slices.Equal(mails[1].rcpts, []string{"TO:<alice>", "TO:<alice>"}) {
+		t.Errorf("%d connections, got %+v", total, mails)
+	}
+	// The map has the last word.
+	m.begin("alice", "nobody")
+	<-told
+	h.dir.later(active("user.nobody", "be2"))
+	m.send(testMessage + ".\r\n")
+	m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
+}
+
 // What a backend has been told is not binding until the message is complete.
 func TestToldTooEarly(t *testing.T) {
 	for _, c := range []struct {
