@@ -264,8 +264,28 @@ func TestFirstRecipientAhead(t *testing.T) {
 			t.Errorf("swift %v: %d connections, be1 got %+v", swift, total, mails)
 		}
 	}
+	// One that keeps talking gets no more time.
+	h, be1, _ := two(t, func(c *hostConfig) { c.Limits.Ahead = 200 * time.Millisecond })
+	m := h.session(t)
+	outcome(t, m.deliver(testMessage, "alice"), "250")
+	var gone atomic.Bool
+	be1.on(func(s *stubSession, v, _ string) (string, bool) {
+		if v == "RCPT" {
+			s.in.ReadByte()
+			gone.Store(true)
+		}
+		return hangUp, v == "RCPT"
+	})
+	m.say("MAIL FROM:<>", "250")
+	m.say("RCPT TO:<alice>", "250")
+	for end := time.Now().Add(10 * time.Second); !gone.Load(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the backend is held for as long as the client talks")
+		}
+		m.say("NOOP", "250")
+	}
 	// Who thinks better of it leaves nothing behind.
-	_, be1, _, m, _ := swift(t, nil)
+	_, be1, _, m, _ = swift(t, nil)
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<alice>", "250")
 	m.say("RSET", "250")
