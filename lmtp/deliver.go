@@ -409,6 +409,7 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 
 // replies reads one reply for each recipient. From here on nothing is tried again.
 func (t *transfer) replies(rcpts []*recipient) *failure {
+	taken := true
 	for i, rc := range rcpts {
 		if t.c.in.Buffered() == 0 {
 			t.tell()
@@ -420,6 +421,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 			f = lost("waiting for the outcome", err)
 			f.retry = false
 		} else if !rep.is2xx() {
+			taken = false
 			f = t.srv.fatal(t.c, "outcome", rep)
 		}
 		if f != nil {
@@ -433,7 +435,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 		}
 		t.judge(rc, rep) // the mailbox may have moved away since RCPT
 	}
-	t.c.clean = true
+	t.c.clean = taken
 	return nil
 }
 
