@@ -84,6 +84,7 @@ type session struct {
 	ending  *farewell
 	waiting bool // the driver waits for the client, between two lines
 	dead    bool
+	severed bool
 	moved   bool                // the selected mailbox is elsewhere now
 	alerts  map[string]struct{} // texts of alerts the client has seen
 }
@@ -413,11 +414,12 @@ func (s *session) breakOff(why string) {
 	s.sever()
 }
 
-// sever closes all its connections.
+// sever closes all its connections, and those to come.
 func (s *session) sever() {
 	s.stop()
 	s.sock.Close()
 	s.mu.Lock()
+	s.severed = true
 	opened := s.opened
 	s.mu.Unlock()
 	for _, c := range opened {
