@@ -402,15 +402,20 @@ func (s *session) wish() *farewell {
 // abort cuts the client off: its stream stands where no text may follow.
 func (s *session) abort(why string) {
 	s.log.Warn("session cut", "why", why)
+	s.kill()
+}
+
+func (s *session) kill() {
 	s.mu.Lock()
 	s.dead = true
 	s.mu.Unlock()
 	s.sock.Close()
 }
 
-// breakOff ends a session from outside, whatever it waits for.
+// breakOff ends a session from outside, whatever it waits for. Any goroutine may call it.
 func (s *session) breakOff(why string) {
-	s.abort(why)
+	s.bare.Warn("session cut", "why", why)
+	s.kill()
 	s.sever()
 }
 
