@@ -23,6 +23,9 @@ func (ss *session) tells() bool { return ss.swift && !ss.cfg.CheckAtBackend }
 // told reports whether a backend waits for what the client says next.
 func (ss *session) told() bool { return ss.tx != nil && len(ss.tx.holds) > 0 && !ss.cfg.CheckAtBackend }
 
+// ahead is how much longer backends that have been told wait. What the client says meanwhile gives it no more time.
+func (ss *session) ahead() time.Duration { return ss.cfg.Limits.Ahead - time.Since(ss.tx.since) }
+
 // tellFirst tells the backend of the first recipient, unless the client has sent more already: then it is soon told of
 // everything in one piece.
 func (ss *session) tellFirst() {

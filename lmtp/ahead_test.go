@@ -71,6 +71,26 @@ func TestTellingAhead(t *testing.T) {
 	outcome(t, m.deliver(testMessage, "u1"), "250")
 }
 
+// Recipients for whom somebody stands in are told ahead like others, and get the message in one transaction with
+// the one who has the mailbox.
+func TestStandInsAhead(t *testing.T) {
+	h, be1, _, m, told := swift(t, func(c *hostConfig) { c.mapping.Catchall = "alice" })
+	m.begin("alice", "nobody")
+	<-told
+	m.send(testMessage + ".\r\n")
+	m.expect("250 2.1.5", "250 2.1.5")
+	total, _ := be1.numbers()
+	if mails := be1.delivered(); total != 1 || len(mails) != 2 || !slices.Equal(mails[1].rcpts, []string{"TO:<alice>", "TO:<alice>"}) {
+		t.Errorf("%d connections, got %+v", total, mails)
+	}
+	// The map has the last word.
+	m.begin("alice", "nobody")
+	<-told
+	h.dir.later(active("user.nobody", "be2"))
+	m.send(testMessage + ".\r\n")
+	m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
+}
+
 // What a backend has been told is not binding until the message is complete.
 func TestToldTooEarly(t *testing.T) {
 	for _, c := range []struct {
@@ -244,8 +264,28 @@ func TestFirstRecipientAhead(t *testing.T) {
 			t.Errorf("swift %v: %d connections, be1 got %+v", swift, total, mails)
 		}
 	}
+	// One that keeps talking gets no more time.
+	h, be1, _ := two(t, func(c *hostConfig) { c.Limits.Ahead = 200 * time.Millisecond })
+	m := h.session(t)
+	outcome(t, m.deliver(testMessage, "alice"), "250")
+	var gone atomic.Bool
+	be1.on(func(s *stubSession, v, _ string) (string, bool) {
+		if v == "RCPT" {
+			s.in.ReadByte()
+			gone.Store(true)
+		}
+		return hangUp, v == "RCPT"
+	})
+	m.say("MAIL FROM:<>", "250")
+	m.say("RCPT TO:<alice>", "250")
+	for end := time.Now().Add(10 * time.Second); !gone.Load(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the backend is held for as long as the client talks")
+		}
+		m.say("NOOP", "250")
+	}
 	// Who thinks better of it leaves nothing behind.
-	_, be1, _, m, _ := swift(t, nil)
+	_, be1, _, m, _ = swift(t, nil)
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<alice>", "250")
 	m.say("RSET", "250")

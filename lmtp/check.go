@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -151,7 +152,7 @@ func (ss *session) rcptAt(h *hold, rc *recipient) (answer reply, f *failure) {
 
 func (tx *transaction) hold(server mbox.Server, h *hold) {
 	if tx.holds == nil {
-		tx.holds = make(map[mbox.Server]*hold)
+		tx.holds, tx.since = make(map[mbox.Server]*hold), time.Now()
 	}
 	tx.holds[server] = h
 }

@@ -22,7 +22,7 @@ type client struct {
 	server mbox.Server
 	capabilities
 	uses   int  // transactions
-	clean  bool // the last ended with all its replies: nothing of it is left there
+	clean  bool // the last was carried through: nothing of it is left there
 	reset  bool // the present one began with RSET
 	born   time.Time
 	expiry *time.Timer // while it is unused
@@ -101,9 +101,10 @@ func (c *client) announced(size int64) int64 {
 }
 
 // envelope is the commands up to the last RCPT. The first on a connection that has been used finds out whether the
-// backend is still there. RSET comes first only after a transaction that was not carried through.
+// backend is still there. RSET comes first unless the last transaction was carried through for all its recipients.
 //
-// Cyrus: after a refused MAIL or a message that was too big the sender stays set, and MAIL would be one too many.
+// Cyrus: after a refused MAIL or a message that was too big the sender stays set, and MAIL would be one too many. What
+// is said of the message to a single recipient looks like a word about him.
 func (c *client) envelope(env *envelope, size int64, rcpts []*recipient) []string {
 	commands := make([]string, 0, len(rcpts)+3) // with room for DATA
 	if c.reset = c.uses > 0 && !c.clean; c.reset {

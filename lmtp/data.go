@@ -37,7 +37,7 @@ func (ss *session) receive() (*message, error) {
 	}
 	for done := false; !done; {
 		if ss.in.Buffered() == 0 {
-			if err := ss.moreOf(began); err != nil {
+			if err := ss.moreOf(); err != nil {
 				m.spool.close()
 				return nil, err
 			}
@@ -78,9 +78,9 @@ func (ss *session) piece(m *message, n *normaliser, hash hash.Hash) (done bool) 
 
 // moreOf waits for more of a message whose beginning it knows. Backends that have been told of it ahead
 // wait for a while only.
-func (ss *session) moreOf(began time.Time) error {
+func (ss *session) moreOf() error {
 	if ss.told() {
-		err := ss.more(min(ss.cfg.Limits.Ahead-time.Since(began), ss.cfg.Limits.Data))
+		err := ss.more(min(ss.ahead(), ss.cfg.Limits.Data))
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}

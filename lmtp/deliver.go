@@ -42,23 +42,33 @@ func (d *delivery) settle(rc *recipient, rep reply) {
 // run looks every recipient up again, because mailboxes may have moved while the message came in, and
 // delivers to all backends at once. When it returns, everybody is settled.
 //
+// Where something stands in for a mailbox the map is asked whether it still does, before anything is sent: two
+// recipients with one mailbox must not get there in two transactions at once.
+// Cyrus: whether it has a message already is looked up before that is delivered.
+//
 // The session has nothing else to do meanwhile, so it spares itself a goroutine.
 func (d *delivery) run() {
-	var sure, open []*recipient
+	var ready, standIns, open []*recipient
 	poster := mbox.UserID(d.tx.poster)
 	for _, rc := range d.tx.rcpts {
-		var known bool
-		if rc.route, known = d.cfg.Resolver.Peek(rc.address, poster); known {
-			sure = append(sure, rc)
-		} else {
+		route, sure := d.cfg.Resolver.Peek(rc.address, poster)
+		asBefore := route.Status == Found && route.Server == rc.route.Server
+		rc.route = route
+		switch {
+		case sure:
+			ready = append(ready, rc)
+		case asBefore:
+			ready, standIns = append(ready, rc), append(standIns, rc)
+		default:
 			open = append(open, rc)
 		}
 	}
-	groups := d.groups(sure)
-	d.tx.take(groups)
 	if len(open) > 0 {
 		d.work.Go(func() { d.late(open, poster) })
 	}
+	d.resolve(standIns, poster)
+	groups := d.groups(ready)
+	d.tx.take(groups)
 	for _, g := range groups[min(1, len(groups)):] {
 		d.work.Go(func() { d.deliver(g) })
 	}
@@ -69,10 +79,19 @@ func (d *delivery) run() {
 	d.work.Wait()
 }
 
-// late asks for the recipients of whom the local copy is not sure, and delivers to those who turn up. The others
-// do not wait for them.
+// late asks for the recipients who may be elsewhere now, and delivers to those who turn up. The others do not wait
+// for them.
 func (d *delivery) late(rcpts []*recipient, poster mbox.UserID) {
 	defer d.rescue(rcpts)
+	d.resolve(rcpts, poster)
+	for _, g := range d.groups(rcpts) {
+		d.work.Go(func() { d.deliver(g) })
+	}
+	d.tell()
+}
+
+// resolve asks the map for recipients of whom the local copy is not sure, for all of them at once.
+func (d *delivery) resolve(rcpts []*recipient, poster mbox.UserID) {
 	var wait sync.WaitGroup
 	for _, rc := range rcpts {
 		rc.route.Status = Unsure
@@ -82,10 +101,6 @@ func (d *delivery) late(rcpts []*recipient, poster mbox.UserID) {
 		})
 	}
 	wait.Wait()
-	for _, g := range d.groups(rcpts) {
-		d.work.Go(func() { d.deliver(g) })
-	}
-	d.tell()
 }
 
 // groups sorts recipients by their backends, in the order of RCPT, and settles those who have none.
@@ -394,6 +409,7 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 
 // replies reads one reply for each recipient. From here on nothing is tried again.
 func (t *transfer) replies(rcpts []*recipient) *failure {
+	taken := true
 	for i, rc := range rcpts {
 		if t.c.in.Buffered() == 0 {
 			t.tell()
@@ -405,6 +421,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 			f = lost("waiting for the outcome", err)
 			f.retry = false
 		} else if !rep.is2xx() {
+			taken = false
 			f = t.srv.fatal(t.c, "outcome", rep)
 		}
 		if f != nil {
@@ -418,7 +435,7 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 		}
 		t.judge(rc, rep) // the mailbox may have moved away since RCPT
 	}
-	t.c.clean = true
+	t.c.clean = taken
 	return nil
 }
 

@@ -69,6 +69,17 @@ func TestReset(t *testing.T) {
 	if total, _ := be1.numbers(); total != 1 || !slices.Equal(verbs, []string{"MAIL", "MAIL", "RSET", "MAIL", "MAIL"}) {
 		t.Errorf("%q on %d connections", verbs, total)
 	}
+	// Nor is a message that a backend finds too big: it keeps the sender.
+	h, be1, _ = two(t, nil)
+	m = h.session(t)
+	be1.on(func(_ *stubSession, v, _ string) (string, bool) {
+		return "552 5.2.3 Message size exceeds fixed limit", v == "."
+	})
+	outcome(t, m.deliver(testMessage, "alice"), "552 5.2.3")
+	outcome(t, m.deliver(testMessage, "alice"), "552 5.2.3")
+	if total, _ := be1.numbers(); total != 1 || !slices.Contains(be1.commands(), "RSET") {
+		t.Errorf("%q on %d connections", be1.commands(), total)
+	}
 }
 
 // A reply goes out as soon as it and those before it are known, whoever is still at work for those behind it: a

@@ -161,7 +161,7 @@ func (ss *session) readLine(limit int, patience time.Duration) (string, error) {
 	tooLong, told := false, ss.told()
 	first := patience
 	if told {
-		first = min(first, ss.cfg.Limits.Ahead)
+		first = min(first, ss.ahead())
 	}
 	if err := ss.arm(first); err != nil {
 		return "", err

@@ -24,6 +24,7 @@ type transaction struct {
 	rcpts []*recipient
 	began time.Time
 	holds map[mbox.Server]*hold
+	since time.Time // of the first of holds
 }
 
 // recipient is one accepted RCPT.

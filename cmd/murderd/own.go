@@ -27,11 +27,13 @@ func (o *ownAddresses) add(addr net.Addr) {
 }
 
 // listens reports whether a connection to at would come back here. Who listens on all addresses of the machine does
-// so on each of them.
+// so on each of them: of both families if its socket says [::], which is dual-stack and what package net makes of
+// 0.0.0.0, too, where it can; of IPv4 if it says 0.0.0.0.
 func (o *ownAddresses) listens(at netip.AddrPort) bool {
 	o.mu.Lock()
 	own := o.all[at]
-	all := o.all[netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())] || o.all[netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())]
+	all := o.all[netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())] ||
+		at.Addr().Is4() && o.all[netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())]
 	o.mu.Unlock()
 	return own || all && ofThisMachine(at.Addr())
 }

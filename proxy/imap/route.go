@@ -246,7 +246,7 @@ func (s *session) noteConns() {
 	defer s.mu.Unlock()
 	s.opened = slices.Collect(maps.Values(s.conns))
 	for _, c := range s.opened {
-		if s.dead { // and severed, maybe before this one was there
+		if s.severed { // maybe before this one was there
 			c.nc.Close()
 		}
 	}

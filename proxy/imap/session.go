@@ -84,6 +84,7 @@ type session struct {
 	ending  *farewell
 	waiting bool // the driver waits for the client, between two lines
 	dead    bool
+	severed bool
 	moved   bool                // the selected mailbox is elsewhere now
 	alerts  map[string]struct{} // texts of alerts the client has seen
 }
@@ -401,23 +402,29 @@ func (s *session) wish() *farewell {
 // abort cuts the client off: its stream stands where no text may follow.
 func (s *session) abort(why string) {
 	s.log.Warn("session cut", "why", why)
+	s.kill()
+}
+
+func (s *session) kill() {
 	s.mu.Lock()
 	s.dead = true
 	s.mu.Unlock()
 	s.sock.Close()
 }
 
-// breakOff ends a session from outside, whatever it waits for.
+// breakOff ends a session from outside, whatever it waits for. Any goroutine may call it.
 func (s *session) breakOff(why string) {
-	s.abort(why)
+	s.bare.Warn("session cut", "why", why)
+	s.kill()
 	s.sever()
 }
 
-// sever closes all its connections.
+// sever closes all its connections, and those to come.
 func (s *session) sever() {
 	s.stop()
 	s.sock.Close()
 	s.mu.Lock()
+	s.severed = true
 	opened := s.opened
 	s.mu.Unlock()
 	for _, c := range opened {
