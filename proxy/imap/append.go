@@ -42,7 +42,7 @@ func (s *session) whyMissing(e mbox.Entry) error {
 		return err
 	}
 	now, ok := s.cfg.Directory.View().Get(e.Name)
-	if !ok || !s.visible(now) {
+	if !ok || now.State == mbox.Active && !s.visible(now) { // one that is being moved has no ACL
 		return errNoMailbox
 	}
 	if now.State == mbox.Active && now.Location.Server() == e.Location.Server() {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"murder/internal/mbox"
 )
 
 // A backend that dies while a message is on its way: what the client still sends of it is thrown away, and
@@ -183,4 +185,48 @@ func TestEndlessLine(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Every backend is told when a session ends.
+func TestBackendsHearLogout(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		d.send(`x STATUS "Shared Folders/shared" (MESSAGES)`)
+		d.until("x")
+		d.send("z LOGOUT")
+		d.until("z")
+		d.end()
+		synctest.Wait()
+		for _, name := range []string{"b1", "b2"} {
+			if b := r.stubs[name]; !b.saw("LOGOUT") {
+				t.Errorf("%s has heard %q", name, b.commands())
+			}
+		}
+	})
+}
+
+// A connection that is there only after a session has been cut goes the same way.
+func TestConnectionAfterTheCut(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("x STATUS INBOX (MESSAGES)")
+		d.until("x")
+		synctest.Wait()
+		r.srv.mu.Lock()
+		var c *conn
+		for _, s := range r.srv.sessions {
+			c = s.conns["b1"]
+		}
+		r.srv.mu.Unlock()
+		client, _ := net.Pipe()
+		s := &session{sock: client, stop: func() {}, conns: map[mbox.Server]*conn{}}
+		s.sever()
+		s.conns["b1"] = c
+		s.noteConns()
+		if _, err := c.nc.Write([]byte("x NOOP\r\n")); err == nil {
+			t.Error("it is still there")
+		}
+	})
 }

@@ -56,15 +56,22 @@ func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
 	return nil
 }
 
-// streamOn is stream from the line text on, without the last flush; the lock on b.out is held.
+// streamOn is stream from the line text on, without the last flush; the lock on b.out is held. No line goes to b that
+// announces a message beyond our limit.
 func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error {
-	b.out.put(text)
-	b.out.put([]byte("\r\n"))
-	for c.open {
+	for {
+		if c.verb.stream && s.tooBig(c) {
+			return errTooBig
+		}
+		b.out.put(text)
+		b.out.put([]byte("\r\n"))
+		if !c.open {
+			return nil
+		}
 		if !c.lit.NonSync {
 			if b.out.flush() != nil {
 				c.open = false // nobody grants the literal now
-				break
+				return nil
 			}
 			select {
 			case <-x.more:
@@ -76,13 +83,8 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 		if err := s.copyLiteral(c, b); err != nil {
 			return err
 		}
-		if c.verb.stream && s.tooBig(c) {
-			return errTooBig
-		}
-		b.out.put(s.buf)
-		b.out.put([]byte("\r\n"))
+		text = s.buf
 	}
-	return nil
 }
 
 // copyLiteral passes the next literal, which has been granted, to b as it arrives, and reads the line

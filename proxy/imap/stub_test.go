@@ -633,9 +633,7 @@ func (c *stubConn) append(cmd *command) {
 			c.say("%s NO [BADURL %q] no such part", cmd.tag, bad)
 			return
 		}
-		bx.add(stubMessage{body: []byte(body)})
-		c.say("%s OK catenated", cmd.tag)
-		return
+		added = append(added, stubMessage{body: []byte(body)})
 	}
 	for cmd.eat(' ') {
 		var m stubMessage

@@ -3,7 +3,6 @@ package imap
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -195,6 +194,23 @@ func TestMoveTakesTooLong(t *testing.T) {
 			d.send("x STATUS Work (MESSAGES)")
 			d.expect("x NO [UNAVAILABLE] The mailbox is being moved...")
 		})
+	})
+}
+
+// Its server knows it no more while it is being moved: that is no reason to create it.
+func TestAppendWhileMoved(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		r.stubs["b2"].fail("APPEND", "TAG NO Mailbox does not exist")
+		r.dir.mu.Lock()
+		r.dir.onBarrier = func() {
+			r.dir.mu.Lock()
+			defer r.dir.mu.Unlock()
+			r.dir.put(mbox.Entry{Name: "shared", Location: "b2!default", State: mbox.Reserved, Transfer: true})
+		}
+		r.dir.mu.Unlock()
+		d.send("x APPEND \"Shared Folders/shared\" {2+}\r\nhi")
+		d.expect("x NO [UNAVAILABLE] The mailbox is being moved...")
 	})
 }
 
@@ -440,48 +456,4 @@ func TestKickedAndBusy(t *testing.T) {
 			})
 		})
 	}
-}
-
-// Every backend is told when a session ends.
-func TestBackendsHearLogout(t *testing.T) {
-	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
-		d := r.login("A", "alice")
-		d.send("s SELECT INBOX")
-		d.until("s")
-		d.send(`x STATUS "Shared Folders/shared" (MESSAGES)`)
-		d.until("x")
-		d.send("z LOGOUT")
-		d.until("z")
-		d.end()
-		synctest.Wait()
-		for _, name := range []string{"b1", "b2"} {
-			if b := r.stubs[name]; !b.saw("LOGOUT") {
-				t.Errorf("%s has heard %q", name, b.commands())
-			}
-		}
-	})
-}
-
-// A connection that is there only after a session has been cut goes the same way.
-func TestConnectionAfterTheCut(t *testing.T) {
-	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
-		d := r.login("A", "alice")
-		d.send("x STATUS INBOX (MESSAGES)")
-		d.until("x")
-		synctest.Wait()
-		r.srv.mu.Lock()
-		var c *conn
-		for _, s := range r.srv.sessions {
-			c = s.conns["b1"]
-		}
-		r.srv.mu.Unlock()
-		client, _ := net.Pipe()
-		s := &session{sock: client, stop: func() {}, conns: map[mbox.Server]*conn{}}
-		s.sever()
-		s.conns["b1"] = c
-		s.noteConns()
-		if _, err := c.nc.Write([]byte("x NOOP\r\n")); err == nil {
-			t.Error("it is still there")
-		}
-	})
 }
