@@ -20,7 +20,7 @@ import (
 // Without a majority nobody new can be known, and that is no reason to bounce either.
 func TestMailForNewMailboxes(t *testing.T) {
 	c := harness.Start(t, harness.Options{Frontends: 2, Args: []string{"--demo-backends", "0", "--user", "unheard:" + password}})
-	w := writer(t, c)
+	w := writer(t, c, "c1")
 	m := dialMTA(t, "tcp", c.Addr("f2", "lmtp"))
 	m.say("MAIL FROM:<>", "250 ")
 	const rounds = 1000

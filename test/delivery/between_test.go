@@ -34,7 +34,7 @@ func TestBetween(t *testing.T) {
 	slow, rate := slowly(t, w.be1.Addr(cyrus.LMTPPort))
 	w.relay.Lead(slow)
 	lmtp := w.cluster.Addr("f1", "lmtp")
-	master := writer(t, w.cluster)
+	master, follower := writer(t, w.cluster, "c1"), writer(t, w.cluster, "f1")
 
 	t.Run("reserved", func(t *testing.T) {
 		m := dialMTA(t, "tcp", lmtp)
@@ -51,21 +51,19 @@ func TestBetween(t *testing.T) {
 		if err := master.Deactivate(t.Context(), "user.carol", "be2.rig.test!default"); err != nil {
 			t.Fatal(err)
 		}
-		// The local copy may be behind: then the message waits at the end instead of here.
-		m.send("RCPT TO:<carol>\r\n")
-		if got := m.reply(); strings.HasPrefix(got, "250") {
-			m.say("DATA", "354 ")
-			m.send(letter("moving", "x\r\n") + ".\r\n")
-			m.want("451 4.2.1")
-		} else if !strings.HasPrefix(got, "451 4.2.1") {
-			t.Error(got)
+		// A hit is answered from the local copy, and the backend of this story knows nothing of the move: so
+		// the copy comes first.
+		if err := follower.Noop(t.Context()); err != nil {
+			t.Fatal(err)
 		}
+		m.say("RCPT TO:<carol>", "451 4.2.1")
 		if err := master.Activate(t.Context(), "user.carol", "be2.rig.test!default", "carol\tlrswipkxtecdan\t"); err != nil {
 			t.Fatal(err)
 		}
-		if n := count(messages(t, w.be2, "carol", "INBOX"), "Subject: moving"); n != 0 {
-			t.Errorf("carol has %d", n)
+		if err := follower.Noop(t.Context()); err != nil {
+			t.Fatal(err)
 		}
+		m.say("RCPT TO:<carol>", "250 ")
 	})
 
 	t.Run("deleted before DATA", func(t *testing.T) {

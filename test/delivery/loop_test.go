@@ -40,7 +40,7 @@ func noLoop(t *testing.T, foreseen bool) {
 		args = append(args, "--set", "f1/backends.self="+self)
 	}
 	c := harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: args})
-	w := writer(t, c)
+	w := writer(t, c, "c1")
 	if err := w.Activate(t.Context(), "user.dave", mbox.At(self, "default"), "dave\tlrswipkxtecdan\t"); err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func TestManageSieve(t *testing.T) {
 	})
 
 	t.Run("reserved, and no mailbox", func(t *testing.T) {
-		if err := writer(t, w.cluster).Reserve(t.Context(), "user.frank", "be1.rig.test!default"); err != nil {
+		if err := writer(t, w.cluster, "c1").Reserve(t.Context(), "user.frank", "be1.rig.test!default"); err != nil {
 			t.Fatal(err)
 		}
 		s := dialSieve(t, addr)

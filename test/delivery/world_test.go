@@ -146,9 +146,9 @@ func signOn(t testing.TB, n *cyrus.Node, user string) *imapline.Conn {
 }
 
 // writer is a MUPDATE client that may write everything into the map.
-func writer(t testing.TB, c *harness.Cluster) *mupdate.Client {
+func writer(t testing.TB, c *harness.Cluster, node string) *mupdate.Client {
 	t.Helper()
-	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr("c1", "mupdate")}, SASL: mupdate.Password("cyrus", password)})
+	w, err := mupdate.Dial(t.Context(), mupdate.ClientConfig{Addresses: []string{c.Addr(node, "mupdate")}, SASL: mupdate.Password("cyrus", password)})
 	if err != nil {
 		t.Fatal(err)
 	}
