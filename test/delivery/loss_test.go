@@ -95,8 +95,11 @@ func TestNothingIsLost(t *testing.T) {
 		over()
 	}()
 	began := time.Now()
+	var telling sync.WaitGroup
+	telling.Go(func() { l.tell(ctx, t, max(total/10, 1)) })
 	faults := w.torment(ctx, t, rand, l, max(total/250, 100))
 	<-ctx.Done()
+	telling.Wait()
 	if p != nil {
 		p.empty(30 * time.Minute)
 		p.audit(l)

@@ -81,6 +81,14 @@ func (l *ledger) await(ctx context.Context, count int) bool {
 	}
 }
 
+// tell logs how far it is at every step acknowledgements, until ctx ends.
+func (l *ledger) tell(ctx context.Context, t *testing.T, step int) {
+	began := time.Now()
+	for at := step; l.await(ctx, at); at += step {
+		t.Logf("progress:     %d deliveries acknowledged after %s", at, time.Since(began).Round(time.Second))
+	}
+}
+
 // check compares what was acknowledged with what is stored, and how often. A message may be there again
 // for every attempt whose outcome nobody knew.
 func (l *ledger) check(t *testing.T, stored map[string]int) {
