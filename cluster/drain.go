@@ -42,9 +42,17 @@ func (r *reign) drain(ctx context.Context, rec fsm.Node, do string) error {
 }
 
 func (n *Node) standDownOrBack(ctx context.Context, do string) error {
+	free, err := n.takeTurn(ctx)
+	if err != nil {
+		return notProposed("node %s is still busy with another change of its service", n.cfg.NodeID)
+	}
+	defer free()
 	if do == "drain" {
 		// Who asked is cut off when the leader changes; that must not stop the change half-way.
-		return n.StandDown(context.WithoutCancel(ctx))
+		if err := n.standDown(context.WithoutCancel(ctx)); err != nil {
+			return refuse("node %s stays in service: %v: see in murderctl cluster status why no other coordinator can lead, and drain it again", n.cfg.NodeID, err)
+		}
+		return nil
 	}
 	n.idle.Store(false)
 	n.draining.Store(false)
@@ -53,8 +61,28 @@ func (n *Node) standDownOrBack(ctx context.Context, do string) error {
 
 // StandDown prepares this node for its end, or for a time without clients: it is no longer ready, hands
 // over the lead, and says in the registry that it is draining. If another node cannot lead, the node
-// stays as it was. Shutdown does the same, whatever comes of it.
+// stays as it was. Shutdown does the same, whatever comes of it. Calls wait for each other.
 func (n *Node) StandDown(ctx context.Context) error {
+	free, err := n.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer free()
+	return n.standDown(ctx)
+}
+
+// takeTurn lets one at a time take this node out of service or back: of two that fail, neither must leave it as
+// the other made it.
+func (n *Node) takeTurn(ctx context.Context) (free func(), err error) {
+	select {
+	case n.standing <- struct{}{}:
+		return func() { <-n.standing }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (n *Node) standDown(ctx context.Context) error {
 	before := n.draining.Swap(true)
 	e := n.engine.Load()
 	if e != nil {
@@ -85,17 +113,25 @@ func (n *Node) sayDraining(ctx context.Context) {
 	}
 }
 
-// handOverLimit is the time of three attempts.
+// handOverLimit is the time of three attempts that take as long as they may.
 const handOverLimit = 6 * time.Second
 
 // handOver transfers leadership, in attempts of at most two seconds. It returns nil if this node does not
-// lead in the end.
+// lead; if it did, only when another one does.
 func (n *Node) handOver(ctx context.Context, e *engine) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
 	begun := time.Now()
-	for failures := 0; e.raft.State() == raft.Leader; failures++ {
-		err := n.transferTo(ctx, "")
+	for failures := 0; ; failures++ {
+		var err error
+		switch {
+		case e.raft.State() == raft.Leader:
+			err = n.transferTo(ctx, "")
+		case failures == 0:
+			return nil
+		default: // its own attempt succeeded late, or it has lost the lead, to another or to nobody
+			err = n.waitOtherLeader(ctx, n.cfg.NodeID)
+		}
 		if err == nil {
 			n.log.Info("leadership handed over", "dur", time.Since(begun))
 			return nil
@@ -103,8 +139,7 @@ func (n *Node) handOver(ctx context.Context, e *engine) error {
 		n.log.Warn("leadership transfer failed", "err", err)
 		// Another transfer may be under way, which is as good.
 		if len(votersOf(e.raft)) < 2 || n.pause(ctx, failures) != nil {
-			return fmt.Errorf("this node still leads: %w", err)
+			return fmt.Errorf("nobody else leads: %w", err)
 		}
 	}
-	return nil
 }

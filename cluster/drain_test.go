@@ -81,6 +81,76 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A leader that cannot hand over stays in service, and says so, to each of two who drain it at once.
+func TestDrainWithoutHandOver(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	l := r.waitLeader()
+	id := l.cfg.NodeID
+	r.net.noHandOver.Store(true)
+	ctx, cancel := context.WithTimeout(testContext(t), 3*handOverLimit)
+	defer cancel()
+	errs := make(chan error, 2)
+	for range cap(errs) {
+		go func() { errs <- l.Drain(ctx, id) }()
+	}
+	for range cap(errs) {
+		for failed := false; !failed; {
+			select {
+			case err := <-errs:
+				failed = true
+				if !isRefusal(err) || !strings.Contains(err.Error(), "node "+id+" stays in service") || !strings.Contains(err.Error(), "murderctl cluster status") {
+					t.Errorf("drained: %v", err)
+				}
+			case <-time.After(drainLook):
+			}
+			if l.Drained() {
+				t.Fatal("its clients are to go")
+			}
+		}
+	}
+	if h := l.Ready(ctx, admin.ReadyQuery{Leader: true}); !h.OK {
+		t.Errorf("not in service: %+v", h)
+	}
+	r.eventually("the registry says so", func() bool { return r.stateOf(id) == fsm.NodeActive })
+	write(t, l, activate("user.a"))
+
+	r.net.noHandOver.Store(false)
+	if err := l.Drain(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if !l.Drained() || r.waitLeader() == l {
+		t.Error("it has not handed over")
+	}
+}
+
+const drainLook = 5 * time.Millisecond
+
+// A leader that loses the lead while it hands over, to nobody, is not out of service either.
+func TestDrainWithoutMajority(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, 3, 0)
+	l := r.waitLeader()
+	r.net.noHandOver.Store(true)
+	failed := make(chan error, 1)
+	go func() { failed <- l.StandDown(testContext(t)) }()
+	r.eventually("it tries", l.draining.Load)
+	for id := range r.nodes {
+		if id != l.cfg.NodeID {
+			r.isolate(id)
+		}
+	}
+	if err := <-failed; err == nil || !strings.Contains(err.Error(), "nobody else leads") {
+		t.Errorf("it stood down: %v", err)
+	}
+	if l.Drained() || l.draining.Load() {
+		t.Error("its clients are to go")
+	}
+	r.net.noHandOver.Store(false)
+	r.heal()
+	write(t, r.waitLeader(), activate("user.a"))
+}
+
 // A restart ends a drain.
 func TestDrainEndsWithRestart(t *testing.T) {
 	t.Parallel()

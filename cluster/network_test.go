@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 
 // network is what lies between the nodes of a rig, and what is wrong with it.
 type network struct {
+	noHandOver atomic.Bool // nobody hears that it shall lead
+
 	mu   sync.Mutex
 	addr map[string]string  // address to node
 	cut  map[string]bool    // nodes that are alone
@@ -215,6 +218,9 @@ func (c *courier) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req 
 }
 
 func (c *courier) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if c.net.noHandOver.Load() {
+		return errNoAnswer
+	}
 	return carry(c, id, addr, req, resp, c.transport.TimeoutNow)
 }
 

@@ -42,6 +42,7 @@ type Node struct {
 	draining atomic.Bool            // no longer ready, or about to be
 	idle     atomic.Bool            // drained: it takes no clients
 	spaceLow atomic.Bool            // the disk is nearly full
+	standing chan struct{}          // a slot: one changes the two above at a time
 	joins    chan struct{}          // slots
 	backups  chan struct{}          // slots
 	refusal  atomic.Pointer[string] // why the cluster does not want this node, for its operator
@@ -116,7 +117,7 @@ func Open(cfg Config) (*Node, error) {
 	cfg.Logger = cfg.Logger.With("node", cfg.NodeID)
 	n := &Node{cfg: cfg, timing: timings[cfg.Timing], log: cfg.Logger, port: p, leaderChanged: make(chan struct{}), leaderSince: time.Now()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.joins, n.backups = make(chan struct{}, maxJoins), make(chan struct{}, maxBackups)
+	n.standing, n.joins, n.backups = make(chan struct{}, 1), make(chan struct{}, maxJoins), make(chan struct{}, maxBackups)
 	n.replica = newReplica(n.log, cfg.hooks.exit)
 	n.replica.admits, n.replica.alter = cfg.checkVersion, cfg.hooks.alter
 	n.links = newLinkSet(n.openLink)

@@ -24,6 +24,9 @@ type ending struct {
 func (e *ending) made(w *mbox.Write) {
 	if w.Kind == mbox.Delete {
 		e.deleted, e.refused = w.Name, false
+		if e.half == w.Name {
+			e.half = "" // it has come back in the meantime, and this is for good
+		}
 	} else { // a rename that was tried again, perhaps
 		e.deleted, e.half = "", ""
 	}

@@ -23,8 +23,7 @@ type shrinkGuard struct {
 
 	mu         sync.Mutex
 	last, kept int
-
-	saving sync.Mutex // one writes the file at a time
+	saving     bool // one writes the file at a time, until it holds what is right
 }
 
 const guardFrom = 100 // records; below, half is soon reached by honest work
@@ -57,24 +56,27 @@ func (g *shrinkGuard) check(view mbox.View) (last int, ok bool) {
 	return view.Len(), true
 }
 
-// set is told of every change that is shown, so it writes only when the number is another by far.
+// set is told of every change that is shown, so it writes only when the number is another by far. While one call
+// writes, the others leave theirs to it: shows need not wait for a disk.
 func (g *shrinkGuard) set(records int) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.last = records
-	differs := g.file != "" && max(records-g.kept, g.kept-records) > max(g.kept/8, guardFrom/2)
-	g.mu.Unlock()
-	if differs {
-		g.save()
+	if g.saving {
+		return
 	}
+	g.saving = true
+	for g.file != "" && max(g.last-g.kept, g.kept-g.last) > max(g.kept/8, guardFrom/2) {
+		g.kept = g.last
+		number := g.kept
+		g.mu.Unlock()
+		g.save(number)
+		g.mu.Lock()
+	}
+	g.saving = false
 }
 
-func (g *shrinkGuard) save() {
-	g.saving.Lock()
-	defer g.saving.Unlock()
-	g.mu.Lock()
-	records := g.last
-	g.kept = records
-	g.mu.Unlock()
+func (g *shrinkGuard) save(records int) {
 	_, err := atomicfile.Write(g.file, 0o600, func(w io.Writer) error {
 		_, err := fmt.Fprintln(w, records)
 		return err

@@ -1,8 +1,11 @@
 package mupdate
 
 import (
+	"fmt"
 	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -37,5 +40,70 @@ func TestLaggedStreamWithHeldRow(t *testing.T) {
 	}
 	if len(s.held) > 0 || s.after != dir.View().Index() {
 		t.Errorf("held %v, after %d", s.held, s.after)
+	}
+}
+
+// More NOOPs than are ever outstanding at a time are all answered, in order.
+func TestNoopsInAStream(t *testing.T) {
+	dir := newMemory()
+	s := startServer(t, testConfig(t, dir))
+	d := dialServer(t, s)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	d.send("U01 UPDATE\r\n")
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	const noops = 300
+	var all strings.Builder
+	for i := range noops {
+		fmt.Fprintf(&all, "N%d NOOP\r\n", i)
+	}
+	d.send(all.String())
+	for i := range 20 {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i)), Location: "a!p", State: mbox.Active})
+	}
+	for next := 0; next < noops; {
+		got, err := d.line()
+		if err != nil {
+			t.Fatalf("after %d answers: %v", next, err)
+		}
+		if strings.HasPrefix(got, "U01 ") {
+			continue
+		}
+		if want := fmt.Sprintf(`N%d OK "Noop done"`, next); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+		next++
+	}
+}
+
+// U10: a client that does not read is cut off; its rows do not pile up here.
+func TestSlowStreamIsCut(t *testing.T) {
+	dir := newMemory()
+	cfg := testConfig(t, dir)
+	cfg.WriteTimeout = 100 * time.Millisecond
+	cfg.Coalesce = time.Millisecond
+	s := startServer(t, cfg)
+	d := dialServer(t, s)
+	d.nc.(*net.TCPConn).SetReadBuffer(4096)
+	if err := d.login("ro"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.send("U01 UPDATE\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.until("U01 OK"); err != nil {
+		t.Fatal(err)
+	}
+	acl := mbox.ACL(strings.Repeat("someone\tlrswipkxtecdan\t", 4000))
+	deadline := time.Now().Add(20 * time.Second)
+	for i := 0; s.Connections() > 0; i++ {
+		dir.have(mbox.Entry{Name: mbox.Name(fmt.Sprint("n", i%50)), Location: "a!p", ACL: acl, State: mbox.Active})
+		if time.Now().After(deadline) {
+			t.Fatal("the stream is still there")
+		}
+		time.Sleep(time.Millisecond) // paces the load, nothing depends on it
 	}
 }

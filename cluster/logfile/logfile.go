@@ -73,7 +73,7 @@ func Open(dataDir string) (_ *File, err error) {
 
 func openError(path string, err error) error {
 	if errors.Is(err, bbolt.ErrTimeout) {
-		return fmt.Errorf("opening the log %s: murderd uses it: stop it first", path)
+		return fmt.Errorf("opening the log %s: another process uses it: stop murderd first, or let the other murderctl end", path)
 	}
 	return fmt.Errorf("opening the log %s: %w", path, err)
 }
@@ -196,6 +196,7 @@ type Sizes struct {
 const compactStep = 16 << 20
 
 // Compact writes the log anew: its file never shrinks by itself. The old file is there until the new one is whole.
+// It fails while another process has the log open, murderd or one that compacts it, too.
 func Compact(dataDir string) (s Sizes, err error) {
 	debug.SetPanicOnFault(true)
 	defer faults(&err)
@@ -205,14 +206,15 @@ func Compact(dataDir string) (s Sizes, err error) {
 		return s, fmt.Errorf("compacting the log: %w: only the data directory of a coordinator has one", err)
 	}
 	s.Before = info.Size()
-	// Not read-only: of two that compact one has to wait, and finds another file in the end.
+	// Not read-only: of two that compact at once the second gets the lock when the first is done, or gives up, and
+	// must not write over what has taken the place of its file.
 	old, err := bbolt.Open(path, info.Mode().Perm(), &bbolt.Options{Timeout: lockLimit, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return s, openError(path, err)
 	}
 	defer old.Close()
 	if now, err := os.Stat(path); err != nil || !os.SameFile(info, now) {
-		return s, fmt.Errorf("compacting the log: %s was replaced meanwhile, as by another who compacts it", path)
+		return s, fmt.Errorf("compacting the log: %s was replaced meanwhile, as by another who compacts it: see whether it still needs to be done", path)
 	}
 	part := path + ".compact"
 	defer os.Remove(part)

@@ -1,13 +1,16 @@
 package logfile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
 
 	"murder/fsm"
 	"murder/internal/mbox"
@@ -55,7 +58,7 @@ func TestEach(t *testing.T) {
 		&raft.Log{Index: 5, Term: 1, Type: raft.LogNoop},
 		command(7, fsm.NewTerm{}),
 	)
-	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "stop it first") {
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "stop murderd first") {
 		t.Fatalf("opened while another has it: %v", err)
 	}
 	store.Close()
@@ -137,7 +140,7 @@ func TestCompact(t *testing.T) {
 		entries = append(entries, command(i+1, activate("user.a")))
 	}
 	dir, store := logOf(t, entries...)
-	if _, err := Compact(dir); err == nil || !strings.Contains(err.Error(), "stop it first") {
+	if _, err := Compact(dir); err == nil || !strings.Contains(err.Error(), "stop murderd first") {
 		t.Errorf("compacted while another has it: %v", err)
 	}
 	if err := store.DeleteRange(1, 2990); err != nil {
@@ -163,5 +166,95 @@ func TestCompact(t *testing.T) {
 	}
 	if _, err := Compact(t.TempDir()); err == nil || !strings.Contains(err.Error(), "only the data directory of a coordinator") {
 		t.Error(err)
+	}
+}
+
+// Of two that compact at once one does; the other is told, or comes later and finds little to do.
+func TestCompactTwice(t *testing.T) {
+	var entries []*raft.Log
+	for i := range uint64(3000) {
+		entries = append(entries, command(i+1, activate("user.a")))
+	}
+	dir, store := logOf(t, entries...)
+	if err := store.DeleteRange(1, 2990); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	const at = 4 // once
+	errs := make(chan error, at)
+	for range at {
+		go func() { _, err := Compact(dir); errs <- err }()
+	}
+	done := 0
+	for range at {
+		switch err := <-errs; {
+		case err == nil:
+			done++
+		case !strings.Contains(err.Error(), "another process uses it") && !strings.Contains(err.Error(), "was replaced meanwhile"):
+			t.Errorf("told %v", err)
+		}
+	}
+	if done == 0 {
+		t.Error("nobody has compacted it")
+	}
+	f, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.First != 2991 || f.Last != 3000 {
+		t.Errorf("from %d to %d", f.First, f.Last)
+	}
+	if left, err := filepath.Glob(Path(dir) + ".*"); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q %v", left, err)
+	}
+}
+
+// Who has waited for the lock of a file that was replaced meanwhile does not put its copy over the new one.
+func TestCompactReplaced(t *testing.T) {
+	dir, store := logOf(t, command(1, activate("user.a")))
+	store.Close()
+	held, err := bbolt.Open(Path(dir), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	go func() { _, err := Compact(dir); failed <- err }()
+	awaitTwo(t, Path(dir))
+	fresh, err := bbolt.Open(Path(dir)+".new", 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fresh.Close(), os.Rename(Path(dir)+".new", Path(dir)), held.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err == nil || !strings.Contains(err.Error(), "was replaced meanwhile") {
+		t.Errorf("compacted: %v", err)
+	}
+}
+
+// awaitTwo waits until this process has a file open twice.
+func awaitTwo(t *testing.T, path string) {
+	t.Helper()
+	const fds = "/proc/self/fd"
+	for {
+		list, err := os.ReadDir(fds)
+		if err != nil {
+			t.Skip("it is not known who waits for the file: ", err)
+		}
+		open := 0
+		for _, fd := range list {
+			if name, err := os.Readlink(filepath.Join(fds, fd.Name())); err == nil && name == path {
+				open++
+			}
+		}
+		if open >= 2 {
+			return
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("nobody waits")
+		}
 	}
 }

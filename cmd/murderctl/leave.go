@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -76,9 +77,12 @@ type leaveAnswer struct {
 const removedLimit = 5 * time.Second
 
 // removed reports whether a node is no member any more: one that is asked to remove itself may be cut off before
-// it hears that it has been done.
+// it hears that it has been done. It looks even when the command's time is over, unless somebody has ended it.
 func removed(ctx context.Context, client *admin.Client, id string) bool {
-	ctx, cancel := context.WithTimeout(ctx, removedLimit)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removedLimit)
 	defer cancel()
 	for {
 		if s, err := client.Status(ctx); err == nil {

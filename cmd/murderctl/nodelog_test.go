@@ -29,7 +29,7 @@ func TestNodeLog(t *testing.T) {
 	if _, err := n.Write(t.Context(), []mbox.Write{w}); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := ctlRun(t, "", "node", "log", "verify", "--data-dir", dir); code != 1 || !strings.Contains(stderr, "stop it first") {
+	if code, _, stderr := ctlRun(t, "", "node", "log", "verify", "--data-dir", dir); code != 1 || !strings.Contains(stderr, "stop murderd first") {
 		t.Errorf("beside a running node: exit %d, %s", code, stderr)
 	}
 	if err := n.Shutdown(context.Background()); err != nil {

@@ -8,12 +8,14 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"murder/internal/mbox"
 	"murder/test/harness"
+	"murder/test/lmtpline"
 )
 
 // A mailbox is made through one node, and mail for it comes to another at once: it must not bounce.
@@ -99,4 +101,53 @@ func TestMailForNewMailboxes(t *testing.T) {
 	if code, body := lookUp("unheard@example.org"); code != http.StatusNotFound || !strings.Contains(body, `"found":false`) {
 		t.Errorf("look-up of nobody: %d %s", code, body)
 	}
+	firstMail(t, c)
+}
+
+// firstMail adds a frontend, which begins with an empty copy of the map. Whatever it says until it has all of it,
+// nobody is unknown.
+func firstMail(t *testing.T, c *harness.Cluster) {
+	host, _ := hostPort(t, c.Addr("f2", "lmtp"))
+	host = host[:strings.LastIndexByte(host, '.')+1] + "29"
+	config := fmt.Sprintf("[lmtp]\nlisten = [\"%s:2003\"]\n[imap]\nlisten = []\nlisten_tls = []\n[pop3]\nlisten = []\nlisten_tls = []\n"+
+		"[sieve]\nlisten = []\n[socketmap]\nlisten = []\n[mupdate]\nlisten = []\n[users]\nfile = %q\n"+
+		"[backends.default]\nauthname = \"murder\"\npassword = %q\n", host, filepath.Join(c.Dir, "users"), password)
+	ctx, cancel := context.WithCancel(t.Context())
+	joined := make(chan error, 1)
+	go func() {
+		defer close(joined)
+		joined <- c.Join(ctx, "f9", "frontend", host, config)
+	}()
+	defer func() { // before the cluster is closed
+		cancel()
+		for range joined {
+		}
+	}()
+	answers := map[string]int{}
+	for ready := false; !ready; {
+		select {
+		case err := <-joined:
+			if err != nil {
+				t.Fatal(err)
+			}
+			ready = true // once more
+		case <-time.After(time.Millisecond):
+		}
+		lc, err := lmtpline.Dial(host + ":2003")
+		if err != nil {
+			answers["not listening"]++
+			continue
+		}
+		replies, err := lc.Deliver(letter("first", "x\r\n"), "new999")
+		lc.Close()
+		if err != nil {
+			answers["lost"]++
+			continue
+		}
+		answers[firstWords(replies[0].String())]++
+		if code := replies[0].Code; code/100 != 4 { // the backend is not there, but that is known only of those who are
+			t.Fatalf("answered %s", replies[0])
+		}
+	}
+	t.Logf("a new frontend: %s", counts(answers))
 }

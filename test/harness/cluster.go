@@ -384,16 +384,19 @@ func (c *Cluster) Logs(lines int) string {
 		if err != nil || d.IsDir() || (filepath.Ext(path) != ".log" && filepath.Ext(path) != ".out") {
 			return nil
 		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil
+		if last, err := lastLines(path, lines); err == nil {
+			fmt.Fprintf(&b, "== %s\n%s\n", path, last)
 		}
-		all := strings.Split(strings.TrimSpace(string(data)), "\n")
-		if len(all) > lines {
-			all = all[len(all)-lines:]
-		}
-		fmt.Fprintf(&b, "== %s\n%s\n", path, strings.Join(all, "\n"))
 		return nil
 	})
 	return b.String()
+}
+
+func lastLines(path string, lines int) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n"), nil
 }

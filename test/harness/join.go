@@ -11,7 +11,8 @@ import (
 
 // Join starts one more node, of any role, and makes it a member with a token from a coordinator. The
 // configuration needs only what it does not share with every node: [node] with id, role and
-// development, the addresses of its services, and who may log in. It returns when the node is ready.
+// development, the addresses of its services, and who may log in. It returns when the node is ready,
+// and fails at once when its process ends.
 func (c *Cluster) Join(ctx context.Context, id, role, host, config string) error {
 	dir := filepath.Join(c.Dir, id)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -36,9 +37,11 @@ func (c *Cluster) Join(ctx context.Context, id, role, host, config string) error
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	_, err = poll(ctx, func() (struct{}, error) {
-		if !alive(c.PID(id)) {
-			return struct{}{}, fmt.Errorf("%s has ended", id)
+		if err := c.running(id); err != nil {
+			return struct{}{}, err
 		}
 		_, err := c.Murderctl(ctx, id, "cluster", "join", string(bytes.TrimSpace(token)))
 		return struct{}{}, err

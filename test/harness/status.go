@@ -67,18 +67,16 @@ func (c *Cluster) Leader(ctx context.Context) (string, error) {
 	})
 }
 
-// AwaitReady waits until a node says that it is ready.
+// AwaitReady waits until a node says that it is ready, or its process has ended.
 func (c *Cluster) AwaitReady(ctx context.Context, id string) error {
 	client, err := admin.NewClient("http://"+c.Addr(id, "http"), nil)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	_, err = poll(ctx, func() (h admin.Health, err error) {
-		if !alive(c.PID(id)) {
-			cancel(fmt.Errorf("%s has ended", id))
+		if err := c.running(id); err != nil {
+			return h, err
 		}
 		if h, err = client.Health(ctx, "/readyz"); err == nil && !h.OK {
 			err = fmt.Errorf("%s is not ready: %+v", id, h.Checks)
@@ -134,13 +132,30 @@ func (c *Cluster) anyone() string {
 	return c.ids[0]
 }
 
-// poll asks until there is an answer; the error is that of the last question.
+// errEnded ends all waiting for a node.
+var errEnded = errors.New("has ended")
+
+// running fails with the last lines of a node's log if its process has ended.
+func (c *Cluster) running(id string) error {
+	if alive(c.PID(id)) {
+		return nil
+	}
+	var last strings.Builder
+	for _, ext := range []string{".log", ".out"} { // of murderd dev, and of the harness
+		if lines, err := lastLines(filepath.Join(c.Dir, id+ext), 10); err == nil {
+			last.WriteString("\n" + lines)
+		}
+	}
+	return fmt.Errorf("%s %w, and said last:%s", id, errEnded, last.String())
+}
+
+// poll asks until there is an answer, or never can be; the error is that of the last question.
 func poll[A any](ctx context.Context, ask func() (A, error)) (A, error) {
 	var last error
 	for {
 		a, err := ask()
-		if err == nil {
-			return a, nil
+		if err == nil || errors.Is(err, errEnded) {
+			return a, err
 		}
 		if last == nil || ctx.Err() == nil {
 			last = err

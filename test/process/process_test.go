@@ -4,6 +4,8 @@ package process
 
 import (
 	"context"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,19 @@ func TestKillEveryNode(t *testing.T) {
 		goOn(t, l, 20)
 	}
 	settle(t, c, l)
+}
+
+// A node whose configuration cannot be used ends and says why, and who waits for it to join hears that at once.
+func TestJoinOfANodeThatEnds(t *testing.T) {
+	c := harness.Start(t, harness.Options{Coordinators: 1})
+	host, _, err := net.SplitHostPort(c.Addr("f1", "http"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Join(t.Context(), "f9", "frontend", host, "")
+	if err == nil || !strings.Contains(err.Error(), "has ended") || !strings.Contains(err.Error(), "users.file") {
+		t.Errorf("joined: %v", err)
+	}
 }
 
 // All nodes are killed at once, as by a loss of power, and started again.
