@@ -229,7 +229,7 @@ func (s *session) searchSource(kind string, names []string, add func(listed) boo
 	case "inboxes":
 		add(s.lookAt("INBOX"))
 	case "personal":
-		s.walk(all, func(item listed) bool { return !s.view.Owns(item.entry.Name) || add(item) })
+		return s.walk(all, func(item listed) bool { return !s.view.Owns(item.entry.Name) || add(item) })
 	case "subscribed":
 		subs, err := s.subscriptions()
 		if err != nil {
@@ -243,7 +243,9 @@ func (s *session) searchSource(kind string, names []string, add func(listed) boo
 		for _, ext := range names {
 			add(s.lookAt(mbox.Extern(ext)))
 			l := &listing{patterns: []mbox.Pattern{mbox.CompilePattern("", ext+string(sep)+wild, sep)}}
-			s.walk(l, add)
+			if err := s.walk(l, add); err != nil {
+				return err
+			}
 		}
 	default:
 		return fmt.Errorf("%w: unknown source of a search", errSyntax)

@@ -29,7 +29,6 @@ type follower struct {
 type tables struct {
 	ns      mbox.Namespace
 	counts  map[mbox.Location]int
-	servers map[mbox.Server]int
 	grants  map[string]*grant      // by identifier
 	granted map[mbox.Name][]string // the reverse, to take grants back
 }
@@ -49,7 +48,6 @@ func newTables(ns mbox.Namespace) *tables {
 	return &tables{
 		ns:      ns,
 		counts:  make(map[mbox.Location]int),
-		servers: make(map[mbox.Server]int),
 		grants:  make(map[string]*grant),
 		granted: make(map[mbox.Name][]string),
 	}
@@ -145,11 +143,6 @@ func (t *tables) count(l mbox.Location, by int) {
 	}
 	if t.counts[l] += by; t.counts[l] <= 0 {
 		delete(t.counts, l)
-	}
-	if server := l.Server(); server != "" {
-		if t.servers[server] += by; t.servers[server] <= 0 {
-			delete(t.servers, server)
-		}
 	}
 }
 
@@ -278,9 +271,11 @@ func merge(a, b []mbox.Name) []mbox.Name {
 func (f *follower) population() map[mbox.Server]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m := make(map[mbox.Server]int, len(f.servers))
-	for s, n := range f.servers {
-		m[s] = n
+	m := make(map[mbox.Server]int)
+	for l, n := range f.counts {
+		if s := l.Server(); s != "" {
+			m[s] += n
+		}
 	}
 	return m
 }

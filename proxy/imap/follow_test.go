@@ -3,6 +3,7 @@ package imap
 import (
 	"context"
 	"testing"
+	"time"
 
 	"murder/internal/mbox"
 )
@@ -47,4 +48,51 @@ func TestWalkOfTheMapStopsNobody(t *testing.T) {
 	cancel()
 	m.onward <- struct{}{}
 	<-ended
+}
+
+// heldMap tells of no change while it is held.
+type heldMap struct {
+	*memory
+	held <-chan struct{}
+}
+
+func (m heldMap) Changes(ctx context.Context, after uint64) ([]mbox.Change, uint64, error) {
+	select {
+	case <-m.held:
+		return m.memory.Changes(ctx, after)
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+}
+
+// While the tables of who is let in where are behind the map, LIST waits for them: without shared mailboxes the answer
+// would be wrong, and a walk of a large map for everybody who asks would keep the tables from ever being built. What
+// is the user's own waits for nothing.
+func TestListWaitsForGrants(t *testing.T) {
+	t.Parallel()
+	var held chan struct{}
+	behind := func(cfg *Config) {
+		held = make(chan struct{})
+		cfg.Directory = heldMap{cfg.Directory.(*memory), held}
+	}
+	inVirtualTime(t, rigOptions{config: []func(*Config){behind}}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send(`x LIST "" "Shared Folders/*"`)
+		d.until("x")
+		r.dir.set("new", "b2!default", "anyone\tlr\t")
+		takes(t, atOnce, atOnce, "an own folder", func() {
+			d.send(`o LIST INBOX/ "*"`)
+			d.until("o")
+		})
+		takes(t, grantsLimit, grantsLimit+time.Second, "a list that does not come", func() {
+			d.send(`y LIST "" "Shared Folders/*"`)
+			d.expect("y NO [UNAVAILABLE]...")
+		})
+		time.AfterFunc(5*time.Second, func() { close(held) })
+		takes(t, 5*time.Second, 6*time.Second, "one that comes late", func() {
+			d.send(`z LIST "" "Shared Folders/n*"`)
+			d.expect(`* LIST (\HasNoChildren) "/" "Shared Folders/new"`)
+			d.expect("z OK ...")
+		})
+	})
 }

@@ -193,7 +193,9 @@ func (s *session) answerList(l *listing) error {
 			out.add(item)
 		}
 	} else {
-		s.walk(l, func(item listed) bool { return out.add(item) })
+		if err := s.walk(l, func(item listed) bool { return out.add(item) }); err != nil {
+			return err
+		}
 	}
 	out.send()
 	switch {
@@ -228,12 +230,12 @@ func (l *listing) level(ext mbox.Extern) bool {
 }
 
 // walk yields the lines for all visible mailboxes that match, with children known, and for "%" the
-// levels between them that are no mailboxes themselves.
-func (s *session) walk(l *listing, yield func(listed) bool) {
+// levels between them that are no mailboxes themselves. It fails before the first line or not at all.
+func (s *session) walk(l *listing, yield func(listed) bool) error {
 	sep := s.view.Separator()
 	var last listed // seen, not yielded: its children come next, if it has any
 	have, on := false, true
-	s.eachVisible(l, func(item listed) bool {
+	err := s.eachVisible(l, func(item listed) bool {
 		if have {
 			last.children = s.below(item.ext, last.ext)
 			if l.matches(last.ext) {
@@ -260,6 +262,7 @@ func (s *session) walk(l *listing, yield func(listed) bool) {
 	if have && on && l.matches(last.ext) {
 		yield(last)
 	}
+	return err
 }
 
 // below reports whether a lies below b.
@@ -280,7 +283,7 @@ func (s *session) cut(ext mbox.Extern) (path, domain mbox.Extern) {
 }
 
 // eachVisible yields what the user may see, parents before and next to their children.
-func (s *session) eachVisible(l *listing, yield func(listed) bool) {
+func (s *session) eachVisible(l *listing, yield func(listed) bool) error {
 	view := s.cfg.Directory.View()
 	if s.admin {
 		var from mbox.Name
@@ -297,9 +300,9 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 			ext, ok := s.view.External(e.Name)
 			return !ok || yield(listed{ext: ext, entry: e})
 		})
-		return
+		return nil
 	}
-	var list []listed
+	var lists [classes][]listed
 	take := func(e mbox.Entry) {
 		// A mailbox being moved has no ACL for a while; it was visible before, or it would not be
 		// looked at here.
@@ -308,20 +311,24 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) {
 			return
 		}
 		if ext, ok := s.view.External(e.Name); ok {
-			list = append(list, listed{ext: ext, entry: e})
+			class := s.class(ext)
+			lists[class] = append(lists[class], listed{ext: ext, entry: e})
 		}
 	}
 	mbox.Subtree(view, s.view.Inbox(), func(e mbox.Entry) bool { take(e); return true })
 	if !l.personal(s) {
-		s.letIn(view, func(n int) { list = slices.Grow(list, n) }, take)
-	}
-	// INBOX, what is below it, the user's own, other users', shared: as Cyrus does.
-	slices.SortStableFunc(list, func(a, b listed) int { return s.class(a.ext) - s.class(b.ext) })
-	for _, item := range list {
-		if !yield(item) {
-			return
+		if err := s.letIn(view, take); err != nil {
+			return err
 		}
 	}
+	for _, list := range lists {
+		for _, item := range list {
+			if !yield(item) {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // personal reports whether no pattern can match beyond the user's own mailboxes.
@@ -335,23 +342,19 @@ func (l *listing) personal(s *session) bool {
 	return true
 }
 
-// letIn yields the mailboxes of others that may be visible to the user; before them, if possible, how many they
-// are.
-func (s *session) letIn(view mbox.View, count func(int), yield func(mbox.Entry)) {
-	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+// grantsLimit is how long LIST waits for the tables of who is let in where. They are behind the map for a moment
+// after a change, and for seconds after the start of a frontend whose map is large.
+const grantsLimit = 20 * time.Second
+
+// letIn yields the mailboxes of others that may be visible to the user.
+func (s *session) letIn(view mbox.View, yield func(mbox.Entry)) error {
+	ctx, cancel := context.WithTimeout(s.ctx, grantsLimit)
 	defer cancel()
 	if !s.srv.follow.reach(ctx, view.Index()) {
-		// The tables are still being built.
-		view.Ascend("", func(e mbox.Entry) bool {
-			if !s.view.Owns(e.Name) && s.rights(e).Has(mbox.Lookup) {
-				yield(e)
-			}
-			return true
-		})
-		return
+		return no("UNAVAILABLE", "The list of shared mailboxes is not ready yet, try again")
 	}
 	names := s.srv.follow.others(s.user, s.groups)
-	for count(len(names)); len(names) > 0; {
+	for len(names) > 0 {
 		// Often many of them are next to one another.
 		gone := true
 		view.Ascend(names[0], func(e mbox.Entry) bool {
@@ -368,9 +371,14 @@ func (s *session) letIn(view mbox.View, count func(int), yield func(mbox.Entry))
 			names = names[1:]
 		}
 	}
+	return nil
 }
 
-// class is the place of a name in the order of an answer.
+// classes is how many class tells apart.
+const classes = 5
+
+// class is the place of a name in an answer: INBOX, what is below it, the user's own, other users', shared.
+// Cyrus: the same order.
 func (s *session) class(ext mbox.Extern) int {
 	other, shared := s.view.Prefixes()
 	_, personal := s.view.Personal()

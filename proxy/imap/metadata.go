@@ -95,12 +95,15 @@ func (s *session) metadataMailboxes(names []string) (list []listed, first error)
 		if err := s.upToDate(); err != nil {
 			return nil, err
 		}
-		s.walk(l, func(item listed) bool {
+		err := s.walk(l, func(item listed) bool {
 			if item.entry.State == mbox.Active {
 				list = append(list, item)
 			}
 			return len(list) <= maxMetadata
 		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	if len(list) > maxMetadata {
 		return nil, no("LIMIT", "Too many mailboxes in one command")
