@@ -302,33 +302,62 @@ func (s *session) eachVisible(l *listing, yield func(listed) bool) error {
 		})
 		return nil
 	}
-	var lists [classes][]listed
-	take := func(e mbox.Entry) {
+	names, err := s.letIn(l, view)
+	if err != nil {
+		return err
+	}
+	see := func(e mbox.Entry) (listed, bool) {
 		// A mailbox being moved has no ACL for a while; it was visible before, or it would not be
 		// looked at here.
 		moving := e.Transfer && e.ACL == ""
 		if !listable(e) || special(e.Name) || !moving && !s.rights(e).Has(mbox.Lookup) {
-			return
+			return listed{}, false
 		}
-		if ext, ok := s.view.External(e.Name); ok {
-			class := s.class(ext)
-			lists[class] = append(lists[class], listed{ext: ext, entry: e})
+		ext, ok := s.view.External(e.Name)
+		return listed{ext: ext, entry: e}, ok
+	}
+	// In the order of class.
+	var own []listed
+	mbox.Subtree(view, s.view.Inbox(), func(e mbox.Entry) bool {
+		if item, ok := see(e); ok {
+			own = append(own, item)
+		}
+		return true
+	})
+	slices.SortStableFunc(own, func(a, b listed) int { return s.class(a.ext) - s.class(b.ext) })
+	for _, item := range own {
+		if !yield(item) {
+			return nil
 		}
 	}
-	mbox.Subtree(view, s.view.Inbox(), func(e mbox.Entry) bool { take(e); return true })
-	if !l.personal(s) {
-		if err := s.letIn(view, take); err != nil {
-			return err
-		}
-	}
-	for _, list := range lists {
-		for _, item := range list {
-			if !yield(item) {
-				return nil
+	for _, users := range []bool{true, false} {
+		each(view, names, func(e mbox.Entry) bool {
+			if _, owned := s.cfg.Namespace.Owner(e.Name); owned != users || s.view.Owns(e.Name) {
+				return true
 			}
-		}
+			item, ok := see(e)
+			return !ok || yield(item)
+		})
 	}
 	return nil
+}
+
+// each yields those of names, which are sorted, that are in the map. Often many are next to one another there.
+func each(view mbox.View, names []mbox.Name, yield func(mbox.Entry) bool) {
+	for on := true; on && len(names) > 0; {
+		gone := true
+		view.Ascend(names[0], func(e mbox.Entry) bool {
+			if e.Name != names[0] {
+				return false
+			}
+			names, gone = names[1:], false
+			on = yield(e)
+			return on && len(names) > 0
+		})
+		if gone {
+			names = names[1:]
+		}
+	}
 }
 
 // personal reports whether no pattern can match beyond the user's own mailboxes.
@@ -346,36 +375,18 @@ func (l *listing) personal(s *session) bool {
 // after a change, and for seconds after the start of a frontend whose map is large.
 const grantsLimit = 20 * time.Second
 
-// letIn yields the mailboxes of others that may be visible to the user.
-func (s *session) letIn(view mbox.View, yield func(mbox.Entry)) error {
+// letIn returns the mailboxes of others that may be visible to the user, in the order of the map.
+func (s *session) letIn(l *listing, view mbox.View) ([]mbox.Name, error) {
+	if l.personal(s) {
+		return nil, nil
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, grantsLimit)
 	defer cancel()
 	if !s.srv.follow.reach(ctx, view.Index()) {
-		return no("UNAVAILABLE", "The list of shared mailboxes is not ready yet, try again")
+		return nil, no("UNAVAILABLE", "The list of shared mailboxes is not ready yet, try again")
 	}
-	names := s.srv.follow.others(s.user, s.groups)
-	for len(names) > 0 {
-		// Often many of them are next to one another.
-		gone := true
-		view.Ascend(names[0], func(e mbox.Entry) bool {
-			if e.Name != names[0] {
-				return false
-			}
-			gone = false
-			if names = names[1:]; !s.view.Owns(e.Name) {
-				yield(e)
-			}
-			return len(names) > 0
-		})
-		if gone {
-			names = names[1:]
-		}
-	}
-	return nil
+	return s.srv.follow.others(s.user, s.groups), nil
 }
-
-// classes is how many class tells apart.
-const classes = 5
 
 // class is the place of a name in an answer: INBOX, what is below it, the user's own, other users', shared.
 // Cyrus: the same order.

@@ -25,6 +25,9 @@ func BenchmarkIMAPList(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("mailboxes=%d", size), func(b *testing.B) {
 			addr := listServer(b, size)
+			if err := settled(addr); err != nil {
+				b.Fatal(err)
+			}
 			for _, c := range []struct {
 				user  string
 				lines int
@@ -42,6 +45,17 @@ func BenchmarkIMAPList(b *testing.B) {
 			}
 		})
 	}
+}
+
+// settled waits until a frontend that has just been started has walked its map.
+func settled(addr string) error {
+	l, err := imapline.Login(addr, "few", password)
+	if err != nil {
+		return err
+	}
+	defer shutIMAP(l)
+	_, err = l.OK(`LIST "" "*"`)
+	return err
 }
 
 // listServer starts a frontend whose map holds size mailboxes: those of "few" and "many", 10 000 that "many" may
