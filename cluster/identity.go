@@ -25,6 +25,9 @@ type identity struct {
 	Damaged string `json:"damaged,omitempty"`
 	// Diverged is that a majority of the voters has another copy than this coordinator (judge.go).
 	Diverged bool `json:"diverged,omitempty"`
+	// DivergedAt is how far the copy was then, 0 if that is not known: a copy that begins with a snapshot of
+	// later is another, for a copy that was found wrong keeps none.
+	DivergedAt uint64 `json:"diverged_at,omitempty"`
 }
 
 // Files of the data directory.
@@ -59,6 +62,11 @@ func (id *identity) write(dir string) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, identityFile), append(data, '\n'), 0o644)
+}
+
+// judged reports whether a copy that begins with the snapshot of an index is the one that was found wrong.
+func (id *identity) judged(snapshot uint64) bool {
+	return id.Diverged && (id.DivergedAt == 0 || snapshot <= id.DivergedAt)
 }
 
 // check compares the membership in the data directory with the configuration.

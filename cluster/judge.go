@@ -66,15 +66,42 @@ func (r *replica) condemn() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.suspect.Store(nil)
+	r.markWrong(r.index)
+}
+
+// markWrong is called with mu held.
+func (r *replica) markWrong(at uint64) {
+	r.divergedAt = at
 	r.diverged.Store(true)
+}
+
+// recall takes up the judgement of an earlier run, unless the copy has begun with another snapshot since.
+func (r *replica) recall(id *identity) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	wrong := id.judged(r.began)
+	if wrong {
+		r.markWrong(id.DivergedAt)
+	}
+	return wrong
+}
+
+// judgement returns whether the copy was found wrong, and how far it was then.
+func (r *replica) judgement() (wrong bool, at uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if wrong = r.diverged.Load(); wrong {
+		at = r.divergedAt
+	}
+	return wrong, at
 }
 
 // decide ends a suspicion, unless the copy has been replaced since.
 func (r *replica) decide(c *fsm.Comparison, wrong bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.suspect.CompareAndSwap(c, nil) {
-		r.diverged.Store(wrong)
+	if r.suspect.CompareAndSwap(c, nil) && wrong {
+		r.markWrong(r.index)
 	}
 }
 
@@ -98,12 +125,12 @@ func (n *Node) judge(ctx context.Context, e *engine) {
 
 // rememberJudgement keeps for the next start of a coordinator whether its copy was found wrong.
 func (n *Node) rememberJudgement(e *engine) {
-	wrong := n.replica.diverged.Load()
+	wrong, at := n.replica.judgement()
 	n.mu.Lock()
-	known := e.identity.Role != Coordinator || e.identity.Diverged == wrong
+	known := e.identity.Role != Coordinator || e.identity.Diverged == wrong && e.identity.DivergedAt == at
 	n.mu.Unlock()
 	if !known {
-		n.keepIdentity(e, func(id *identity) { id.Diverged = wrong })
+		n.keepIdentity(e, func(id *identity) { id.Diverged, id.DivergedAt = wrong, at })
 	}
 }
 

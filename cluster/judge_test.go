@@ -245,6 +245,86 @@ func TestJudgementOutlivesRestart(t *testing.T) {
 	r.equalDigests()
 }
 
+// The leader's snapshot has taken the place of a copy that was found wrong, and the node dies before it has
+// written down that this is over: what it begins with is right, and is not judged again.
+func TestJudgementIsOfOneCopy(t *testing.T) {
+	t.Parallel()
+	f := startForgery(t, 3, 0)
+	r := f.r
+	l := r.waitLeader()
+	id := r.followers(l.cfg.NodeID)[0].cfg.NodeID
+	dir := r.cfgs[id].DataDir
+	f.forge(id)
+	r.eventually("it is written down", func() bool {
+		kept, err := readIdentity(dir)
+		return err == nil && kept.Diverged && kept.DivergedAt > 0
+	})
+	r.kill(id)
+	f.of.Store(nil)
+	marked, err := readIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// So much is written that the leader no longer has the entries that it lacks.
+	l = r.waitLeader()
+	for i := range 8 {
+		write(t, l, activate(fmt.Sprint("user.", i)))
+	}
+	for _, n := range r.nodes {
+		if err := n.Tune(Tuning{TrailingLogs: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.engine.Load().raft.Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := r.open(r.cfgs[id])
+	r.eventually("it has the leader's copy", func() bool {
+		return n.State().Index() > marked.DivergedAt && n.replica.doubted() == nil
+	})
+	r.kill(id)
+	if s, err := Inspect(r.cfgs[id]); err != nil || s.SnapshotIndex <= marked.DivergedAt {
+		t.Fatalf("it kept no snapshot of the leader's: %+v %v", s, err)
+	}
+	if err := marked.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Inspect(r.cfgs[id]); err != nil || s.Diverged {
+		t.Errorf("inspected: %+v %v", s, err)
+	}
+	n = r.open(r.cfgs[id])
+	if err := n.replica.doubted(); err != nil {
+		t.Error(err)
+	}
+	r.eventually("that is written down", func() bool {
+		kept, err := readIdentity(dir)
+		return err == nil && !kept.Diverged && kept.DivergedAt == 0
+	})
+	r.eventually("it is ready", func() bool { return n.Ready(testContext(t), admin.ReadyQuery{}).OK })
+	r.equalDigests()
+}
+
+// A mark without an index, and one of a copy that went further than the snapshot, judge the copy.
+func TestJudged(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		id       identity
+		snapshot uint64
+		want     bool
+	}{
+		{identity{}, 5, false},
+		{identity{Diverged: true}, 5, true},
+		{identity{Diverged: true, DivergedAt: 5}, 0, true},
+		{identity{Diverged: true, DivergedAt: 5}, 5, true},
+		{identity{Diverged: true, DivergedAt: 5}, 6, false},
+	} {
+		if got := c.id.judged(c.snapshot); got != c.want {
+			t.Errorf("%+v, beginning with %d: %v", c.id, c.snapshot, got)
+		}
+	}
+}
+
 // Of survivors that are as far, one whose copy was found wrong is not the one to go on with; if it is the only one,
 // its copy is the cluster's.
 func TestRecoverWithWrongCopy(t *testing.T) {

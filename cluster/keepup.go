@@ -265,7 +265,7 @@ func (n *Node) keepIdentity(e *engine, change func(*identity)) {
 		return
 	}
 	e.identity.Peers, e.identity.ClusterVersion, e.identity.Epoch = id.Peers, id.ClusterVersion, id.Epoch
-	e.identity.Damaged, e.identity.Diverged = id.Damaged, id.Diverged
+	e.identity.Damaged, e.identity.Diverged, e.identity.DivergedAt = id.Damaged, id.Diverged, id.DivergedAt
 }
 
 // fetchAuthority gets the key of the cluster's authority from another coordinator, so that this one

@@ -166,7 +166,7 @@ func (c *crowd) up(id string) {
 
 func (c *crowd) restart(id string, pause time.Duration) {
 	c.down(id)
-	time.Sleep(pause)
+	time.Sleep(pause) // so long it is away
 	c.up(id)
 }
 
@@ -183,7 +183,7 @@ func (c *crowd) diskFails(id string, err error, pause time.Duration) {
 		c.t.Errorf("%s goes on with a failing disk", id)
 	}
 	c.down(id)
-	time.Sleep(pause)
+	time.Sleep(pause) // so long it is away
 	c.disk(id).fail(nil)
 	c.up(id)
 }
@@ -192,7 +192,7 @@ func (c *crowd) diskFails(id string, err error, pause time.Duration) {
 func (c *crowd) crashes(id string, pause time.Duration, rnd *rand.Rand) {
 	at := c.crashing(id)
 	c.down(id)
-	time.Sleep(pause)
+	time.Sleep(pause) // so long it is away
 	cfg := c.cfgs[id]
 	if err := os.WriteFile(cfg.logFile(), at.torn(rnd), 0o600); err != nil {
 		c.t.Error(err)
@@ -219,7 +219,7 @@ func TestLinearizable(t *testing.T) {
 	r := startRig(t, 3, 2)
 	c := newCrowd(r, rnd)
 	c.begin()
-	const pause = 700 * time.Millisecond // longer than an election takes
+	const pause = 700 * time.Millisecond // longer than an election takes: a fault lasts so long, whatever comes of it
 	faults := []struct {
 		name string
 		do   func(leader *Node)

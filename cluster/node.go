@@ -184,9 +184,8 @@ func (n *Node) start(id *identity) error {
 	if err != nil {
 		return err
 	}
-	if id.Diverged {
+	if n.replica.recall(id) {
 		n.log.Error(errDiverged.Error(), "hint", divergedHint)
-		n.replica.condemn()
 	}
 	e := &engine{identity: id, keys: k, feed: f, raftFeed: f}
 	if index, _ := n.replica.applied(); index > 0 {

@@ -73,10 +73,11 @@ func openSurvivor(cfg *Config) (*identity, Survivor, *stores, error) {
 	if err != nil {
 		return nil, s, nil, err
 	}
-	s.ClusterID, s.NodeID, s.Epoch, s.Diverged = id.ClusterID, id.NodeID, id.Epoch, id.Diverged
+	s.ClusterID, s.NodeID, s.Epoch = id.ClusterID, id.NodeID, id.Epoch
 	if err := s.read(st); err != nil {
 		return nil, s, nil, errors.Join(err, st.close())
 	}
+	s.Diverged = id.judged(s.SnapshotIndex)
 	return id, s, st, nil
 }
 
@@ -119,7 +120,7 @@ func Recover(cfg Config) (Survivor, error) {
 	// The epoch comes first, so that no old majority is followed even if it is there already, then the
 	// mark: without it the node would call the lost ones back.
 	id.Epoch++
-	id.Diverged = false // there is no other copy any more that it could differ from
+	id.Diverged, id.DivergedAt = false, 0 // there is no other copy any more that it could differ from
 	if err := id.write(cfg.DataDir); err != nil {
 		return s, err
 	}

@@ -77,6 +77,9 @@ type replica struct {
 	// judgement that this copy is wrong. Both change with mu held.
 	suspect  atomic.Pointer[fsm.Comparison]
 	diverged atomic.Bool
+	// divergedAt is the index of the copy when it was found wrong, began that of the snapshot that it began with, or
+	// was last replaced by. Both are guarded by mu.
+	divergedAt, began uint64
 }
 
 const (
@@ -273,7 +276,7 @@ func (r *replica) Restore(rc io.ReadCloser) error {
 	r.view.Store(m.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.index, r.processed, r.settled = index, max(r.processed, index), index
+	r.index, r.processed, r.settled, r.began = index, max(r.processed, index), index, index
 	r.digests[index%digestsKept] = indexDigest{index, m.Digest()}
 	r.suspect.Store(nil)
 	if r.diverged.Swap(false) {

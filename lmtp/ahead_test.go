@@ -160,7 +160,7 @@ func TestSwiftClientStalls(t *testing.T) {
 	be1.on(nil)
 	m.begin("alice")
 	before := len(be1.commands())
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond) // that nothing is said is the point
 	if after := be1.commands(); len(after) != before {
 		t.Errorf("be1 heard %q", after[before:])
 	}
@@ -192,9 +192,16 @@ func TestToldOverADeadConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, be1, _, m, _ := swift(t, nil)
-			be1.on(script)
+			told := make(chan struct{}, 8)
+			be1.on(func(s *stubSession, v, line string) (string, bool) {
+				answer, done := script(s, v, line)
+				if done {
+					told <- struct{}{}
+				}
+				return answer, done
+			})
 			m.begin("alice", "carol")
-			time.Sleep(20 * time.Millisecond) // the backend has hung up, most likely
+			<-told // and the backend hangs up, now or a little later
 			m.send(testMessage + ".\r\n")
 			m.expect("250 2.1.5 Ok SESSIONID=<be1>", "250 2.1.5 Ok SESSIONID=<be2>")
 			if mails := be1.delivered(); len(mails) != 2 {
@@ -245,7 +252,7 @@ func TestFirstRecipientAhead(t *testing.T) {
 		if !swift {
 			<-gone
 			m.send("RC")
-			time.Sleep(10 * time.Millisecond) // in the middle of a line, too
+			time.Sleep(10 * time.Millisecond) // in the middle of a line, too: two segments
 			m.send("PT TO:<u1>\r\n")
 			m.expect("250")
 		} else {
@@ -278,7 +285,7 @@ func TestFirstRecipientAhead(t *testing.T) {
 	})
 	m.say("MAIL FROM:<>", "250")
 	m.say("RCPT TO:<alice>", "250")
-	for end := time.Now().Add(10 * time.Second); !gone.Load(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); !gone.Load(); time.Sleep(10 * time.Millisecond) { // how fast it talks
 		if time.Now().After(end) {
 			t.Fatal("the backend is held for as long as the client talks")
 		}

@@ -120,6 +120,19 @@ func nodeArg(ctx context.Context, client *admin.Client, args []string) (string, 
 	return s.Node, err
 }
 
+// nodeOf is the same, with what its status says of it.
+func nodeOf(s admin.Status, args []string) (admin.NodeStatus, error) {
+	id := s.Node
+	if len(args) == 1 {
+		id = args[0]
+	}
+	n, ok := findNode(s, id)
+	if !ok {
+		return n, &admin.Error{Message: "no node " + id, Hint: "murderctl cluster status lists them"}
+	}
+	return n, nil
+}
+
 // awaitNode asks until a node is as wanted; the error says how it is instead.
 func awaitNode(ctx context.Context, client *admin.Client, id string, wanted func(admin.Status, admin.NodeStatus) error) error {
 	for {

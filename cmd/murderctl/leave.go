@@ -30,15 +30,11 @@ func newLeave(c *ctl) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			id := s.Node
-			if len(args) == 1 {
-				id = args[0]
+			n, err := nodeOf(s, args)
+			if err != nil {
+				return err
 			}
-			n, ok := findNode(s, id)
-			if !ok {
-				return &admin.Error{Message: "no node " + id, Hint: "murderctl cluster status lists them"}
-			}
-			voters := s.Voters
+			id, voters := n.ID, s.Voters
 			if n.Suffrage == "voter" {
 				voters--
 			}

@@ -46,16 +46,11 @@ func newNodeStatus(c *ctl) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				id := s.Node
-				if len(args) == 1 {
-					id = args[0]
+				n, err := nodeOf(s, args)
+				if err != nil {
+					return err
 				}
-				for _, n := range s.Nodes {
-					if n.ID == id {
-						return c.show(cmd, n, nodeTable(n))
-					}
-				}
-				return &admin.Error{Message: "no node " + id, Hint: "murderctl cluster status lists them"}
+				return c.show(cmd, n, nodeTable(n))
 			})
 		},
 	}

@@ -112,7 +112,7 @@ type Users struct {
 	Mechs          []string `toml:"mechs" doc:"SASL mechanisms that may be offered. Empty: all that the sources support."`
 	AllowPlaintext bool     `toml:"allow_plaintext" doc:"Let passwords cross the network in clear."`
 	Pause          Duration `toml:"pause" doc:"Time from a wrong password to its refusal."`
-	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait; with MUPDATE, for one identity at one address."`
+	Failures       int      `toml:"failures" doc:"Wrong passwords at once from one address before it must wait; with MUPDATE, for one identity at one address, and 16 times as many in one IPv6 /64."`
 	FailureEvery   Duration `toml:"failure_every" doc:"Time in which one more wrong password is forgiven."`
 }
 

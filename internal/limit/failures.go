@@ -2,6 +2,7 @@ package limit
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -9,6 +10,10 @@ import (
 // Failures is a token bucket of failed logins for each address, or for each name at an address: burst failures at once, then one more
 // every interval. A nil *Failures never blocks. It is safe for concurrent use and remembers a bounded
 // number of addresses; when there are more, those that have failed least are forgotten first.
+//
+// Without a name an IPv6 client is counted by its /64. With one it is counted by itself, as there may be many
+// honest hosts in that network, which use one name; and the network as a whole may fail as often as networkHosts
+// of them: one host alone does not get that far, for it is blocked before, and one that changes its address does.
 //
 // Loopback and unknown addresses are never blocked: they stand for many clients.
 type Failures struct {
@@ -21,11 +26,14 @@ type Failures struct {
 	buckets map[origin]bucket
 }
 
-// origin is where failures come from. With a name the address stands for one host, not for its network: there
-// may be many honest ones in it.
+// networkHosts is how many hosts of an IPv6 network may fail at a time with one name.
+const networkHosts = 16
+
+// origin is where failures come from: an address, a name at it, or a name in a network.
 type origin struct {
-	addr netip.Addr
-	name string
+	addr  netip.Addr
+	name  string
+	hosts int // that may fail there at a time
 }
 
 // A bucket holds the failures not yet forgiven, as of a moment.
@@ -44,43 +52,53 @@ func NewFailures(burst int, interval time.Duration, capacity int) *Failures {
 
 // Blocked reports whether an address must wait before it may try again, with a name if one is given.
 func (f *Failures) Blocked(addr netip.Addr, name string) bool {
-	key, ok := f.key(addr, name)
-	if !ok {
+	list := f.origins(addr, name)
+	if len(list) == 0 {
 		return false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.left(f.buckets[key], f.now()) > f.burst-1
+	now := f.now()
+	return slices.ContainsFunc(list, func(o origin) bool { return f.left(o, now) > f.limit(o)-1 })
 }
 
 // Add notes a failed login.
 func (f *Failures) Add(addr netip.Addr, name string) {
-	key, ok := f.key(addr, name)
-	if !ok {
+	list := f.origins(addr, name)
+	if len(list) == 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	if _, known := f.buckets[key]; !known && len(f.buckets) >= f.capacity {
-		f.evict(now)
+	for _, o := range list {
+		if _, known := f.buckets[o]; !known && len(f.buckets) >= f.capacity {
+			f.evict(now)
+		}
+		f.buckets[o] = bucket{failures: min(f.left(o, now)+1, f.limit(o)), at: now}
 	}
-	f.buckets[key] = bucket{failures: min(f.left(f.buckets[key], now)+1, f.burst), at: now}
 }
 
-func (f *Failures) key(addr netip.Addr, name string) (origin, bool) {
-	if f == nil {
-		return origin{}, false
+// origins returns all that a failure counts for; nothing if it does not count.
+func (f *Failures) origins(addr netip.Addr, name string) []origin {
+	host, network := addr.Unmap().WithZone(""), Network(addr)
+	switch {
+	case f == nil || !host.IsValid() || host.IsLoopback():
+		return nil
+	case name == "":
+		return []origin{{network, "", 1}}
+	case host.Is4():
+		return []origin{{host, name, 1}}
 	}
-	key := origin{addr.Unmap().WithZone(""), name}
-	if name == "" {
-		key.addr = Network(addr)
-	}
-	return key, key.addr.IsValid() && !key.addr.IsLoopback()
+	return []origin{{host, name, 1}, {network, name, networkHosts}}
 }
 
-func (f *Failures) left(b bucket, now time.Time) float64 {
-	return max(0, b.failures-float64(now.Sub(b.at))/float64(f.interval))
+func (f *Failures) limit(o origin) float64 { return f.burst * float64(o.hosts) }
+
+// left returns the failures of an origin that are not forgiven yet.
+func (f *Failures) left(o origin, now time.Time) float64 {
+	b := f.buckets[o]
+	return max(0, b.failures-float64(now.Sub(b.at))/float64(f.interval)*float64(o.hosts))
 }
 
 // evict makes room: all that are forgiven, and if there are none the least guilty of a few. Map order
@@ -88,13 +106,13 @@ func (f *Failures) left(b bucket, now time.Time) float64 {
 func (f *Failures) evict(now time.Time) {
 	const sample = 16
 	var victim origin
-	least, seen := f.burst+1, 0
-	for key, b := range f.buckets {
-		left := f.left(b, now)
-		if left == 0 {
-			delete(f.buckets, key)
-		} else if left < least {
-			victim, least = key, left
+	least, seen := 2.0, 0
+	for o := range f.buckets {
+		guilt := f.left(o, now) / f.limit(o)
+		if guilt == 0 {
+			delete(f.buckets, o)
+		} else if guilt < least {
+			victim, least = o, guilt
 		}
 		if seen++; seen == sample {
 			break

@@ -89,7 +89,7 @@ func TestFailures(t *testing.T) {
 	if f.Blocked(loop, "") {
 		t.Error("loopback is blocked")
 	}
-	// Names are counted by themselves, and an address of a network with them by itself.
+	// Names are counted by themselves, and a host of a network with them by itself.
 	c, d := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
 	for range 3 {
 		f.Add(c, "u")
@@ -102,6 +102,26 @@ func TestFailures(t *testing.T) {
 		if got := f.Blocked(x.addr, x.name); got != x.want {
 			t.Errorf("%s at %s: blocked %v", x.name, x.addr, got)
 		}
+	}
+	// That host goes on trying, and is blocked; the others of its network, which use the name too, are not.
+	for range 10 * networkHosts {
+		now = now.Add(10 * time.Second)
+		if !f.Blocked(c, "u") {
+			f.Add(c, "u")
+		}
+	}
+	if !f.Blocked(c, "u") || f.Blocked(d, "u") {
+		t.Error("one host shuts out its network, or nobody")
+	}
+	// One that takes another address for each try shuts out its network, for that name, and no other network.
+	for i := range 3 * networkHosts {
+		f.Add(netip.MustParseAddr(fmt.Sprintf("2001:db8::1:%x", i)), "u")
+	}
+	if !f.Blocked(d, "u") || f.Blocked(d, "v") || f.Blocked(netip.MustParseAddr("2001:db8:0:1::1"), "u") {
+		t.Error("a host that changes its address is not blocked, or others are")
+	}
+	if now = now.Add(time.Minute); f.Blocked(d, "u") {
+		t.Error("not forgiven")
 	}
 	var none *Failures
 	none.Add(a, "")

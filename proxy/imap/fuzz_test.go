@@ -140,17 +140,24 @@ func addCommands(f *testing.F) {
 	}
 }
 
+// newCommand is a path with its command, nil if that is none to relay.
+func newCommand(t testing.TB, in []byte, slow bool) (*path, *command) {
+	p := newPath(t, in, slow)
+	c := p.command()
+	if c != nil {
+		t.Cleanup(func() { p.b.nc.Close(); p.s.in.release() })
+	}
+	return p, c
+}
+
 // A command that is relayed as it comes.
 func FuzzStream(f *testing.F) {
 	addCommands(f)
 	f.Fuzz(func(t *testing.T, in []byte, slow bool) {
-		p := newPath(t, in, slow)
-		c := p.command()
+		p, c := newCommand(t, in, slow)
 		if c == nil {
 			return
 		}
-		defer p.s.in.release()
-		defer p.b.nc.Close()
 		want, used, whole := framed(in)
 		p.b.out.Lock()
 		err := p.s.streamOn(c, p.b, p.x, c.line)
@@ -184,13 +191,10 @@ func FuzzStream(f *testing.F) {
 func FuzzWhole(f *testing.F) {
 	addCommands(f)
 	f.Fuzz(func(t *testing.T, in []byte, plus bool) {
-		p := newPath(t, in, false)
-		c := p.command()
+		p, c := newCommand(t, in, false)
 		if c == nil {
 			return
 		}
-		defer p.s.in.release()
-		defer p.b.nc.Close()
 		want, _, whole := framed(in)
 		err := p.s.readWhole(c)
 		if err != nil {
@@ -238,13 +242,10 @@ func plainly(command []byte) (plain []byte) {
 func FuzzCatenate(f *testing.F) {
 	addCommands(f)
 	f.Fuzz(func(t *testing.T, in []byte, slow bool) {
-		p := newPath(t, in, slow)
-		c := p.command()
+		p, c := newCommand(t, in, slow)
 		if c == nil {
 			return
 		}
-		defer p.s.in.release()
-		defer p.b.nc.Close()
 		at, ok := catenateAt(c.line, c.args)
 		if !ok {
 			return

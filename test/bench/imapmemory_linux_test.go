@@ -73,7 +73,7 @@ func BenchmarkIMAPMemory(b *testing.B) {
 					fmt.Printf("# %s: %v\n", t.name, err)
 					continue
 				}
-				time.Sleep(2 * time.Second)
+				time.Sleep(2 * time.Second) // their garbage is collected by and by
 				before, _ := memoryOf(t.pid)
 				for _, n := range counts {
 					if err := crowd.grow(n); err != nil {
@@ -216,7 +216,7 @@ func large(b *testing.B, t target) {
 		if _, err := r.ReadString('\n'); err != nil {
 			b.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // what came before is collected by and by
 		before, _ := memoryOf(t.pid)
 		most := before
 		done := make(chan error, 1)

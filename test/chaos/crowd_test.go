@@ -59,13 +59,13 @@ func begin(r *report, c *harness.Cluster, seed uint64) *crowd {
 					m, err := mupdate.Dial(ctx, mupdate.ClientConfig{Addresses: []string{addr}, DialTimeout: time.Second, Timeout: 5 * time.Second,
 						SASL: mupdate.Password(admin, password)})
 					for err == nil && ctx.Err() == nil {
-						time.Sleep(time.Duration(rnd.IntN(30)) * time.Millisecond)
+						time.Sleep(time.Duration(rnd.IntN(30)) * time.Millisecond) // how fast a client works
 						err = work(ctx, number, id, m, rnd)
 					}
 					if m != nil {
 						m.Close()
 					}
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // and comes again
 				}
 			})
 		}
@@ -125,7 +125,7 @@ func (k *crowd) read(_ context.Context, client int, id string, m *mupdate.Client
 // during lets the crowd work for a while under a name.
 func (k *crowd) during(what string, d time.Duration) {
 	k.t.Logf("%6.2f s: %s", k.hist.Now().Seconds(), what)
-	time.Sleep(d)
+	time.Sleep(d) // it is the load
 }
 
 // under lets the crowd work for a while under a fault, of node id.

@@ -62,11 +62,7 @@ func TestKillLoop(t *testing.T) {
 	long(t)
 	r := newReport(t)
 	c := harness.Start(t, harness.Options{Frontends: 2})
-	var addrs []string
-	for _, id := range c.Nodes() {
-		addrs = append(addrs, c.Addr(id, "mupdate"))
-	}
-	l := ledger.Start(8, addrs, admin, password)
+	l := ledger.Start(8, c.Addrs("mupdate"), admin, password)
 	defer l.Stop()
 	goOn := func() {
 		t.Helper()
@@ -92,7 +88,7 @@ func TestKillLoop(t *testing.T) {
 	r.promised(l)
 	_, _, gap := l.Summary()
 	t.Logf("longest pause %s", gap.Round(time.Millisecond))
-	for _, addr := range addrs {
+	for _, addr := range c.Addrs("mupdate") {
 		r.check(l.Check(t.Context(), addr))
 	}
 	c.AwaitEqual(t)

@@ -73,11 +73,7 @@ func deal(t *testing.T, rnd *rand.Rand, faults []fault) func() *fault {
 }
 
 func newStorm(r *report, c *harness.Cluster, rnd *rand.Rand) *storm {
-	var addrs []string
-	for _, id := range c.Nodes() {
-		addrs = append(addrs, c.Addr(id, "mupdate"))
-	}
-	s := &storm{report: r, ctx: r.t.Context(), rnd: rnd, c: c, longest: map[string]time.Duration{}, l: ledger.StartAtEach(addrs, admin, password)}
+	s := &storm{report: r, ctx: r.t.Context(), rnd: rnd, c: c, longest: map[string]time.Duration{}, l: ledger.StartAtEach(c.Addrs("mupdate"), admin, password)}
 	s.l.Pace(20 * time.Millisecond)
 	r.t.Cleanup(s.l.Stop)
 	return s

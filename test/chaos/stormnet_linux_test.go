@@ -52,7 +52,7 @@ func networkFaults(w *wire) []fault {
 			if err := cut(s, l, others); err != nil {
 				return err
 			}
-			time.Sleep(s.between(300*time.Millisecond, 4*time.Second))
+			time.Sleep(s.between(300*time.Millisecond, 4*time.Second)) // here and below: so long the fault lasts
 			return nil
 		}}
 	}

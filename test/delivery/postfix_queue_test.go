@@ -21,7 +21,7 @@ func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string,
 			if c == nil {
 				nc, err := net.Dial("tcp", p.smtp)
 				if err != nil {
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // a queue's pause
 					continue
 				}
 				c = textproto.NewConn(nc)
@@ -38,7 +38,7 @@ func (p *postfix) work(l *ledger, ids <-chan int, rcptsOf func(id int) []string,
 				l.acknowledge("Postfix", subject(id)+" "+rcpt)
 			}
 			if left = without(left, taken); len(left) > 0 {
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(50 * time.Millisecond) // a queue's pause
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func (p *postfix) drain(l *ledger) {
 		if n := strings.Count(p.queue(), "sender@example.net"); n < 50 {
 			return
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // asking costs Postfix something
 	}
 }
 

@@ -8,19 +8,22 @@ import (
 	"net"
 	"net/textproto"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"murder/test/cyrus"
+	"murder/test/harness"
 )
 
 // postfix is an instance of Postfix with files of its own, made of deploy/postfix.
 type postfix struct {
 	t         testing.TB
 	dir, smtp string
+	master    *exec.Cmd
 }
 
 // startPostfix starts one. replace are pairs of strings for the example files.
@@ -66,9 +69,29 @@ maximal_backoff_time = 2s
 		services.WriteString(s + "\n")
 	}
 	w.write(t, "postfix/master.cf", services.String()+example("master.cf"), 0o644)
-	t.Cleanup(p.stop)
-	must(t, "postfix", "-c", p.dir, "start")
+	must(t, "postfix", "-c", p.dir, "check") // makes the queue's directories
+	p.start()
 	return p
+}
+
+// start starts what "postfix start" does, so that it ends with the test, however that ends: a shell hears of that
+// and tells the master, which forgets whose child it is when it changes its user.
+func (p *postfix) start() {
+	p.t.Helper()
+	program := filepath.Join(strings.TrimSpace(must(p.t, "postconf", "-d", "-h", "daemon_directory")), "master")
+	p.master = exec.Command("sh", "-c", `trap 'kill $m' TERM; "$0" -c "$1" & m=$!; wait $m; wait $m`, program, p.dir)
+	p.master.SysProcAttr = harness.ChildAttr()
+	if err := p.master.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(p.stop)
+	eventually(p.t, func() error {
+		nc, err := net.Dial("tcp", p.smtp)
+		if err == nil {
+			nc.Close()
+		}
+		return err
+	})
 }
 
 func (p *postfix) stop() {
@@ -76,17 +99,15 @@ func (p *postfix) stop() {
 		log, _ := os.ReadFile(p.dir + "/log")
 		p.t.Logf("Postfix:\n%s", log)
 	}
-	text, _ := os.ReadFile(p.dir + "/queue/pid/master.pid")
-	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 1 {
-		syscall.Kill(pid, syscall.SIGTERM)
-		eventually(p.t, func() error {
-			if syscall.Kill(pid, 0) == nil {
-				return errors.New("Postfix does not end")
-			}
-			return nil
-		})
+	p.master.Process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(stopLimit, func() { p.master.Process.Kill() })
+	p.master.Wait() // killed, or told to end: it says so by its status
+	if !late.Stop() {
+		p.t.Error("Postfix did not end and was killed")
 	}
 }
+
+const stopLimit = 30 * time.Second
 
 // send hands a message in by SMTP and returns the reply for each recipient.
 func (p *postfix) send(message string, rcpts ...string) (replies []string) {

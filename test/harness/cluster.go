@@ -213,6 +213,15 @@ func (c *Cluster) Addr(id, service string) string {
 	return c.env[strings.ToUpper(id+"_"+service)]
 }
 
+// Addrs are the addresses of a service at all nodes.
+func (c *Cluster) Addrs(service string) []string {
+	var addrs []string
+	for _, id := range c.ids {
+		addrs = append(addrs, c.Addr(id, service))
+	}
+	return addrs
+}
+
 // PID is the process of a node, 0 if unknown.
 func (c *Cluster) PID(id string) int {
 	if p := c.nodes[id]; p != nil {

@@ -3,6 +3,7 @@
 package imapcyrus
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"strings"
@@ -33,7 +34,9 @@ func TestBackendAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
+	if line, err := idle.Conn.Line(10 * time.Second); err != nil || !strings.HasPrefix(line, "+") {
+		t.Fatalf("IDLE: %q %v", line, err)
+	}
 
 	t.Run("117 restarted", func(t *testing.T) {
 		p := at(t, "alice")
@@ -114,10 +117,16 @@ func TestClientDiesInLiteral(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(10 * time.Second))
 	fmt.Fprintf(nc, "a LOGIN frank %s\r\nb APPEND Half {100000+}\r\nonly this", Password)
-	time.Sleep(300 * time.Millisecond)
+	for r := bufio.NewScanner(nc); !strings.HasPrefix(r.Text(), "a OK"); {
+		if !r.Scan() {
+			t.Fatalf("LOGIN: %q %v", r.Text(), r.Err())
+		}
+	}
 	nc.Close()
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(300 * time.Millisecond) // that nothing comes of it is the point
 	has(t, e.ok("STATUS Half (MESSAGES)"), "...MESSAGES 0...")
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"murder/internal/mbox"
@@ -133,6 +134,16 @@ func (l *Ledger) Await(ctx context.Context, count int) error {
 			return fmt.Errorf("waiting for write %d, at %d: %w", want, have, ctx.Err())
 		}
 		l.mu.Lock()
+	}
+}
+
+// GoOn is Await for a test, which fails if so much has not been written within a time.
+func (l *Ledger) GoOn(t testing.TB, count int, within time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := l.Await(ctx, count); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"context"
 	"net"
 	"strings"
 	"testing"
@@ -33,7 +32,7 @@ func TestTour(t *testing.T) {
 // lost, and every copy ends the same.
 func TestKillEveryNode(t *testing.T) {
 	c := harness.Start(t, harness.Options{})
-	l := ledger.Start(writers, mupdateAddrs(c), admin, password)
+	l := ledger.Start(writers, c.Addrs("mupdate"), admin, password)
 	defer l.Stop()
 	goOn(t, l, 20)
 	for _, id := range c.Nodes() {
@@ -65,7 +64,7 @@ func TestJoinOfANodeThatEnds(t *testing.T) {
 // All nodes are killed at once, as by a loss of power, and started again.
 func TestKillAllNodes(t *testing.T) {
 	c := harness.Start(t, harness.Options{})
-	l := ledger.Start(writers, mupdateAddrs(c), admin, password)
+	l := ledger.Start(writers, c.Addrs("mupdate"), admin, password)
 	defer l.Stop()
 	goOn(t, l, 50)
 	for _, id := range c.Nodes() {
@@ -88,7 +87,7 @@ func TestPausedLeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := ledger.Start(writers, mupdateAddrs(c), admin, password)
+	l := ledger.Start(writers, c.Addrs("mupdate"), admin, password)
 	defer l.Stop()
 	goOn(t, l, 20)
 	if err := c.Pause(leader); err != nil {
@@ -107,22 +106,10 @@ func TestPausedLeader(t *testing.T) {
 	settle(t, c, l)
 }
 
-func mupdateAddrs(c *harness.Cluster) []string {
-	var addrs []string
-	for _, id := range c.Nodes() {
-		addrs = append(addrs, c.Addr(id, "mupdate"))
-	}
-	return addrs
-}
-
 // goOn waits for writes.
 func goOn(t *testing.T, l *ledger.Ledger, writes int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := l.Await(ctx, writes); err != nil {
-		t.Fatal(err)
-	}
+	l.GoOn(t, writes, patience)
 }
 
 // settle ends the writers and compares every node with what they were promised, and with each other.
@@ -131,7 +118,7 @@ func settle(t *testing.T, c *harness.Cluster, l *ledger.Ledger) {
 	l.Stop()
 	acked, unknown, gap := l.Summary()
 	t.Logf("%d writes acknowledged, %d without an answer, longest pause %s", acked, unknown, gap.Round(time.Millisecond))
-	for _, addr := range mupdateAddrs(c) {
+	for _, addr := range c.Addrs("mupdate") {
 		if err := l.Check(t.Context(), addr); err != nil {
 			t.Error(err)
 		}

@@ -59,7 +59,7 @@ var orders = []string{"c1 f1 c2 c3", "c1 c3 f1 c2", "f1 c2 c1 c3", "c2 c3 c1 f1"
 func TestEveryOrder(t *testing.T) {
 	p := build(t)
 	c := p.start(t)
-	l := ledger.Start(writers, mupdate(c), user, pass)
+	l := ledger.Start(writers, c.Addrs("mupdate"), user, pass)
 	defer l.Stop()
 	goOn(t, l, 50)
 	rounds := orders
@@ -167,7 +167,7 @@ func whole(t *testing.T, c *harness.Cluster) {
 func TestCommand(t *testing.T) {
 	p := build(t)
 	c := p.start(t)
-	l := ledger.Start(writers, mupdate(c), user, pass)
+	l := ledger.Start(writers, c.Addrs("mupdate"), user, pass)
 	defer l.Stop()
 	goOn(t, l, 20)
 
@@ -379,21 +379,9 @@ func await(t *testing.T, c *harness.Cluster, id, version string) {
 	t.Fatalf("%s does not come up with version %s: %+v", id, version, s)
 }
 
-func mupdate(c *harness.Cluster) []string {
-	var addrs []string
-	for _, id := range c.Nodes() {
-		addrs = append(addrs, c.Addr(id, "mupdate"))
-	}
-	return addrs
-}
-
 func goOn(t *testing.T, l *ledger.Ledger, writes int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := l.Await(ctx, writes); err != nil {
-		t.Fatal(err)
-	}
+	l.GoOn(t, writes, patience)
 }
 
 // settle ends the writers: nothing that was acknowledged is lost, all copies are equal, and at no time
@@ -413,7 +401,7 @@ func settle(t *testing.T, c *harness.Cluster, l *ledger.Ledger) {
 	if slowest > retryBudget {
 		t.Errorf("one write took %s", slowest)
 	}
-	for _, addr := range mupdate(c) {
+	for _, addr := range c.Addrs("mupdate") {
 		if err := l.Check(t.Context(), addr); err != nil {
 			t.Error(err)
 		}
