@@ -210,7 +210,7 @@ func (m *memory) have(entries ...mbox.Entry) {
 func (m *memory) View() mbox.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), left: maps.Clone(m.left), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful}
+	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), left: maps.Clone(m.left), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful, owners: maps.Clone(m.owners)}
 	for name, session := range m.began {
 		v.orphans[name] = m.ended[session]
 	}
@@ -231,7 +231,7 @@ type memoryView struct {
 	names, gone      []mbox.Name
 	forgetful        bool
 	contest, orphans map[mbox.Name]bool
-	left             map[mbox.Name]mbox.Server
+	left, owners     map[mbox.Name]mbox.Server
 }
 
 func (v *memoryView) Index() uint64                            { return v.index }
@@ -242,6 +242,10 @@ func (v *memoryView) Leftover(n mbox.Name, s mbox.Server) bool { return s != "" 
 func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) bool {
 	slices.Values(v.gone)(yield)
 	return !v.forgetful
+}
+func (v *memoryView) DeletedFrom(n mbox.Name) (mbox.Server, bool) {
+	s, ok := v.owners[n]
+	return s, ok
 }
 func (v *memoryView) Get(n mbox.Name) (e mbox.Entry, ok bool) { e, ok = v.records[n]; return e, ok }
 func (v *memoryView) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {

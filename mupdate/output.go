@@ -65,6 +65,11 @@ func appendText(dst []byte, text string) []byte {
 	return dst
 }
 
+// maxQuoted is the longest value of a row that goes between quotes. Cyrus: every release reads quoted strings of
+// any length, but 3.4.8, 3.6.5 and 3.8.3 no literal, and such a backend would not start over one mailbox that is
+// shared with many. A whole row must fit into maxLine.
+const maxQuoted = 4096
+
 // row writes a record as MAILBOX, RESERVE or, for an absent name, DELETE (RFC 3656 section 3).
 // Cyrus: RESERVE carries two strings and MAILBOX three, or the client gives up.
 func (o *output) row(tag string, e *mbox.Entry) {
@@ -77,14 +82,14 @@ func (o *output) row(tag string, e *mbox.Entry) {
 	default:
 		o.buf = append(o.buf, " DELETE "...)
 	}
-	o.buf = imapwire.AppendString(o.buf, e.Name)
+	o.buf = imapwire.AppendShort(o.buf, e.Name, maxQuoted)
 	if e.State != mbox.Absent {
 		o.buf = append(o.buf, ' ')
-		o.buf = imapwire.AppendString(o.buf, e.Location)
+		o.buf = imapwire.AppendShort(o.buf, e.Location, maxQuoted)
 	}
 	if e.State == mbox.Active {
 		o.buf = append(o.buf, ' ')
-		o.buf = imapwire.AppendString(o.buf, e.ACL)
+		o.buf = imapwire.AppendShort(o.buf, e.ACL, maxQuoted)
 	}
 	o.buf = append(o.buf, '\r', '\n')
 }

@@ -56,6 +56,8 @@ func TestSlavesAreWhole(t *testing.T) {
 		{"Cyrus 3.6", mbox.OrderDB, mbox.OrderDB, `user\.[ab]([-. ^(][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
 		{"Cyrus 3.4", mbox.OrderOctet, mbox.OrderDB, `user\.[ab]([-. ^(][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
 		{"Cyrus 3.4, configured", mbox.OrderOctet, mbox.OrderOctet, `user\.[ab]([-. ^(][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
+		{"Cyrus 3.6, configured as 3.4", mbox.OrderDB, mbox.OrderOctet, `user\.[ab]([-. ^(0][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
+		{"Cyrus 3.6, configured as mboxsort", mbox.OrderDB, mbox.OrderMboxsort, `user\.[ab]([-. ^(0][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
 		{"mboxsort", mbox.OrderMboxsort, mbox.OrderDB, `user\.[ab]([-. ^(][ab])?([-. ^][ab])?`},
 		{"mboxsort, configured", mbox.OrderMboxsort, mbox.OrderMboxsort, `user\.[ab]([-. ^(][ab])?([-. ^][ab])?|d!user\.[ab]([-. ^][ab])?|[ad]\.x`},
 	} {

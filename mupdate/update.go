@@ -104,12 +104,16 @@ func (s *scope) wants(ch *mbox.Change) bool {
 // surplus name the merge can step out of line and delete names that are in the dump. That can only hit
 // a name that some earlier name of its list, sent or deleted not long ago, exceeds by octets: never one
 // of a slave whose own list is in the order of octets (Cyrus up to 3.4), which can thus have the dump
-// in any order.
+// in OrderDB.
+//
+// The reverse does not hold: a slave whose list is in OrderDB and that is sent OrderMboxsort loses names
+// that nobody can foresee. So it would go when Cyrus is upgraded to 3.6 and the configured order is not
+// changed with it: everything is repeated.
 func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope) error {
-	switch c.srv.cfg.Replay {
-	case ReplayOff:
+	switch {
+	case c.srv.cfg.Replay == ReplayOff:
 		return nil
-	case ReplayAll:
+	case c.srv.cfg.Replay == ReplayAll, order != mbox.OrderDB:
 		return c.dump(tag, located(view, ""), order, scope.dumps)
 	}
 	gone := deleted(view, order)

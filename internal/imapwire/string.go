@@ -9,7 +9,12 @@ const MaxQuoted = 512
 // non-synchronising literal. Nothing is ever escaped: RFC 3656 knows no escapes, and some Cyrus releases
 // read quoted strings from a server but no such literals (3.4.8, 3.6.5 and 3.8.3: imapparse.c, getxstring).
 func AppendString[T ~string | ~[]byte](dst []byte, s T) []byte {
-	if Quotable(s) {
+	return AppendShort(dst, s, MaxQuoted)
+}
+
+// AppendShort is AppendString with another limit than MaxQuoted, for readers that are known to bear it.
+func AppendShort[T ~string | ~[]byte](dst []byte, s T, limit int) []byte {
+	if quotable(s, limit) {
 		dst = append(dst, '"')
 		dst = append(dst, s...)
 		return append(dst, '"')
@@ -26,8 +31,10 @@ func AppendLiteral[T ~string | ~[]byte](dst []byte, s T) []byte {
 }
 
 // Quotable reports whether s may stand between quotes unescaped.
-func Quotable[T ~string | ~[]byte](s T) bool {
-	if len(s) > MaxQuoted {
+func Quotable[T ~string | ~[]byte](s T) bool { return quotable(s, MaxQuoted) }
+
+func quotable[T ~string | ~[]byte](s T, limit int) bool {
+	if len(s) > limit {
 		return false
 	}
 	for i := 0; i < len(s); i++ {

@@ -93,9 +93,11 @@ func (m *murder) startCluster(t *testing.T, o *Options, flags []string) {
 	for _, u := range o.Users {
 		args = append(args, "--user", u+":"+o.Password)
 	}
-	if order := os.Getenv("MURDER_CYRUS_ORDER"); order != "" { // octet for Cyrus before 3.6, see MURDER_CYRUS
-		args = append(args, "--set", "mupdate.identities."+o.Proxy+".order="+order)
+	sorted, err := OrderArgs(o.Proxy)
+	if err != nil {
+		t.Fatal(err)
 	}
+	args = append(args, sorted...)
 	m.cluster = harness.Start(t, harness.Options{Net: o.Net, Coordinators: 3, Frontends: 1, Args: append(args, flags...)})
 	// One name with the addresses of all coordinators: a Cyrus client tries them in turn.
 	name := "mupdate." + o.Domain

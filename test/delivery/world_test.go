@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,7 +102,11 @@ func newWorld(t *testing.T, o options) *world {
 	if o.unix {
 		args = append(args, "--set", "namespace.unixhierarchysep=true", "--set", "namespace.altnamespace=true")
 	}
-	w.cluster = harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: append(args, o.flags...)})
+	order, err := cyrus.OrderArgs("murder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cluster = harness.Start(t, harness.Options{Net: n, Frontends: 2, Args: slices.Concat(args, order, o.flags)})
 	hosts := map[string][]string{}
 	for _, id := range w.cluster.Coordinators() {
 		host, _, _ := strings.Cut(w.cluster.Addr(id, "mupdate"), ":")

@@ -83,6 +83,11 @@ func New() (_ *World, err error) {
 	for _, u := range Users {
 		args = append(args, "--user", u+":"+Password)
 	}
+	order, err := cyrus.OrderArgs("murder")
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, order...)
 	args = append(args, "--set", "f1/users.saslauthd="+filepath.Join(w.dir, "mux"), "--set", "f2/users.passthrough=true")
 	if w.Cluster, err = harness.New(harness.Options{Net: n, Coordinators: 3, Frontends: 2, Args: args}); err != nil {
 		return nil, err
