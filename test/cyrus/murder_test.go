@@ -274,9 +274,9 @@ func refused(t testing.TB, c *imapline.Conn, format string, args ...any) imaplin
 
 // refusedCreate has a backend's administrator ask for a mailbox that the backend must not make.
 //
-// Cyrus 3.10 and later leave the mailbox open that they take back when their MUPDATE server refuses it, find that out
-// after the command, and end the session instead of answering (imapd.c, cmdloop: an assertion). Whoever the server
-// is: the mailbox is gone all the same.
+// Cyrus 3.10 and later leave the mailbox open that they take back when their MUPDATE server refuses it, and end the
+// session over that after their answer (imapd.c, cmdloop: an assertion), whoever the server is. The mailbox is gone
+// all the same.
 func refusedCreate(t testing.TB, n *Node, name string) {
 	t.Helper()
 	c, err := n.IMAP(n.rig.Admin())
