@@ -66,8 +66,9 @@ func appendText(dst []byte, text string) []byte {
 }
 
 // maxQuoted is the longest value of a row that goes between quotes. Cyrus: every release reads quoted strings of
-// any length, but 3.4.8, 3.6.5 and 3.8.3 no literal, and such a backend would not start over one mailbox that is
-// shared with many. A whole row must fit into maxLine.
+// any length, but 3.4.8, 3.6.5 and 3.8.3 no {n+} (seen with that of 3.8.3, mupdate-client.c and imapparse.c): such a
+// backend would not start over one mailbox that is shared with many. Octets that need a literal are not among those
+// of Cyrus's names. A whole row must fit into maxLine.
 const maxQuoted = 4096
 
 // row writes a record as MAILBOX, RESERVE or, for an absent name, DELETE (RFC 3656 section 3).

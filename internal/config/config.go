@@ -144,7 +144,7 @@ type Backend struct {
 	POP3           int      `toml:"pop3" doc:"POP3 port. Default: 110, or 995 with tls = implicit."`
 	Sieve          int      `toml:"sieve" doc:"ManageSieve port. Default: 4190."`
 	Bind           string   `toml:"bind" doc:"Local address to connect from."`
-	TLS            string   `toml:"tls" doc:"starttls, implicit or none."`
+	TLS            string   `toml:"tls" doc:"starttls, implicit or none. Cyrus 3.8.6, 3.10.2, 3.12.1 and later offer STARTTLS only with allowstarttls: yes in imapd.conf."`
 	Verify         string   `toml:"verify" doc:"Which certificates are accepted: ca, name, pin or none."`
 	CAFile         string   `toml:"ca_file" doc:"Authorities for verify = ca or name. Default: the system's."`
 	TLSName        string   `toml:"tls_name" doc:"Name expected in the certificate. Default: the host."`

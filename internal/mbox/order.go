@@ -9,6 +9,10 @@ import (
 // Order is a sort order of mailbox names. It is part of the protocol: ctl_mboxlist walks the answer
 // to LIST and its own database in step, and a Cyrus slave merges an UPDATE dump the same way, so
 // rows must come in the order of that client's own database.
+//
+// Which Cyrus has which has been measured with names of all octets that sort differently, also with
+// virtual domains (test/cyrus: ListOrder): 3.4.9 has OrderOctet, and with improved_mboxlist_sort
+// OrderMboxsort; 3.6.1, 3.8.7 and 3.10.3 have OrderDB, whatever improved_mboxlist_sort says.
 type Order uint8
 
 const (

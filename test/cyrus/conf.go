@@ -45,6 +45,7 @@ func (n *Node) imapdConf() string {
 	set("sasl_sasldb_path", "%s/conf/sasldb2", n.dir)
 	set("sasl_mech_list", "%s", "EXTERNAL PLAIN LOGIN SCRAM-SHA-1 SCRAM-SHA-256") // the first only where a certificate is shown
 	set("allowplaintext", "yes")
+	set("allowstarttls", "yes") // Cyrus 3.8.6, 3.10.2 and 3.12.1 no longer offer it of themselves
 	set("failedloginpause", "0")
 	set("popminpoll", "0")
 	set("client_timeout", "10s")

@@ -1,6 +1,6 @@
-// Package cyrus starts real Cyrus IMAP servers (Debian's packages of 3.6) for tests: backends,
-// frontends and, for comparison, Cyrus's own MUPDATE master, all on loopback addresses of one
-// machine, and tells the stories of a Murder whose MUPDATE server is ours.
+// Package cyrus starts real Cyrus IMAP servers (Debian's packages of 3.6, or those that MURDER_CYRUS
+// names) for tests: backends, frontends and, for comparison, Cyrus's own MUPDATE master, all on
+// loopback addresses of one machine, and tells the stories of a Murder whose MUPDATE server is ours.
 //
 // Nothing outside the rig's own temporary directory is changed. Every server runs in a mount
 // namespace of its own, where /dev/log is the rig's collector and /etc/services and /etc/hosts are

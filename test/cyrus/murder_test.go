@@ -272,6 +272,28 @@ func refused(t testing.TB, c *imapline.Conn, format string, args ...any) imaplin
 	return r
 }
 
+// refusedCreate has a backend's administrator ask for a mailbox that the backend must not make.
+//
+// Cyrus 3.10 and later leave the mailbox open that they take back when their MUPDATE server refuses it, and end the
+// session over that after their answer (imapd.c, cmdloop: an assertion), whoever the server is. The mailbox is gone
+// all the same.
+func refusedCreate(t testing.TB, n *Node, name string) {
+	t.Helper()
+	c, err := n.IMAP(n.rig.Admin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r, err := c.Do("CREATE %s", name)
+	if err != nil && strings.Contains(err.Error(), "!open_mailboxes_exist()") {
+		t.Logf("CREATE %s on %s ends the session: %v", name, n.Name, err)
+		return
+	}
+	if err != nil || r.Status != "NO" {
+		t.Fatalf("CREATE %s on %s: %s %s %v, want NO", name, n.Name, r.Status, r.Text, err)
+	}
+}
+
 // patience is how long eventually goes on trying.
 const patience = 20 * time.Second
 

@@ -19,7 +19,7 @@ func TestSecondCreateIsRefused(t *testing.T) {
 	be1, be2 := m.Node("be1"), m.Node("be2")
 	ok(t, signOn(t, be1, m.Admin()), "CREATE user.u1")
 	admin2 := signOn(t, be2, m.Admin())
-	refused(t, admin2, "CREATE user.u1")
+	refusedCreate(t, be2, "user.u1")
 	m.lives(t, "user.u1", be1)
 	if names, err := admin2.List("user.*"); err != nil || len(names) != 0 {
 		t.Errorf("be2 kept %q (%v)", names, err)

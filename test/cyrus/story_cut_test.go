@@ -37,7 +37,7 @@ func TestCreateCutInHalf(t *testing.T) {
 		t.Run(cut.at, func(t *testing.T) {
 			for n, name := range []string{fmt.Sprintf("again%d", i), fmt.Sprintf("never%d", i)} {
 				relay.Decide(cut.fate)
-				refused(t, admin, "CREATE %s", name)
+				refusedCreate(t, be1, name)
 				relay.Decide(nil)
 				if names, err := admin.List(name); err != nil || len(names) != 0 {
 					t.Errorf("the backend keeps %q (%v)", names, err)
@@ -60,7 +60,7 @@ func TestCreateCutInHalf(t *testing.T) {
 	}
 	// Another backend may have the name once the lease is over: a session that has ended has 30 s.
 	admin2 := signOn(t, be2, m.Admin())
-	refused(t, admin2, "CREATE %s", reserved)
+	refusedCreate(t, be2, reserved)
 	for m.record(t, reserved).Kind != "" {
 		if time.Since(since) > 45*time.Second {
 			t.Fatalf("%s is still reserved after %s", reserved, time.Since(since))

@@ -115,7 +115,7 @@ func TestNoMajority(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	refused(t, admin, "CREATE user.u1.none")
+	refusedCreate(t, be1, "user.u1.none")
 	if d := time.Since(began); d > 25*time.Second {
 		t.Errorf("the refusal took %s", d)
 	}
