@@ -92,6 +92,7 @@ func serve(ctx context.Context, file string) error {
 	if limit := lifecycle.LimitMemory(); limit > 0 {
 		log.Info("memory is limited by the control group", "limit_mib", limit>>20)
 	}
+	go lifecycle.GiveBack(ctx)
 
 	// What may be wrong on this machine is found before anything is joined or bound.
 	if err := d.openSecrets(); err != nil {

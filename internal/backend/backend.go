@@ -139,6 +139,7 @@ func (s *Set) Update(def Settings, servers map[mbox.Server]Settings) {
 	s.cfg.Default, s.cfg.Servers = def, servers
 	for _, srv := range s.servers {
 		srv.sessions = tls.NewLRUClientSessionCache(sessionCache)
+		srv.current = nil
 	}
 }
 
@@ -211,13 +212,14 @@ type server struct {
 	name     mbox.Server
 	conns    atomic.Int64
 	sessions tls.ClientSessionCache
+	current  *Settings // which connections share; nil: not looked up yet
 	breakers [services]breaker
 }
 
 const sessionCache = 32
 
 // use returns the settings of a server and what is known about it.
-func (s *Set) use(name mbox.Server) (Settings, *server, tls.ClientSessionCache) {
+func (s *Set) use(name mbox.Server) (*Settings, *server, tls.ClientSessionCache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	srv := s.servers[name]
@@ -225,7 +227,11 @@ func (s *Set) use(name mbox.Server) (Settings, *server, tls.ClientSessionCache) 
 		srv = &server{name: name, sessions: tls.NewLRUClientSessionCache(sessionCache)}
 		s.servers[name] = srv
 	}
-	return s.settings(name), srv, srv.sessions
+	if srv.current == nil {
+		set := s.settings(name)
+		srv.current = &set
+	}
+	return srv.current, srv, srv.sessions
 }
 
 // State describes one service of one server for status output.

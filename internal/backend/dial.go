@@ -140,7 +140,7 @@ type Conn struct {
 	raw      net.Conn
 
 	set      *Set
-	settings Settings
+	settings *Settings // shared, never changed
 	srv      *server
 	svc      Service
 	sessions tls.ClientSessionCache
@@ -196,6 +196,9 @@ func (c *Conn) Close() error {
 	})
 	return err
 }
+
+// NetConn returns the socket below, on which only waiting for something to read is safe.
+func (c *Conn) NetConn() net.Conn { return c.raw }
 
 // SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error { return c.raw.SetDeadline(t) }

@@ -100,7 +100,7 @@ func (s *session) giveUp(c *command, b *conn, x *exchange, because error) error 
 	}
 	<-x.done
 	if st, _, _ := condition(x.tagged); x.err == nil && st == statusOK {
-		s.log.Error("backend has taken an incomplete command", "cmd", c.name, "backend", b.server)
+		s.log().Error("backend has taken an incomplete command", "cmd", c.name, "backend", b.server)
 	}
 	return because
 }

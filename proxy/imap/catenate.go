@@ -199,7 +199,7 @@ func (k *catenate) fetch(server mbox.Server, part urlPart) (sent bool, err error
 	so := k.open[server]
 	if so == nil {
 		if so, err = k.s.aside(server); err != nil {
-			k.s.log.Warn("part of a message cannot be fetched", "backend", server, "err", err)
+			k.s.log().Warn("part of a message cannot be fetched", "backend", server, "err", err)
 			return false, nil
 		}
 		k.open[server] = so

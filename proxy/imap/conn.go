@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,8 @@ const (
 // conn is a session's connection to one backend. The driver sends commands, one exchange each; the pump
 // reads the answers. The pump is the driver itself while it has nothing else to do than to wait for one
 // answer; it is a goroutine while answers come beside what the driver does, or the connection has the
-// session's mailbox selected. An unused connection costs no goroutine.
+// session's mailbox selected. An unused connection costs no goroutine, and one on which nothing has come for a
+// moment none either (see quiet).
 type conn struct {
 	s      *session
 	server mbox.Server
@@ -55,7 +57,11 @@ type conn struct {
 	pumping  bool
 	selected bool
 	err      error     // why the connection is of no use any more
-	armed    time.Time // when the read deadline was last set
+	armed    time.Time // when the backend was last allowed time
+	due      time.Time // when it will have been silent for too long; zero: it may be
+	until    time.Time // the read deadline, which may be earlier (see quiet)
+	again    bool      // the wait that begins is the rest of the one before
+	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
 	heard    time.Time // when the last answer came
 }
 
@@ -77,9 +83,12 @@ type exchange struct {
 	stream func(head []byte) (bool, error)
 	// stall is how long the backend may be silent.
 	stall time.Duration
+	// rests is set for IDLE, during which the pump may be parked: its end is the driver's to watch.
+	rests bool
 	// opens is set for a command whose OK selects a mailbox.
 	opens bool
 
+	whole     bool          // there is no literal in the command, so that nobody waits for more
 	relayMore bool          // the client waits for the "+"
 	more      chan struct{} // "+" came
 	done      chan struct{} // closed when the fields below are final
@@ -100,14 +109,13 @@ func (s *session) newConn(so *signOn) *conn {
 		enabled: len(s.enabled), used: time.Now()}
 	c.out = writer{dst: so.out, conn: so.nc, stall: s.cfg.Limits.BackendStall}
 	c.putClient = c.put
-	c.in.wait = c.waiting
+	c.in.wait, c.in.late = c.waiting, c.late
 	from, clear := so.out.(*socket)
 	if to, ok := s.conn.(*socket); ok && clear {
 		c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from.TCPConn, n) }
 	}
-	s.conns[so.server] = c
+	s.noteConns(append(slices.Clone(s.conns), c))
 	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()
-	s.noteConns()
 	return c
 }
 
@@ -137,7 +145,9 @@ func (c *conn) enqueue(x *exchange) error {
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
-	x.more = make(chan struct{}, 1)
+	if !x.whole {
+		x.more = make(chan struct{}, 1)
+	}
 	if x.stall == 0 {
 		x.stall = c.s.cfg.Limits.BackendStall
 	}
@@ -161,7 +171,10 @@ func (c *conn) enqueue(x *exchange) error {
 func (c *conn) await(x *exchange) {
 	c.mu.Lock()
 	alone := !c.pumping && c.outstanding(x.tag)
-	c.pumping = c.pumping || alone
+	if alone {
+		c.unpark()
+		c.pumping = true
+	}
 	c.mu.Unlock()
 	if alone {
 		c.read(x)
@@ -181,28 +194,41 @@ func (c *conn) outstanding(tag string) bool {
 // start makes sure that the pump runs; c.mu is held.
 func (c *conn) start() {
 	if !c.pumping && c.err == nil {
+		c.unpark()
 		c.pumping = true
+		c.arm()
 		c.s.pumps.Go(c.pump)
 	}
 }
 
-// arm sets the read deadline for the exchange at the head of the queue; c.mu is held.
+// arm allows the backend the time of the exchange at the head of the queue, from now on; c.mu is held. The read
+// deadline, however, ends no later than the pump is to be parked, and is set about once a second.
 func (c *conn) arm() {
-	c.armed = time.Now()
-	var deadline time.Time
+	c.armed, c.due = time.Now(), time.Time{}
 	if len(c.queue) > 0 {
-		deadline = c.armed.Add(c.queue[0].stall)
+		c.due = c.armed.Add(c.queue[0].stall)
 	}
-	c.nc.SetReadDeadline(deadline)
+	at := c.due
+	if hot := c.s.srv.hot; hot > 0 {
+		if quiet := c.armed.Add(hot); at.IsZero() || quiet.Before(at) {
+			at = quiet
+		}
+	}
+	if at.IsZero() && c.until.IsZero() || c.until.After(c.armed) && !c.until.After(at) && at.Sub(c.until) < c.s.srv.slack() {
+		return
+	}
+	c.until = at
+	c.nc.SetReadDeadline(at)
 }
 
 // setSelected tells whether the connection holds the session's selected mailbox.
 func (c *conn) setSelected(selected bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.selected = selected
-	if selected {
+	if c.selected = selected; selected {
 		c.start()
+	} else if len(c.queue) == 0 {
+		c.unpark() // an unused connection is looked at when it is used again
 	}
 }
 
@@ -329,6 +355,7 @@ func (c *conn) lost(cause error, clean bool) {
 	c.err = cause
 	queue, selected := c.queue, c.selected
 	c.queue, c.selected, c.pumping = nil, false, false
+	c.unpark()
 	c.mu.Unlock()
 	if !clean {
 		// Nothing may be written inside a literal.
@@ -366,6 +393,7 @@ func (c *conn) close() {
 	if c.err == nil {
 		c.err = errors.New("closed")
 	}
+	c.unpark()
 	c.mu.Unlock()
 	c.nc.Close()
 }

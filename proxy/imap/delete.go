@@ -80,6 +80,6 @@ func (s *session) removeGhosts(gone []mbox.Entry) {
 		break
 	}
 	if err := s.srv.takeOff(ctx, ghosts()); err != nil {
-		s.log.Warn("deleted mailboxes stay on the map", "err", err)
+		s.log().Warn("deleted mailboxes stay on the map", "err", err)
 	}
 }

@@ -10,7 +10,7 @@
 //
 // # How it works
 //
-// A session has one goroutine, the driver, that reads commands and executes them by the table in
+// A session has one driver, a goroutine that reads commands and executes them by the table in
 // verbs.go, and at most one connection to each backend, signed on as the user by proxy authorization.
 // Names, their order and their rights come from the local copy of the mailbox map; backends are asked
 // for what only they have. Commands about messages of the selected mailbox are relayed by their
@@ -18,6 +18,12 @@
 // used towards the backend, because answers repeat it. A second goroutine, the pump, carries the
 // answers back while any is outstanding or a mailbox is selected. Literals stream through one pooled
 // buffer in either direction; whoever does not read stops the other side.
+//
+// Most clients are silent most of the time. On Linux a session that has been silent for two seconds,
+// after a command or in IDLE, holds no goroutine, and neither does the pump of its mailbox: their sockets
+// are watched by one goroutine for all (see park.go), which starts another for whoever has something to
+// read. So a session costs what it has to remember, and the kernel's two sockets. One that is compressed
+// keeps its goroutines, as does one that is not logged in, or has sent half a line.
 //
 // # What is promised
 //

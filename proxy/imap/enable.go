@@ -110,6 +110,7 @@ func (s *session) compress(c *command) error {
 // on a pipe, because a decompressor whose read has ended by a deadline is of no use any more.
 func (s *session) inflate() {
 	near, far := net.Pipe()
+	s.sock.SetReadDeadline(time.Time{}) // before the goroutine reads: one may be over
 	s.pumps.Go(func() {
 		defer s.guard("inflate")
 		defer far.Close()
@@ -117,10 +118,9 @@ func (s *session) inflate() {
 	})
 	total := s.in.total
 	s.in.release()
-	s.in = newReader(near)
+	s.in = s.newReader(near)
 	s.in.total = total
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sock.SetReadDeadline(time.Time{})
-	s.clear, s.deadline = near, time.Time{}
+	s.clear, s.deadline, s.short = near, time.Time{}, false
 }

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"murder/internal/mbox"
 )
 
 // A backend that dies while a message is on its way: what the client still sends of it is thrown away, and
@@ -217,14 +215,13 @@ func TestConnectionAfterTheCut(t *testing.T) {
 		r.srv.mu.Lock()
 		var c *conn
 		for _, s := range r.srv.sessions {
-			c = s.conns["b1"]
+			c = s.at("b1")
 		}
 		r.srv.mu.Unlock()
 		client, _ := net.Pipe()
-		s := &session{sock: client, stop: func() {}, conns: map[mbox.Server]*conn{}}
+		s := &session{sock: client, stop: func() {}}
 		s.sever()
-		s.conns["b1"] = c
-		s.noteConns()
+		s.noteConns([]*conn{c})
 		if _, err := c.nc.Write([]byte("x NOOP\r\n")); err == nil {
 			t.Error("it is still there")
 		}

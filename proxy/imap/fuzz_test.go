@@ -58,15 +58,15 @@ func newPath(t testing.TB, in []byte, slow bool) *path {
 		t.Fatal(err)
 	}
 	p := &path{to: nc.Conn.(*sinkConn)}
-	cfg := &Config{Directory: newMemory()}
+	cfg := &Config{Directory: newMemory(), Logger: slog.New(slog.DiscardHandler)}
 	cfg.Limits.fill()
 	cfg.Limits.Append = 1000
 	var src io.Reader = bytes.NewReader(in)
 	if slow {
 		src = iotest.OneByteReader(src)
 	}
-	p.s = &session{srv: &Server{cfg: *cfg, metrics: nobodysMetrics}, cfg: cfg, ctx: context.Background(), log: slog.New(slog.DiscardHandler),
-		sock: &sinkConn{}, clear: &sinkConn{}, in: newReader(src), view: cfg.Namespace.View("alice", false, false), conns: map[mbox.Server]*conn{}}
+	p.s = &session{srv: &Server{cfg: *cfg, metrics: nobodysMetrics}, cfg: cfg, ctx: context.Background(),
+		sock: &sinkConn{}, clear: &sinkConn{}, in: newReader(src), view: cfg.Namespace.View("alice", false, false)}
 	p.s.out = writer{dst: &p.say, conn: &sinkConn{}, stall: time.Minute}
 	p.b = &conn{s: p.s, server: "b1", nc: nc, pumping: true}
 	p.b.out = writer{dst: &p.out, conn: p.to, stall: time.Minute}

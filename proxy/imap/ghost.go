@@ -29,7 +29,7 @@ func (s *session) suspect(e mbox.Entry) {
 	if !s.visible(e) {
 		return
 	}
-	s.log.Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", e.Index)
+	s.log().Warn("backend lacks a mailbox of the map", "mailbox", e.Name, "backend", e.Location.Server(), "index", e.Index)
 	select {
 	case s.srv.ghosts <- e:
 	default: // those that exist are met again

@@ -109,9 +109,9 @@ func (s *session) loginFailed(c *command, err error) error {
 	outcome, r := "refused", error(errRefused)
 	switch {
 	case errors.Is(err, auth.ErrTooManyFailures), errors.Is(err, auth.ErrNeedsTLS):
-		s.log.Info("login not tried", "err", err)
+		s.log().Info("login not tried", "err", err)
 	default: // package auth has told who it was and why
-		s.log.Debug("login failed", "cmd", c.name, "err", err)
+		s.log().Debug("login failed", "cmd", c.name, "err", err)
 	}
 	switch {
 	case errors.Is(err, auth.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
@@ -136,13 +136,12 @@ func (s *session) loginFailed(c *command, err error) error {
 func (s *session) loggedIn(c *command, mech, authc string, account auth.Account) error {
 	if !account.Admin && !s.srv.users.Acquire(account.Name) {
 		s.srv.metrics.logins.WithLabelValues("limit").Inc()
-		s.log.Info("login refused", "user", account.Name, "err", errTooMany)
+		s.log().Info("login refused", "user", account.Name, "err", errTooMany)
 		return errTooMany
 	}
 	s.user, s.admin, s.groups, s.groupsAt = mbox.UserID(account.Name), account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
-	s.log = s.bare.With("user", s.user)
 	s.mu.Lock()
 	s.info.User = account.Name
 	s.mu.Unlock()
@@ -151,7 +150,7 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account)
 	if authc != account.Name {
 		facts = append(facts, "by", authc)
 	}
-	s.log.Info("login", facts...)
+	s.log().Info("login", facts...)
 	s.promised = s.srv.caps.offered()
 	s.autocreate()
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
@@ -162,8 +161,7 @@ func (s *session) leave() {
 	if s.user == "" {
 		return
 	}
-	s.log.Info("logout", "dur", time.Since(s.since).Round(time.Millisecond), "in", s.in.total-s.inAt, "out", s.out.total.Load()-s.outAt)
-	s.log = s.bare
+	s.log().Info("logout", "dur", time.Since(s.since).Round(time.Millisecond), "in", s.in.total-s.inAt, "out", s.out.total.Load()-s.outAt)
 	if !s.admin {
 		s.srv.users.Release(string(s.user))
 	}
@@ -181,7 +179,7 @@ func (s *session) starttls(c *command) error {
 	}
 	s.in.release()
 	if err := s.startTLS(s.cfg.TLS); err != nil {
-		s.log.Debug("tls handshake failed", "err", err)
+		s.log().Debug("tls handshake failed", "err", err)
 		return errLogout // nothing can be said any more
 	}
 	return nil
@@ -198,7 +196,7 @@ func (s *session) startTLS(cfg *tls.Config) error {
 	state := conn.ConnectionState()
 	s.tls, s.conn = &state, conn
 	total := s.in.total
-	s.in = newReader(conn)
+	s.in = s.newReader(conn)
 	s.in.total = total
 	s.out.Lock()
 	s.out.dst, s.out.conn = conn, conn
@@ -232,7 +230,7 @@ func (s *session) unauthenticate(c *command) error {
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
 	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))
-	s.deadline = time.Time{}
+	s.deadline, s.short = time.Time{}, false
 	s.mu.Lock()
 	s.info.User = ""
 	s.mu.Unlock()
@@ -269,7 +267,7 @@ func (s *session) ident(c *command) error {
 	}
 	s.id0 = params
 	if len(params) > 0 {
-		s.log.Info("client identification", "id", params)
+		s.log().Info("client identification", "id", params)
 	}
 	id := `* ID ("name" "murder"`
 	if s.cfg.Version != "" && s.phase != fresh {

@@ -77,7 +77,7 @@ func (s *session) subscribe(c *command) error {
 		return err
 	}
 	if st, _, _ := condition(x.tagged); st != statusOK && e.Location.Server() != server && c.name == "SUBSCRIBE" {
-		s.log.Warn("home backend refuses a subscription to a mailbox elsewhere", "backend", server,
+		s.log().Warn("home backend refuses a subscription to a mailbox elsewhere", "backend", server,
 			"mailbox", e.Name, "hint", "set allowallsubscribe: yes there", "answer", string(bytes.TrimSpace(x.tagged)))
 	}
 	return s.tagged(c, x, start)

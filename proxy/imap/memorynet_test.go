@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -121,6 +122,31 @@ func (c *memoryConn) SetDeadline(t time.Time) error {
 func (c *memoryConn) SetReadDeadline(t time.Time) error  { c.in.setReadDeadline(t); return nil }
 func (c *memoryConn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); return nil }
 
+// memoryLot is a lot for connections in memory.
+type memoryLot struct{ last atomic.Uint64 }
+
+func (l *memoryLot) enter(conn net.Conn, who sleeper) (ticket, error) {
+	c, ok := conn.(*memoryConn)
+	if !ok {
+		return 0, errNoSocket
+	}
+	t := ticket(l.last.Add(1))
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	if c.in.err == net.ErrClosed {
+		return 0, c.in.err
+	}
+	if len(c.in.buf) > 0 || c.in.err != nil {
+		go who.wake(t)
+	} else {
+		c.in.who, c.in.stay = who, t
+	}
+	return t, nil
+}
+
+func (l *memoryLot) leave(ticket) {}
+func (l *memoryLot) close()       {}
+
 // streamSize is how much one direction holds.
 const streamSize = 64 << 10
 
@@ -131,12 +157,20 @@ type stream struct {
 	err             error         // of reading, once buf is empty; and of writing
 	changed         chan struct{} // closed and replaced at every change
 	readBy, writeBy time.Time     // deadlines
+	who             sleeper       // waits for something to read
+	stay            ticket        // of his
 }
 
 func newStream() *stream { return &stream{changed: make(chan struct{})} }
 
 // step tells everybody who waits; s.mu is held.
 func (s *stream) step() {
+	if who := s.who; who != nil && (len(s.buf) > 0 || s.err != nil) {
+		s.who = nil
+		if s.err != net.ErrClosed { // an epoll does not tell of what we close either
+			go who.wake(s.stay)
+		}
+	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }

@@ -95,7 +95,7 @@ func (s *session) move(c *command, list []mbox.Entry, want mbox.Location, start 
 		x, err := s.xferOne(e, want)
 		if st, _, text := condition(x.tagged); err != nil || st != statusOK {
 			failed[e.Name] = true
-			s.log.Warn("mailbox not moved", "mailbox", e.Name, "backend", target, "err", err, "answer", text)
+			s.log().Warn("mailbox not moved", "mailbox", e.Name, "backend", target, "err", err, "answer", text)
 			if len(list) > 1 {
 				continue
 			}
@@ -153,7 +153,7 @@ func (s *session) leftBehind(e mbox.Entry, target mbox.Server) (left bool) {
 		}
 		if child.State == mbox.Active && child.Location.Server() != target {
 			left = true
-			s.log.Warn("mailbox still elsewhere after a move", "mailbox", child.Name, "backend", child.Location.Server())
+			s.log().Warn("mailbox still elsewhere after a move", "mailbox", child.Name, "backend", child.Location.Server())
 		}
 		return true
 	})

@@ -231,7 +231,7 @@ func (s *session) autocreate() {
 	}
 	for _, server := range s.srv.place.order(s.srv, s.view.Inbox()) {
 		asked, err := s.srv.createAt(s.ctx, server, string(name))
-		s.log.Info("mailbox of a new user", "mailbox", s.view.Inbox(), "backend", server, "err", err)
+		s.log().Info("mailbox of a new user", "mailbox", s.view.Inbox(), "backend", server, "err", err)
 		if asked {
 			break // whatever came of it: there must not be two
 		}

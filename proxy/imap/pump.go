@@ -18,7 +18,7 @@ func (c *conn) pump() {
 // read is the pump: it handles response lines until no answer is outstanding, or until last has been
 // answered and a goroutine can take over what is left.
 func (c *conn) read(last *exchange) {
-	for {
+	for c.pause(last == nil) {
 		head, err := c.in.head()
 		if err != nil {
 			c.lost(err, true)
@@ -116,9 +116,10 @@ func (c *conn) waiting() {
 	if len(c.queue) > 0 {
 		c.in.quickAck()
 	}
-	if len(c.queue) > 0 && time.Since(c.armed) > time.Second {
+	if len(c.queue) > 0 && !c.again && time.Since(c.armed) > time.Second {
 		c.arm()
 	}
+	c.again = false
 }
 
 // put takes a piece of a response for the client; relay has the lock.
@@ -158,7 +159,7 @@ func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
 		return true, err
 	}
 	for n > 0 {
-		c.extend()
+		c.unhurried()
 		c.in.quickAck()
 		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
 		k, err := io.CopyN(to, from, min(n, 1<<20))
@@ -238,12 +239,12 @@ func (c *conn) taggedLine(head []byte, x *exchange) bool {
 	if len(c.queue) == 0 {
 		c.queue = nil
 	}
+	c.selected = c.selected || x.opens && st == statusOK
 	c.arm()
 	c.heard = c.armed
 	if x.finish != nil {
 		x.finish(st)
 	}
-	c.selected = c.selected || x.opens && st == statusOK
 	close(x.done)
 	if len(c.queue) == 0 && !c.selected {
 		c.pumping = false

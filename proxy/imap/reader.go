@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 
@@ -39,6 +40,8 @@ type reader struct {
 	// wait, if not nil, is called when nothing has arrived and the reader is about to wait: the
 	// moment to send on what has been gathered.
 	wait func()
+	// late, if not nil, is asked when a read has met the deadline; true means that it is to be tried again.
+	late func() bool
 	// direct, if not nil, may pass the whole of a long literal to its destination by itself.
 	direct func(n int64) (bool, error)
 
@@ -94,9 +97,19 @@ func (r *reader) release() {
 	r.buf, r.r, r.w = nil, 0, 0
 }
 
-// fill reads at least one more octet. It fails with bufio.ErrBufferFull's meaning never: callers
-// consume before the buffer is full.
+// fill reads at least one more octet.
 func (r *reader) fill() error {
+	for {
+		err := r.fillOnce()
+		if r.late == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !r.late() {
+			return err
+		}
+	}
+}
+
+// fillOnce is fill for a caller who minds the deadline himself. It fails with bufio.ErrBufferFull's
+// meaning never: callers consume before the buffer is full.
+func (r *reader) fillOnce() error {
 	if r.r < r.w {
 		r.grow()
 	} else if r.raw == nil {
@@ -164,11 +177,10 @@ func (r *reader) silent() bool {
 		return true
 	}
 	silent := false
-	err := r.raw.Read(func(fd uintptr) bool {
+	err := r.raw.Control(func(fd uintptr) { // whatever the deadline
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		silent = err == syscall.EAGAIN
-		return true
 	})
 	return err == nil && silent
 }

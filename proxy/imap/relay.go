@@ -13,7 +13,7 @@ func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
 	b, start := s.sel, time.Now()
 	b.room()
-	x := &exchange{tag: c.tag, all: true, relayMore: true, finish: func(st status) {
+	x := &exchange{tag: c.tag, all: true, relayMore: true, whole: !c.open, finish: func(st status) {
 		s.srv.metrics.command(c, st.String(), "", start)
 		s.srv.metrics.atBackend(b.server, st)
 	}}
@@ -95,7 +95,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	arm := func() {
 		armed = time.Now()
 		s.clear.SetReadDeadline(armed.Add(s.cfg.Limits.Idle))
-		s.deadline = time.Time{}
+		s.deadline, s.short = time.Time{}, false
 	}
 	s.in.wait = func() {
 		arm()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func (s *session) mapChanged() {
 		// It has been done: saying otherwise would be wrong. The session's next look-up waits instead,
 		// so that it can never read its own past.
 		s.unsynced = true
-		s.log.Warn("map not confirmed after a change", "err", err)
+		s.log().Warn("map not confirmed after a change", "err", err)
 	}
 }
 
@@ -179,7 +178,7 @@ const pingAfter = 30 * time.Second
 
 // to returns the session's connection to server, opened if necessary.
 func (s *session) to(server mbox.Server) (*conn, error) {
-	if c := s.conns[server]; c != nil {
+	if c := s.at(server); c != nil {
 		if c == s.sel || s.usable(c) && s.enableAt(c) == nil {
 			return c, nil
 		}
@@ -212,10 +211,9 @@ func (s *session) drop(c *conn) {
 
 // gone takes a closed connection off the session's books.
 func (s *session) gone(c *conn) {
-	if s.conns[c.server] == c {
-		delete(s.conns, c.server)
+	if i := slices.Index(s.conns, c); i >= 0 {
+		s.noteConns(slices.Delete(slices.Clone(s.conns), i, i+1))
 		s.srv.metrics.conns.WithLabelValues(string(c.server)).Dec()
-		s.noteConns()
 	}
 }
 
@@ -224,9 +222,9 @@ func (s *session) gone(c *conn) {
 func (s *session) idleConns() bool {
 	left := false
 	inbox, _ := s.cfg.Directory.View().Get(s.view.Inbox())
-	for server, c := range s.conns {
+	for _, c := range s.conns {
 		limit := s.cfg.Limits.BackendIdle
-		if server == inbox.Location.Server() {
+		if c.server == inbox.Location.Server() {
 			limit = s.cfg.Limits.HomeIdle
 		}
 		switch {
@@ -240,12 +238,22 @@ func (s *session) idleConns() bool {
 	return left
 }
 
-// noteConns makes the connections known to other goroutines.
-func (s *session) noteConns() {
+// at is the connection to a server, nil if there is none.
+func (s *session) at(server mbox.Server) *conn {
+	for _, c := range s.conns {
+		if c.server == server {
+			return c
+		}
+	}
+	return nil
+}
+
+// noteConns replaces the list of connections, which other goroutines read too.
+func (s *session) noteConns(list []*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened = slices.Collect(maps.Values(s.conns))
-	for _, c := range s.opened {
+	s.conns = list
+	for _, c := range s.conns {
 		if s.severed { // maybe before this one was there
 			c.nc.Close()
 		}

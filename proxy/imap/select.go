@@ -51,7 +51,7 @@ func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, err
 		return nil, err
 	}
 	if st, _, _ := condition(x.tagged); st == statusOK {
-		b = s.conns[server]
+		b = s.at(server)
 		s.sel, s.selName, s.selExt, s.phase = b, "", ext, selected
 		s.mu.Lock()
 		s.moved = false

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,7 +35,9 @@ type Server struct {
 	unconfirmed atomic.Bool
 	ctx         context.Context
 	stop        context.CancelFunc
-	work        sync.WaitGroup // sessions and the server's own goroutines
+	work        sync.WaitGroup // sessions, parked or not, and the server's own goroutines
+	lot         lot            // nil: nobody is parked
+	hot         time.Duration  // hotFor, or 0 without a lot
 
 	listeners listen.Listeners
 
@@ -56,6 +59,9 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(cfg.Metrics)
 	s.conns = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress)
 	s.users = limit.NewUsers(cfg.Limits.PerUser)
+	if s.lot = newLot(&s.work); s.lot != nil {
+		s.hot = hotFor
+	}
 	s.ghosts = make(chan mbox.Entry, ghostQueue)
 	s.work.Go(func() { s.follow.run(s.ctx) })
 	s.work.Go(func() { s.reconcile(s.ctx) })
@@ -90,21 +96,19 @@ func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
 	}
 	conn = newSocket(conn)
 	ss := s.newSession(conn, peer, local)
-	release, err := s.admit(ss)
-	if err != nil {
-		ss.log.Info("connection refused", "err", err)
+	if err := s.admit(ss); err != nil {
+		ss.log().Info("connection refused", "err", err)
 		s.metrics.refused.Inc()
 		if implicit == nil {
 			ss.sayBye("UNAVAILABLE", "No room: "+err.Error()+"; try again later")
 		}
-		ss.stop()
+		ss.rest()
 		conn.Close()
 		return
 	}
-	defer release()
 	if implicit != nil {
 		if err := ss.startTLS(implicit); err != nil {
-			ss.log.Debug("tls handshake failed", "err", err)
+			ss.log().Debug("tls handshake failed", "err", err)
 			ss.close()
 			return
 		}
@@ -114,32 +118,41 @@ func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
 
 var errClosing = errors.New("server is shutting down")
 
-// admit counts a session, unless there are enough.
-func (s *Server) admit(ss *session) (release func(), err error) {
-	if release, err = s.conns.Acquire(ss.peer.Addr()); err != nil {
-		return nil, err
+// admit counts a session until it is forgotten, unless there are enough.
+func (s *Server) admit(ss *session) error {
+	release, err := s.conns.Acquire(ss.peer.Addr())
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		release()
-		return nil, errClosing
+		return errClosing
 	}
-	s.sessions[ss.id] = ss
+	s.work.Add(1)
+	s.sessions[ss.id], ss.release = ss, release
 	s.metrics.sessions.Inc()
-	return release, nil
+	return nil
+}
+
+// newReader reads what the client sends.
+func (s *session) newReader(src io.Reader) *reader {
+	r := newReader(src)
+	r.late = s.late
+	return r
 }
 
 func (s *Server) newSession(nc net.Conn, peer, local netip.AddrPort) *session {
 	now := time.Now()
 	ss := &session{
 		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc, clear: nc, peer: peer, local: local,
-		in: newReader(nc), phase: fresh, first: true, conns: make(map[mbox.Server]*conn),
+		phase: fresh, first: true,
 	}
+	ss.in = ss.newReader(nc)
 	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
-	ss.ctx, ss.stop = context.WithCancel(s.ctx)
-	ss.bare = s.cfg.Logger.With("conn", ss.id, "peer", ss.peer)
-	ss.log, ss.since = ss.bare, now
+	ss.awaken()
+	ss.since = now
 	ss.info = SessionInfo{ID: ss.id, Peer: ss.peer.String(), Since: now, Active: now}
 	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
 	return ss
@@ -150,6 +163,16 @@ func (s *Server) forget(ss *session) {
 	delete(s.sessions, ss.id)
 	s.mu.Unlock()
 	s.metrics.sessions.Dec()
+	ss.release()
+	s.work.Done()
+}
+
+// slack is how far a deadline may be off, so that not every command has to set it.
+func (s *Server) slack() time.Duration {
+	if s.hot == 0 {
+		return time.Second
+	}
+	return min(s.hot, time.Second)
 }
 
 // Shutdown stops accepting, tells idle sessions to leave, spread over half the time that ctx allows
@@ -189,6 +212,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		ss.sever()
 	}
 	s.mu.Unlock()
+	if s.lot != nil {
+		s.lot.close() // nobody is in it any more
+	}
 	ended := make(chan struct{})
 	go func() { s.work.Wait(); close(ended) }()
 	select {
@@ -233,7 +259,7 @@ func (s *Server) Sessions() []SessionInfo {
 	for _, ss := range s.sessions {
 		ss.mu.Lock()
 		info := ss.info
-		for _, c := range ss.opened {
+		for _, c := range ss.conns {
 			info.Backends = append(info.Backends, string(c.server))
 		}
 		slices.Sort(info.Backends)
@@ -260,7 +286,13 @@ func (s *Server) Kick(id, reason string) bool {
 		return false
 	}
 	ss.end("UNAVAILABLE", cmp.Or(reason, "Disconnected by the administrator"))
-	timer := time.AfterFunc(kickGrace, func() { ss.breakOff("kicked, and busy with something else") })
-	context.AfterFunc(ss.ctx, func() { timer.Stop() })
+	time.AfterFunc(kickGrace, func() {
+		s.mu.Lock()
+		still := s.sessions[id] == ss
+		s.mu.Unlock()
+		if still {
+			ss.breakOff("kicked, and busy with something else")
+		}
+	})
 	return true
 }

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -31,16 +30,13 @@ const (
 	loggedIn = authed | selected
 )
 
-// session is one client. One goroutine, the driver, reads and executes its commands; everything not
-// said to be shared belongs to the driver. Pumps (see conn) write answers to the client, too.
+// session is one client. One goroutine at a time, the driver, reads and executes its commands; everything not
+// said to be shared belongs to the driver. While it is parked there is none (see park). Pumps (see conn) write answers to the client, too.
 type session struct {
-	srv  *Server
-	cfg  *Config
-	id   string
-	log  *slog.Logger    // names the user who is logged in
-	bare *slog.Logger    // names the connection only
-	ctx  context.Context // ends with the session
-	stop context.CancelFunc
+	srv *Server
+	cfg *Config
+	id  string
+	ctx context.Context // of the driver: ends with the session, or when it is parked
 
 	sock        net.Conn // the client's socket
 	conn        net.Conn // sock, or TLS over it
@@ -53,6 +49,12 @@ type session struct {
 	buf         []byte    // of the current line
 	part        int       // octets of buf that belong to a line not complete yet
 	deadline    time.Time // of clear, for the next command; zero when something else has set one
+	idleFrom    time.Time // since when a command has been waited for; zero while one is executed
+	idling      *idling   // while IDLE is executed
+	restUntil   time.Time // not zero: may be parked until then
+	short       bool      // deadline is that of the next pause (see late)
+	restless    bool      // cannot be parked
+	woken       bool      // has just been parked, and so has written nothing
 
 	// since when, and from how many octets on, the session has been that of one user.
 	since       time.Time
@@ -67,50 +69,106 @@ type session struct {
 	promised capSet // what the client was told at login
 	enabled  []string
 	id0      [][2]string // the client's own ID parameters
-	conns    map[mbox.Server]*conn
+	conns    []*conn     // at most one for each server; also read by others, by mu, and never changed in place
 	sel      *conn
 	selName  mbox.Name
 	selExt   string
 	special  specialUse
-	unsynced bool // the map may lack an operation of this session
-	first    bool // nothing has been read yet
-	bad      int  // wrong commands in a row
+	release  func() // of the room that it takes
+	unsynced bool   // the map may lack an operation of this session
+	first    bool   // nothing has been read yet
+	bad      int    // wrong commands in a row
 
 	pumps sync.WaitGroup
 
 	mu      sync.Mutex // shared from here
 	info    SessionInfo
-	opened  []*conn // those of conns; never changed in place
+	stop    context.CancelFunc // of ctx; nil while parked
 	ending  *farewell
-	waiting bool // the driver waits for the client, between two lines
+	waiting bool        // the driver waits for the client, between two lines
+	parked  ticket      // while the driver is no goroutine; else 0
+	alarm   *time.Timer // rouses it
 	dead    bool
 	severed bool
 	moved   bool                // the selected mailbox is elsewhere now
 	alerts  map[string]struct{} // texts of alerts the client has seen
 }
 
-// farewell is why a session is to end.
-type farewell struct {
-	code, text string
-	patient    bool // what has been sent to the backend is answered first
+// run serves the client until it leaves, or is parked for the first time.
+func (s *session) run() { s.drive(s.begin) }
+
+// resume goes on after the session has been parked.
+func (s *session) resume() {
+	s.awaken()
+	s.drive(func() bool { return true })
 }
 
-// run serves the client until it leaves.
-func (s *session) run() {
-	defer s.close()
+// awaken gives the driver its context: one that lasted as long as the session would cost more than all else that a
+// parked one needs.
+func (s *session) awaken() {
+	ctx, stop := context.WithCancel(s.srv.ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx, s.stop = ctx, stop; s.severed {
+		stop()
+	}
+}
+
+// rest ends the driver's context.
+func (s *session) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+	s.stop = nil
+}
+
+// log names the connection, and the user who is logged in. It is put together anew each time: a session logs little.
+func (s *session) log() *slog.Logger {
+	if s.user == "" {
+		return s.bare()
+	}
+	return s.cfg.Logger.With("conn", s.id, "peer", s.peer, "user", s.user)
+}
+
+// bare names the connection only.
+func (s *session) bare() *slog.Logger { return s.cfg.Logger.With("conn", s.id, "peer", s.peer) }
+
+// drive is the driver; begin reports whether there is anything for it to do.
+func (s *session) drive(begin func() bool) {
+	parked := false
+	defer func() {
+		if !parked {
+			s.close()
+		}
+	}()
 	defer s.guard("driver")
+	for more := begin(); more; more = s.step() {
+		if !s.restUntil.IsZero() && s.park() {
+			parked = true
+			return
+		}
+	}
+}
+
+func (s *session) begin() bool {
 	if !s.cfg.Directory.Synced() {
 		s.sayBye("UNAVAILABLE", "The mailbox list is still being loaded, try again later")
-		return
+		return false
 	}
 	s.greet()
-	for s.step() {
-	}
+	return true
 }
 
-// step executes one command; false ends the session.
+// step executes one command, or a part of IDLE, or finds that the session can be parked; false ends the session.
 func (s *session) step() bool {
+	if s.idling != nil {
+		return s.goOnIdling()
+	}
 	line, err := s.awaitCommand()
+	if err == errQuiet {
+		return true
+	}
+	s.idleFrom = time.Time{}
 	if err != nil {
 		return s.readFailed(err)
 	}
@@ -122,11 +180,28 @@ func (s *session) step() bool {
 }
 
 // await reads the next line of the client. It fails with os.ErrDeadlineExceeded when the client has
-// been silent for the given time, or when the session is to end.
-func (s *session) await(patience time.Duration) ([]byte, error) {
-	if bytes.IndexByte(s.in.buffered(), '\n') < 0 {
-		s.flush()
+// been silent until then, or when the session is to end, and with errQuiet when the session can be parked
+// meanwhile: it is to be called again then.
+func (s *session) await(until time.Time) ([]byte, error) {
+	if !s.woken && bytes.IndexByte(s.in.buffered(), '\n') < 0 {
+		s.flush() // a pump that is within a message may keep the writer for long, and then nothing is ours
 	}
+	s.woken = false
+	if quiet := time.Now().Add(s.srv.hot); s.mayPark() && quiet.Before(until) {
+		line, err := s.awaitLine(quiet, true)
+		if s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return line, err
+		}
+		if s.part == 0 {
+			s.restUntil = until
+			return nil, errQuiet
+		}
+	}
+	return s.awaitLine(until, false)
+}
+
+// awaitLine is await without parking; short says that until is only when to park.
+func (s *session) awaitLine(until time.Time, short bool) ([]byte, error) {
 	s.mu.Lock()
 	if s.ending != nil {
 		s.mu.Unlock()
@@ -134,10 +209,11 @@ func (s *session) await(patience time.Duration) ([]byte, error) {
 	}
 	if s.phase != fresh { // before login one deadline holds for everything
 		// Up to a second late, so that not every command has to set it.
-		if until := time.Now().Add(patience); until.After(s.deadline) || s.deadline.Sub(until) > time.Second {
-			s.deadline = until.Add(time.Second)
+		if slack := s.srv.slack(); until.After(s.deadline) || s.deadline.Sub(until) > slack {
+			s.deadline = until.Add(slack)
 			s.clear.SetReadDeadline(s.deadline)
 		}
+		s.short = short
 	}
 	s.waiting = true
 	s.mu.Unlock()
@@ -155,21 +231,26 @@ func (s *session) await(patience time.Duration) ([]byte, error) {
 // awaitCommand waits for a command for as long as a client may be idle, and meanwhile closes
 // connections that have not been of use for long. A client that still gets answers is not idle.
 func (s *session) awaitCommand() ([]byte, error) {
-	for since := time.Now(); ; {
-		patience := time.Until(since.Add(s.cfg.Limits.Idle))
+	if s.idleFrom.IsZero() {
+		s.idleFrom = time.Now()
+	}
+	for {
+		until := s.idleFrom.Add(s.cfg.Limits.Idle)
 		if s.idleConns() {
-			patience = min(patience, s.cfg.Limits.BackendIdle)
+			if look := time.Now().Add(s.cfg.Limits.BackendIdle); look.Before(until) {
+				until = look
+			}
 		}
-		line, err := s.await(patience)
+		line, err := s.await(until)
 		if s.phase == fresh || s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return line, err
 		}
 		if s.sel != nil {
-			if at := s.sel.lastBusy(); at.After(since) {
-				since = at
+			if at := s.sel.lastBusy(); at.After(s.idleFrom) {
+				s.idleFrom = at
 			}
 		}
-		if time.Since(since) >= s.cfg.Limits.Idle {
+		if time.Since(s.idleFrom) >= s.cfg.Limits.Idle {
 			return line, err
 		}
 	}
@@ -194,7 +275,7 @@ func (s *session) readFailed(err error) bool {
 			s.sayBye("", "Idle for too long")
 		}
 	case !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed):
-		s.log.Debug("client connection failed", "err", err)
+		s.log().Debug("client connection failed", "err", err)
 	}
 	return false
 }
@@ -225,7 +306,9 @@ func (s *session) execute(line []byte) bool {
 	default:
 		err = s.dispatch(c)
 	}
-	s.busy("", start)
+	if s.idling == nil {
+		s.busy("", start)
+	}
 	return s.finish(c, err, start)
 }
 
@@ -265,7 +348,7 @@ func (s *session) refreshGroups() {
 	case err == nil, errors.Is(err, auth.ErrUnknownUser):
 		s.groups = groups
 	default:
-		s.log.Warn("groups not confirmed", "err", err)
+		s.log().Warn("groups not confirmed", "err", err)
 	}
 }
 
@@ -299,9 +382,9 @@ func (s *session) finish(c *command, err error, start time.Time) bool {
 	}
 	r := answer(err)
 	if r.code == "SERVERBUG" {
-		s.log.Error("command failed", "cmd", c.name, "err", err)
+		s.log().Error("command failed", "cmd", c.name, "err", err)
 	} else if r.code == "UNAVAILABLE" {
-		s.log.Warn("command refused for now", "cmd", c.name, "err", err)
+		s.log().Warn("command refused for now", "cmd", c.name, "err", err)
 	}
 	s.say(c.tag + " " + r.Error() + "\r\n")
 	s.srv.metrics.command(c, r.status, r.code, start)
@@ -378,108 +461,11 @@ func (s *session) newAlert(line []byte) bool {
 	return true
 }
 
-// end asks the session to say BYE at the next line boundary. Any goroutine may call it.
-func (s *session) end(code, text string) { s.endAs(farewell{code: code, text: text}) }
-
-// endAs is end in a way of its own.
-func (s *session) endAs(f farewell) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ending == nil {
-		s.ending = &f
-	}
-	if s.waiting {
-		s.clear.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-func (s *session) wish() *farewell {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ending
-}
-
-// abort cuts the client off: its stream stands where no text may follow.
-func (s *session) abort(why string) {
-	s.log.Warn("session cut", "why", why)
-	s.kill()
-}
-
-func (s *session) kill() {
-	s.mu.Lock()
-	s.dead = true
-	s.mu.Unlock()
-	s.sock.Close()
-}
-
-// breakOff ends a session from outside, whatever it waits for. Any goroutine may call it.
-func (s *session) breakOff(why string) {
-	s.bare.Warn("session cut", "why", why)
-	s.kill()
-	s.sever()
-}
-
-// sever closes all its connections, and those to come.
-func (s *session) sever() {
-	s.stop()
-	s.sock.Close()
-	s.mu.Lock()
-	s.severed = true
-	opened := s.opened
-	s.mu.Unlock()
-	for _, c := range opened {
-		c.nc.Close()
-	}
-}
-
-// lostSelected ends the session after the backend of its mailbox has gone.
-func (s *session) lostSelected(c *conn, cause error) {
-	s.mu.Lock()
-	moved := s.moved
-	s.mu.Unlock()
-	s.log.Warn("backend of the selected mailbox lost", "backend", c.server, "err", cause)
-	if moved {
-		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
-		return
-	}
-	s.end("UNAVAILABLE", "Mailbox server lost")
-}
-
-// guard keeps a panic to its session.
-func (s *session) guard(where string) {
-	if p := recover(); p != nil {
-		s.log.Error("panic", "where", where, "panic", p, "stack", string(debug.Stack()))
-		s.srv.metrics.panics.Inc()
-		s.abort("panic")
-	}
-}
-
 // busy notes what the session is doing, for operators.
 func (s *session) busy(cmd string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.info.Command, s.info.Active, s.info.In = cmd, at, s.in.total
-}
-
-// close releases everything the session holds.
-func (s *session) close() {
-	s.flush()
-	s.srv.follow.unwatch(s)
-	s.conn.Close()
-	s.sock.Close()
-	s.mu.Lock()
-	s.clear.Close()
-	s.dead = true
-	s.mu.Unlock()
-	for _, c := range s.conns {
-		c.close()
-		s.gone(c)
-	}
-	s.stop()
-	s.pumps.Wait()
-	s.in.release()
-	s.leave()
-	s.srv.forget(s)
 }
 
 // authConn describes the client to package auth.

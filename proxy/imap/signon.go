@@ -170,7 +170,9 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 	if err != nil {
 		return fmt.Errorf("%w: reading the greeting: %w", errProtocol, err)
 	}
-	so.in.raw = rawConn(so.nc.Conn) // the breaker has seen the first octet
+	if so.in.raw = rawConn(so.nc.Conn); so.in.raw != nil { // the breaker has seen the first octet
+		so.in.first = nil
+	}
 	// PREAUTH would mean that we act as somebody we did not choose.
 	st, code, _ := condition(greeting)
 	if !strings.HasPrefix(string(greeting), "* ") || st != statusOK {

@@ -58,7 +58,7 @@ func (s *session) checkNamespace(so *signOn) error {
 		theirs := parseNamespace([]byte(line))
 		for i := range min(len(theirs), len(ours)) {
 			if theirs[i] != "" && theirs[i] != ours[i] {
-				s.log.Error("backend and frontend disagree on the namespace", "backend", so.server, "ours", s.namespaces(), "theirs", line)
+				s.log().Error("backend and frontend disagree on the namespace", "backend", so.server, "ours", s.namespaces(), "theirs", line)
 				return errNamespace
 			}
 		}

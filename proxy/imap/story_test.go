@@ -3,6 +3,7 @@ package imap
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -55,8 +56,15 @@ type rigOptions struct {
 	net      *memoryNet // for virtual time
 	config   []func(*Config)
 	settings func(mbox.Server, *backend.Settings)
-	stubs    func(*stub) // before they start
+	stubs    func(*stub)   // before they start
+	hot      time.Duration // see hotFor
 }
+
+// hot is how long the rigs' goroutines wait before they park. MURDER_TEST_HOT=1ms makes them do so all the time.
+var hot = func() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv("MURDER_TEST_HOT"))
+	return cmp.Or(d, hotFor)
+}()
 
 func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
@@ -127,6 +135,12 @@ func (o rigOptions) make(t testing.TB) *rig {
 	if r.srv, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	if o.net != nil && r.srv.lot != nil {
+		r.srv.lot = &memoryLot{}
+	}
+	if r.srv.lot != nil {
+		r.srv.hot = cmp.Or(o.hot, hot)
+	}
 	ln := listenOn(t, o.net, "")
 	r.addr = ln.Addr().String()
 	served := make(chan error, 1)
@@ -159,6 +173,29 @@ var accounts = sync.OnceValue(func() *auth.Users {
 	}
 	return users
 })
+
+// asleep waits until every session is parked, and the pump of every connection, too.
+func (r *rig) asleep() {
+	r.t.Helper()
+	eventually(r.t, "all are parked", func() bool {
+		r.srv.mu.Lock()
+		defer r.srv.mu.Unlock()
+		for _, s := range r.srv.sessions {
+			s.mu.Lock()
+			parked, conns := s.parked != 0, s.conns
+			s.mu.Unlock()
+			for _, c := range conns {
+				c.mu.Lock()
+				parked = parked && !c.pumping
+				c.mu.Unlock()
+			}
+			if !parked {
+				return false
+			}
+		}
+		return true
+	})
+}
 
 // listenOn listens on an address, "" for a new one, of a network, nil for TCP.
 func listenOn(t testing.TB, n *memoryNet, addr string) net.Listener {

@@ -3,6 +3,7 @@ package imap
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 // stub is a small backend that really speaks IMAP: enough of it for the stories, with faults to
 // order. It registers what it creates in the map, as a Cyrus backend does.
 type stub struct {
+	tls  *tls.Config // from the first octet, unless nil
 	t    testing.TB
 	net  *memoryNet // nil: TCP
 	name mbox.Server
@@ -83,6 +85,9 @@ func (b *stub) start() {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if b.tls != nil {
+				conn = tls.Server(conn, b.tls)
 			}
 			b.mu.Lock()
 			b.conns[conn] = struct{}{}

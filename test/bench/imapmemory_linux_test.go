@@ -37,8 +37,8 @@ func moreFiles(b *testing.B, n uint64) uint64 {
 // How much memory does a session need that waits in IDLE with a mailbox open: a connection of the client's, in
 // clear or with TLS, and one to the backend? MURDER_BENCH_SESSIONS, by default 5000 and 20000, are opened in
 // steps; the memory is that which the process holds for itself (as the peers are measured), less than what
-// it held before, MURDER_BENCH_REST seconds later: 15, in which some garbage of the logins is still there; the
-// collector comes by itself after two minutes. Lines begin with "#". And how much more does it hold while a message of 200 MB
+// it held before, MURDER_BENCH_REST seconds later: 15, in which sessions have been parked and what the logins have
+// left behind has been given back. Lines begin with "#". And how much more does it hold while a message of 200 MB
 // is read or stored?
 func BenchmarkIMAPMemory(b *testing.B) {
 	if testing.Short() {
