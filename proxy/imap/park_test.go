@@ -384,7 +384,9 @@ func TestLot(t *testing.T) {
 		t.Error("woken for another stay")
 	}
 	// Whoever has left is not woken, and may come again.
+	near.Read(make([]byte, 10))
 	l.leave(enter(near, first))
+	far.Write([]byte("x"))
 	if at := enter(near, first); <-first != at {
 		t.Error("woken for a stay that has ended")
 	}
