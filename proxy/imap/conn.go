@@ -61,6 +61,7 @@ type conn struct {
 	due      time.Time // when it will have been silent for too long; zero: it may be
 	until    time.Time // the read deadline, which may be earlier (see quiet)
 	again    bool      // the wait that begins is the rest of the one before
+	carried  bool      // the kernel reads a literal by itself
 	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
 	heard    time.Time // when the last answer came
 }
@@ -209,7 +210,7 @@ func (c *conn) arm() {
 		c.due = c.armed.Add(c.queue[0].stall)
 	}
 	at := c.due
-	if hot := c.s.srv.hot; hot > 0 {
+	if hot := c.s.srv.hot; hot > 0 && !c.carried {
 		if quiet := c.armed.Add(hot); at.IsZero() || quiet.Before(at) {
 			at = quiet
 		}

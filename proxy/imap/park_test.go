@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -282,6 +283,38 @@ func TestBackendPausesWithinAnAnswer(t *testing.T) {
 	for _, want := range []string{"* 1 FETCH (BODY[] {6}", "abcdef FLAGS (x))", "* 2 EXISTS"} {
 		d.expect(want)
 	}
+}
+
+// A backend that pauses within a long literal, which the kernel carries, is waited for, also when the client gives the
+// next command meanwhile.
+func TestBackendPausesWithinALongLiteral(t *testing.T) {
+	r := parkRig(t, false, false)
+	d := r.rest("A", "selected")
+	half := strings.Repeat("x", spliceMin)
+	d.send("a NOOP") // so that the connection is known
+	d.until("a")
+	b1 := r.stubs["b1"]
+	b1.mu.Lock()
+	var backend net.Conn
+	for backend = range b1.conns {
+	}
+	b1.mu.Unlock()
+	fmt.Fprintf(backend, "* 1 FETCH (BODY[] {%d}\r\n%s", 2*spliceMin, half)
+	d.expect("* 1 FETCH ...")
+	got := make([]byte, spliceMin)
+	if _, err := io.ReadFull(d.r, got); err != nil {
+		t.Fatal(err)
+	}
+	b1.fail("SEARCH", "hang")
+	d.send("b SEARCH ALL") // which is answered after the message, and that is not complete yet
+	eventually(t, "the command has arrived", func() bool { return b1.saw("SEARCH ALL") })
+	<-time.After(10 * soon)
+	fmt.Fprintf(backend, "%s)\r\nb OK done\r\n", half)
+	if _, err := io.ReadFull(d.r, got); err != nil {
+		t.Fatal(err)
+	}
+	d.expect(")")
+	d.expect("b OK done")
 }
 
 // A storm of commands and pauses about as long as it takes to park: none is lost, whoever is just going to rest.

@@ -158,8 +158,9 @@ func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
 	if err := c.s.out.flush(); err != nil {
 		return true, err
 	}
+	defer c.carry(false)
 	for n > 0 {
-		c.unhurried()
+		c.carry(true)
 		c.in.quickAck()
 		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
 		k, err := io.CopyN(to, from, min(n, 1<<20))
@@ -171,7 +172,6 @@ func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
 			return true, unexpected(err)
 		}
 	}
-	c.extend()
 	return true, nil
 }
 
