@@ -1,0 +1,92 @@
+//go:build linux
+
+package imap
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The time that a peer has is the same whether it meets the deadline for parking on its way or not: who stalls is cut
+// off when that is over, and no earlier.
+func TestStallsWhileParking(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	long := strings.Repeat("x", spliceMin)
+	for _, c := range []struct {
+		name   string
+		state  string
+		client string
+		answer string // of the backend to FETCH; then it stalls
+	}{
+		{name: "before login"},
+		{name: "a first line without an end", client: "a LOG"},
+		{name: "silent", state: "authenticated"},
+		{name: "silent with a mailbox", state: "selected"},
+		{name: "silent in IDLE", state: "idling"},
+		{name: "half a line", state: "selected", client: "a NO"},
+		{name: "half a DONE", state: "idling", client: "DO"},
+		{name: "a literal", state: "selected", client: "a STATUS {5}\r\nI"},
+		{name: "a streamed literal", state: "selected", client: "a APPEND Work {5}\r\nab"},
+		{name: "a streamed literal of the selected server", state: "selected", client: "a SEARCH SUBJECT {5}\r\nab"},
+		{name: "the end of a command", state: "selected", client: "a APPEND Work {2+}\r\nab"},
+		{name: "backend", state: "selected", client: "a FETCH 1 X\r\n", answer: ""},
+		{name: "backend within a line", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FL"},
+		{name: "backend within a literal", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (BODY[] {6}\r\nabc"},
+		{name: "backend within a long literal", state: "selected", client: "a FETCH 1 X\r\n",
+			answer: fmt.Sprintf("* 1 FETCH (BODY[] {%d}\r\n%s", 2*spliceMin, long)},
+		{name: "backend between two lines", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FLAGS ())\r\n"},
+		{name: "backend before the end", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FLAGS ())\r\na OK do"},
+	} {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/tls=%v", c.name, secure), func(t *testing.T) {
+				t.Parallel()
+				r := parkRig(t, secure, secure, 4*soon, func(cfg *Config) {
+					backend := strings.HasPrefix(c.name, "backend")
+					switch {
+					case backend:
+						cfg.Limits.BackendStall = limit
+					case c.state == "":
+						cfg.Limits.PreAuth = limit
+					default:
+						cfg.Limits.Idle = limit
+					}
+				})
+				began := time.Now()
+				d := r.open("A")
+				d.expect("* OK ...")
+				if c.state != "" {
+					if secure {
+						d.send("t STARTTLS")
+						d.expect("t OK ...")
+						d.secure().SetDeadline(time.Time{})
+					}
+					d.send("l LOGIN alice pw")
+					d.expect("l OK ...")
+					if c.state != "authenticated" {
+						d.send("s SELECT INBOX")
+						d.until("s")
+					}
+					began = time.Now()
+					if c.state == "idling" {
+						d.send("i IDLE")
+						d.expect("+ idling")
+					}
+					b1 := r.stubs["b1"]
+					if c.answer != "" {
+						b1.fail("FETCH", strings.ReplaceAll(c.answer, "\r\n", `\n`)+"THEN-HANG")
+					} else {
+						b1.fail("FETCH", "hang")
+					}
+				}
+				d.raw(c.client)
+				got, err := io.ReadAll(d.r)
+				if took := time.Since(began); err != nil || took < limit || took > limit+2*time.Second {
+					t.Errorf("over after %v, with %.200q, %v", took, got, err)
+				}
+			})
+		}
+	}
+}
