@@ -3,11 +3,17 @@
 package imap
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"murder/internal/backend"
+	"murder/internal/mbox"
 )
 
 // The time that a peer has is the same whether it meets the deadline for parking on its way or not: who stalls is cut
@@ -89,4 +95,70 @@ func TestStallsWhileParking(t *testing.T) {
 			})
 		}
 	}
+}
+
+// dripping is a connection that, once it is told to, sends in pieces with pauses in which everybody parks.
+type dripping struct {
+	net.Conn
+	now *atomic.Bool
+}
+
+func (d dripping) Write(p []byte) (int, error) {
+	done := 0
+	for _, end := range []int{3, len(p) / 2, len(p) - 1} { // in the head of a record, within, and all but its end
+		if d.now.Load() && done < end && end < len(p) {
+			n, err := d.Conn.Write(p[done:end])
+			if done += n; err != nil {
+				return done, err
+			}
+			<-time.After(5 * soon)
+		}
+	}
+	n, err := d.Conn.Write(p[done:])
+	return done + n, err
+}
+
+// Half a TLS record, from either side, wakes who is parked, tells nothing, and is not lost when he parks again.
+func TestHalfARecord(t *testing.T) {
+	cert := selfSigned(t)
+	var drip atomic.Bool
+	o := rigOptions{hot: soon, config: []func(*Config){func(c *Config) { c.TLS = cert }}}
+	o.stubs = func(b *stub) {
+		b.tls, b.below = cert, func(conn net.Conn) net.Conn { return dripping{conn, &drip} }
+	}
+	o.settings = func(_ mbox.Server, s *backend.Settings) { s.TLS, s.Verify = backend.Implicit, backend.VerifyNone }
+	r := o.make(t)
+	d := r.open("A")
+	d.expect("* OK ...")
+	d.send("t STARTTLS")
+	d.expect("t OK ...")
+	d.conn = dripping{d.conn, &drip}
+	d.secure().SetDeadline(time.Time{})
+	d.send("l LOGIN alice pw")
+	d.expect("l OK ...")
+	d.send("s SELECT INBOX")
+	d.until("s")
+	r.asleep()
+	drip.Store(true)
+	for i := range 2 {
+		news := fmt.Sprintf("* %d EXISTS", 100+i)
+		r.stubs["b1"].tell(news)
+		d.expect(news)
+		d.send("n NOOP")
+		d.until("n")
+		r.asleep()
+		d.send("i IDLE")
+		d.expect("+ idling")
+		d.expect("* 7 EXISTS")
+		r.asleep()
+		r.stubs["b1"].tell(news)
+		d.expect(news)
+		d.send("DONE")
+		d.expect("i OK ...")
+		d.send("x STATUS Work (MESSAGES)")
+		d.until("x")
+	}
+	d.conn.(*tls.Conn).CloseWrite() // a record, too
+	d.end()
+	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
 }
