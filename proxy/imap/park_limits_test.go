@@ -4,6 +4,7 @@ package imap
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -161,4 +162,41 @@ func TestHalfARecord(t *testing.T) {
 	d.conn.(*tls.Conn).CloseWrite() // a record, too
 	d.end()
 	eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+}
+
+// fullLot admits nobody, as when the system watches as many descriptors as it may.
+type fullLot struct{ asked *atomic.Int64 }
+
+func (l fullLot) enter(net.Conn, sleeper) (ticket, error) {
+	l.asked.Add(1)
+	return 0, errors.New("no space left on device")
+}
+func (fullLot) leave(ticket) {}
+func (fullLot) close()       {}
+
+// Who cannot be parked is served by a goroutine of his own, as ever.
+func TestNoRoomToPark(t *testing.T) {
+	var asked atomic.Int64
+	r := rigOptions{hot: soon, lot: fullLot{&asked}}.make(t)
+	d := r.login("A", "alice")
+	d.send("s SELECT INBOX")
+	d.until("s")
+	for i := range 3 {
+		before := asked.Load()
+		d.send("i IDLE")
+		d.expect("+ idling")
+		d.expect("* 7 EXISTS")
+		eventually(t, "the pump has asked for room", func() bool { return asked.Load() > before })
+		news := fmt.Sprintf("* %d EXISTS", 100+i)
+		r.stubs["b1"].tell(news)
+		d.expect(news)
+		d.send("DONE")
+		d.expect("i OK ...")
+		<-time.After(5 * soon)
+		d.send("n NOOP")
+		d.until("n")
+	}
+	r.srv.Kick(r.srv.Sessions()[0].ID, "Go away")
+	d.expect("* BYE [UNAVAILABLE] Go away")
+	d.end()
 }
