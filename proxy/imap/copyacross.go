@@ -242,7 +242,7 @@ func (t *transfer) body(head []byte) (bool, error) {
 	defer t.dst.out.Unlock()
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
 	wait, direct := t.src.in.wait, t.src.in.direct
-	t.src.in.wait, t.src.in.direct = func() { t.src.extend(); t.dst.out.flush() }, nil
+	t.src.in.wait, t.src.in.direct = func() { t.dst.out.flush(); t.src.anew() }, nil
 	err = t.src.in.copyN(lit.Size, func(p []byte) error {
 		put(p)
 		t.src.extend()

@@ -39,11 +39,11 @@ func (b *stub) hangUp() {
 
 const soon = 5 * time.Millisecond
 
-// parkRig is a rig whose sessions park soon, with TLS towards whom it is asked for.
-func parkRig(t *testing.T, toClient, toBackend bool) *rig {
+// parkRig is a rig whose sessions park after that time, with TLS towards whom it is asked for.
+func parkRig(t *testing.T, toClient, toBackend bool, hot time.Duration, change ...func(*Config)) *rig {
 	t.Helper()
 	cert := selfSigned(t)
-	o := rigOptions{hot: soon}
+	o := rigOptions{hot: hot, config: change}
 	if toClient {
 		o.config = append(o.config, func(c *Config) { c.TLS = cert })
 	}
@@ -87,7 +87,7 @@ func TestParkedIsThere(t *testing.T) {
 	for _, state := range states {
 		for _, secure := range [][2]bool{{false, false}, {true, false}, {false, true}, {true, true}} {
 			t.Run(fmt.Sprintf("%s/client tls=%v/backend tls=%v", state, secure[0], secure[1]), func(t *testing.T) {
-				r := parkRig(t, secure[0], secure[1])
+				r := parkRig(t, secure[0], secure[1], soon)
 				d := r.rest("A", state)
 				for i := range 5 {
 					if state != "authenticated" {
@@ -128,7 +128,7 @@ func TestParkedIsThere(t *testing.T) {
 func TestParkedIsKicked(t *testing.T) {
 	for _, state := range states {
 		t.Run(state, func(t *testing.T) {
-			r := parkRig(t, false, false)
+			r := parkRig(t, false, false, soon)
 			d := r.rest("A", state)
 			list := r.srv.Sessions()
 			if len(list) != 1 || list[0].User != "alice" || (list[0].Command == "IDLE") != (state == "idling") {
@@ -144,7 +144,7 @@ func TestParkedIsKicked(t *testing.T) {
 
 // Parked sessions are told of a shutdown, which is over as soon as they are.
 func TestParkedAtShutdown(t *testing.T) {
-	r := parkRig(t, false, false)
+	r := parkRig(t, false, false, soon)
 	var all []*dialogue
 	for i := range 30 {
 		all = append(all, r.rest(fmt.Sprint(i), states[i%len(states)]))
@@ -168,7 +168,7 @@ func TestParkedIsCut(t *testing.T) {
 		"broken off": func(s *session) { s.breakOff("by a test") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := parkRig(t, false, false)
+			r := parkRig(t, false, false, soon)
 			d := r.rest("A", "idling")
 			r.srv.mu.Lock()
 			var s *session
@@ -186,7 +186,7 @@ func TestParkedIsCut(t *testing.T) {
 func TestBackendOfParkedDies(t *testing.T) {
 	for _, state := range states {
 		t.Run(state, func(t *testing.T) {
-			r := parkRig(t, false, false)
+			r := parkRig(t, false, false, soon)
 			d := r.rest("A", state)
 			r.stubs["b1"].hangUp()
 			if state != "authenticated" {
@@ -202,7 +202,7 @@ func TestBackendOfParkedDies(t *testing.T) {
 
 // A mailbox that moves under a client in IDLE ends its session though it is parked.
 func TestMailboxOfParkedMoves(t *testing.T) {
-	r := parkRig(t, false, false)
+	r := parkRig(t, false, false, soon)
 	d := r.rest("A", "idling")
 	r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
 	d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
@@ -218,7 +218,7 @@ func TestParkedVanishes(t *testing.T) {
 	} {
 		for _, state := range states {
 			t.Run(name+"/"+state, func(t *testing.T) {
-				r := parkRig(t, false, false)
+				r := parkRig(t, false, false, soon)
 				d := r.rest("A", state)
 				leave(d.conn)
 				eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
@@ -231,7 +231,7 @@ func TestParkedVanishes(t *testing.T) {
 
 // A client that has sent half a line is waited for, and one that takes its time over a literal, too.
 func TestHalfALine(t *testing.T) {
-	r := parkRig(t, false, false)
+	r := parkRig(t, false, false, soon)
 	d := r.rest("A", "selected")
 	paused := func() {
 		t.Helper()
@@ -268,7 +268,7 @@ func TestHalfALine(t *testing.T) {
 
 // A backend that pauses within an answer is waited for.
 func TestBackendPausesWithinAnAnswer(t *testing.T) {
-	r := parkRig(t, false, false)
+	r := parkRig(t, false, false, soon)
 	d := r.rest("A", "selected")
 	for _, part := range []string{"* 1 FETCH (BODY[] {6}\r\nabc", "def FLAGS (", "x))\r\n* 2 "} {
 		b1 := r.stubs["b1"]
@@ -288,7 +288,7 @@ func TestBackendPausesWithinAnAnswer(t *testing.T) {
 // A backend that pauses within a long literal, which the kernel carries, is waited for, also when the client gives the
 // next command meanwhile.
 func TestBackendPausesWithinALongLiteral(t *testing.T) {
-	r := parkRig(t, false, false)
+	r := parkRig(t, false, false, soon)
 	d := r.rest("A", "selected")
 	half := strings.Repeat("x", spliceMin)
 	d.send("a NOOP") // so that the connection is known

@@ -111,6 +111,11 @@ func (c *conn) waiting() {
 	} else {
 		c.s.flush()
 	}
+	c.anew()
+}
+
+// anew allows the backend its time for the wait that begins, unless that is the rest of the one before.
+func (c *conn) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.queue) > 0 {

@@ -123,11 +123,15 @@ func (s *session) rest() {
 }
 
 // log names the connection, and the user who is logged in. It is put together anew each time: a session logs little.
+// Any goroutine may call it.
 func (s *session) log() *slog.Logger {
-	if s.user == "" {
+	s.mu.Lock()
+	user := s.info.User // s.user is the driver's
+	s.mu.Unlock()
+	if user == "" {
 		return s.bare()
 	}
-	return s.cfg.Logger.With("conn", s.id, "peer", s.peer, "user", s.user)
+	return s.cfg.Logger.With("conn", s.id, "peer", s.peer, "user", user)
 }
 
 // bare names the connection only.

@@ -58,6 +58,7 @@ type rigOptions struct {
 	settings func(mbox.Server, *backend.Settings)
 	stubs    func(*stub)   // before they start
 	hot      time.Duration // see hotFor
+	lot      lot           // instead of the usual one
 }
 
 // hot is how long the rigs' goroutines wait before they park. MURDER_TEST_HOT=1ms makes them do so all the time.
@@ -137,6 +138,9 @@ func (o rigOptions) make(t testing.TB) *rig {
 	}
 	if o.net != nil && r.srv.lot != nil {
 		r.srv.lot = &memoryLot{}
+	}
+	if o.lot != nil {
+		r.srv.lot = o.lot
 	}
 	if r.srv.lot != nil {
 		r.srv.hot = cmp.Or(o.hot, hot)

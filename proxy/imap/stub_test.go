@@ -48,6 +48,8 @@ type stub struct {
 	// passwords are those of users, who may log in without us.
 	passwords map[string]string
 	wg        sync.WaitGroup
+
+	below func(net.Conn) net.Conn // put between sockets and TLS, unless nil
 }
 
 type box struct {
@@ -85,6 +87,9 @@ func (b *stub) start() {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if b.below != nil {
+				conn = b.below(conn)
 			}
 			if b.tls != nil {
 				conn = tls.Server(conn, b.tls)

@@ -50,6 +50,8 @@ func TestSilentBackend(t *testing.T) {
 			[]string{"* 1 FETCH (FLAGS ())", "x NO [UNAVAILABLE]...", "* BYE [UNAVAILABLE]..."}},
 		{"the open mailbox, within a literal", `FETCH * 1 FETCH (BODY[] {10}\nhalfTHEN-HANG`, "FETCH 1 BODY[]", 10 * time.Minute,
 			[]string{"* 1 FETCH (BODY[] {10}", "half BYE"}},
+		{"the open mailbox, within a message for another server", `UID_FETCH * 1 FETCH (UID 1 BODY[] {10}\nhalfTHEN-HANG`,
+			`COPY 1 "Shared Folders/shared"`, 10 * time.Minute, []string{"x NO [UNAVAILABLE]...", "* BYE [UNAVAILABLE]..."}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
