@@ -83,14 +83,14 @@ func (o *output) row(tag string, e *mbox.Entry) {
 	default:
 		o.buf = append(o.buf, " DELETE "...)
 	}
-	o.buf = imapwire.AppendShort(o.buf, e.Name, maxQuoted)
+	o.buf = imapwire.AppendStringUpTo(o.buf, e.Name, maxQuoted)
 	if e.State != mbox.Absent {
 		o.buf = append(o.buf, ' ')
-		o.buf = imapwire.AppendShort(o.buf, e.Location, maxQuoted)
+		o.buf = imapwire.AppendStringUpTo(o.buf, e.Location, maxQuoted)
 	}
 	if e.State == mbox.Active {
 		o.buf = append(o.buf, ' ')
-		o.buf = imapwire.AppendShort(o.buf, e.ACL, maxQuoted)
+		o.buf = imapwire.AppendStringUpTo(o.buf, e.ACL, maxQuoted)
 	}
 	o.buf = append(o.buf, '\r', '\n')
 }

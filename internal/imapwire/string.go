@@ -9,11 +9,11 @@ const MaxQuoted = 512
 // non-synchronising literal. Nothing is ever escaped: RFC 3656 knows no escapes, and some Cyrus releases
 // read quoted strings from a server but no such literals (3.4.8, 3.6.5 and 3.8.3: imapparse.c, getxstring).
 func AppendString[T ~string | ~[]byte](dst []byte, s T) []byte {
-	return AppendShort(dst, s, MaxQuoted)
+	return AppendStringUpTo(dst, s, MaxQuoted)
 }
 
-// AppendShort is AppendString with another limit than MaxQuoted, for readers that are known to bear it.
-func AppendShort[T ~string | ~[]byte](dst []byte, s T, limit int) []byte {
+// AppendStringUpTo is AppendString with another limit than MaxQuoted, for readers that are known to bear it.
+func AppendStringUpTo[T ~string | ~[]byte](dst []byte, s T, limit int) []byte {
 	if quotable(s, limit) {
 		dst = append(dst, '"')
 		dst = append(dst, s...)
