@@ -39,7 +39,7 @@ func BenchmarkPush(b *testing.B) {
 	for i := range count {
 		fmt.Fprintf(&list, "user.push%06d.folder%d\t0 default owner\tlrswipkxtecdan\t\n", i/10, i%10)
 	}
-	if out, err := be.ExecInput(list.String(), "ctl_mboxlist", "-u"); err != nil {
+	if out, err := be.ExecInput(list.String(), "ctl_mboxlist", "-u", "-L"); err != nil {
 		b.Fatalf("%v\n%.500s", err, out)
 	}
 	for _, s := range w.mupdateServers() {
