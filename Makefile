@@ -47,7 +47,7 @@ $(EXIM):
 test-cyrus: build ## the same stories against real Cyrus; needs root, which installs what is missing
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { [ -e $(EXIM) ] && dpkg -s $(DEBIAN) >/dev/null 2>&1; }; then $(MAKE) test-deps; fi
-	go test -count=1 -p 1 -timeout 25m -tags 'hashicorpmetrics cyrus' ./test/cyrus/... ./test/imapcyrus/... \
+	go test -count=1 -p 1 -timeout 15m -tags 'hashicorpmetrics cyrus' ./test/cyrus/... ./test/imapcyrus/... \
 		./test/delivery/... ./test/clients/...
 
 test-chaos: ## real processes under faults, their histories checked for linearizability: a fixed set; root for networks and full disks; SOAK=60m: one storm for so long

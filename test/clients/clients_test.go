@@ -99,6 +99,7 @@ func run(t *testing.T, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second // for what it has started itself
 	// Some look their own host's name up first, for which nobody may be there to answer.
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "LANG=C.UTF-8", "TERM=xterm", "SHELL=/bin/sh", "RES_OPTIONS=timeout:1 attempts:1")
 	var out, errs bytes.Buffer
