@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"io"
 	"time"
 
 	"murder/internal/mbox"
@@ -77,8 +78,31 @@ func (ss *session) tell(server mbox.Server, rcpts []*recipient, more ...string) 
 	for _, rc := range rcpts[len(h.rcpts):] {
 		h.add(rc)
 	}
-	if h.c.send(append(commands, more...), ss.cfg.Limits.Envelope) != nil {
+	commands = append(commands, more...)
+	h.unread, h.data = h.unread+len(commands), len(more) > 0
+	if h.c.send(commands, ss.cfg.Limits.Envelope) != nil {
 		delete(ss.tx.holds, server)
 		h.pool.drop(h.c)
+	}
+}
+
+// giveBack makes a connection useful to others again on which nothing will be delivered. Its replies are read first,
+// whatever they say: RSET comes before the next envelope. One that waits for a message can only be closed: the
+// backend stores nothing then.
+func (h *hold) giveBack() {
+	if h.data {
+		h.pool.drop(h.c)
+		return
+	}
+	_, err := h.c.replies(0, h.unread, h.pool.cfg.Limits.Envelope, func(_ int, rep reply) error {
+		if rep.code == 421 {
+			return io.EOF
+		}
+		return nil
+	})
+	if err != nil {
+		h.pool.drop(h.c)
+	} else {
+		h.pool.put(h.c)
 	}
 }

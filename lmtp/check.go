@@ -16,7 +16,11 @@ type hold struct {
 	c     *client
 	rcpts []*recipient
 	paths []string // the addresses under which it knows them
-	ahead bool     // it has been told, and no reply has been read
+
+	// For one that has been told ahead:
+	ahead  bool // no reply has been read
+	unread int  // how many there will be
+	data   bool // it waits for the message
 }
 
 func (h *hold) add(rc *recipient) {
@@ -169,12 +173,11 @@ func (tx *transaction) take(groups []*group) {
 	tx.release()
 }
 
-// release gives the connections back on which nothing will be delivered. One that waits for a message
-// can only be closed: the backend stores nothing then.
+// release gives the connections back on which nothing will be delivered.
 func (tx *transaction) release() {
 	for _, h := range tx.holds {
 		if h.ahead {
-			h.pool.drop(h.c)
+			go h.giveBack()
 		} else {
 			h.pool.put(h.c)
 		}
