@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"murder/internal/auth"
@@ -186,7 +188,7 @@ func (s *session) starttls(c *command) error {
 }
 
 func (s *session) startTLS(cfg *tls.Config) error {
-	conn := tls.Server(s.sock, cfg)
+	conn := tls.Server(&belowTLS{Conn: s.sock, stall: s.cfg.Limits.Write}, cfg)
 	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -205,6 +207,29 @@ func (s *session) startTLS(cfg *tls.Config) error {
 	s.info.TLS = true
 	s.mu.Unlock()
 	return nil
+}
+
+// belowTLS is a client's socket to TLS, which also writes of its own accord: to answer a KeyUpdate (RFC 8446
+// section 4.6.3), or to say what is wrong. That may be long after the session's last words, whose deadline
+// must not count then.
+type belowTLS struct {
+	net.Conn
+	stall    time.Duration
+	deadline atomic.Int64 // for writing, in ns since 1970
+}
+
+func (c *belowTLS) SetWriteDeadline(t time.Time) error {
+	c.deadline.Store(t.UnixNano())
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *belowTLS) Write(p []byte) (int, error) {
+	if now := time.Now(); now.UnixNano() > c.deadline.Load() {
+		if err := c.SetWriteDeadline(now.Add(c.stall)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
 }
 
 func (s *session) logout(c *command) error {

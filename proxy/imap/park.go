@@ -204,7 +204,11 @@ func (c *conn) pause(goroutine bool) bool {
 			c.lost(err, true)
 			return false
 		}
+		began := time.Now()
 		c.s.flush() // a read that is too late from the outset does not call waiting
+		if time.Since(began) > time.Second {
+			c.extend() // which is the client's fault
+		}
 		if c.quiet(goroutine) {
 			return false
 		}

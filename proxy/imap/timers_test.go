@@ -1,7 +1,9 @@
 package imap
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strings"
@@ -458,4 +460,27 @@ func TestKickedAndBusy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TLS has its own say after hours without a word, and does not meet the deadline of the last one.
+func TestWordOfTLSAfterHours(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.TLS, c.Limits.Idle = selfSigned(t), 24*time.Hour }}}, func(t *testing.T, r *rig) {
+		d := r.open("A")
+		d.until("*")
+		d.send("a STARTTLS")
+		d.expect("a OK ...")
+		below := d.conn
+		conn := tls.Client(below, &tls.Config{InsecureSkipVerify: true})
+		if err := conn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		d.conn, d.r = conn, bufio.NewReader(conn)
+		d.send("b LOGIN alice pw")
+		d.expect("b OK ...")
+		time.Sleep(2 * time.Hour)
+		below.Write(append([]byte{23, 3, 3, 0, 32}, make([]byte, 32)...)) // no record of this connection
+		if _, err := d.r.ReadByte(); err == nil || !strings.Contains(err.Error(), "remote error: tls: bad record MAC") {
+			t.Errorf("told %v, want an alert", err)
+		}
+	})
 }
