@@ -46,19 +46,18 @@ func (s *session) subscribed(l *listing, subs map[mbox.Extern]bool) []listed {
 	}
 	if l.recursive {
 		for ext := range subs {
-			for i := range ext {
-				if ext[i] != sep[0] || !l.matches(ext[:i]) {
-					continue
-				}
-				item := items[ext[:i]]
-				if item == nil {
-					one := s.lookAt(ext[:i])
-					item = &one
-					items[ext[:i]] = item
-				}
-				item.childSub = true
-				item.children = true
+			parent, found := l.nearest(ext, sep[0])
+			if !found {
+				continue
 			}
+			item := items[parent]
+			if item == nil {
+				one := s.lookAt(parent)
+				item = &one
+				items[parent] = item
+			}
+			item.childSub = true
+			item.children = true
 		}
 	}
 	list := make([]listed, 0, len(items))
@@ -67,6 +66,22 @@ func (s *session) subscribed(l *listing, subs map[mbox.Extern]bool) []listed {
 	}
 	s.sortListed(list)
 	return list
+}
+
+// nearest returns the name that is listed because of ext below it.
+//
+// Cyrus: a subscribed name that is on the list itself says nothing about those above it, and one that is not, only
+// about the nearest.
+func (l *listing) nearest(ext mbox.Extern, sep byte) (parent mbox.Extern, found bool) {
+	if l.matches(ext) {
+		return "", false
+	}
+	for i := len(ext) - 1; i > 0; i-- {
+		if ext[i] == sep && l.matches(ext[:i]) {
+			return ext[:i], true
+		}
+	}
+	return "", false
 }
 
 // lookAt makes the line of one name.
