@@ -214,6 +214,7 @@ type server struct {
 	sessions tls.ClientSessionCache
 	current  *Settings // which connections share; nil: not looked up yet
 	breakers [services]breaker
+	turns    [services]chan struct{} // held by connections that wait for the greeting
 }
 
 const sessionCache = 32
@@ -225,6 +226,9 @@ func (s *Set) use(name mbox.Server) (*Settings, *server, tls.ClientSessionCache)
 	srv := s.servers[name]
 	if srv == nil {
 		srv = &server{name: name, sessions: tls.NewLRUClientSessionCache(sessionCache)}
+		for svc := range srv.turns {
+			srv.turns[svc] = make(chan struct{}, approach)
+		}
 		s.servers[name] = srv
 	}
 	if srv.current == nil {

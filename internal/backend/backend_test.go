@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -261,9 +262,9 @@ func TestBreaker(t *testing.T) {
 		}
 		for range breakAfter {
 			admitted(true, false)
-			b.failed(time.Now(), false, false, fail)
+			b.failed(time.Now(), time.Now(), false, fail)
 		}
-		b.failed(time.Now(), false, false, fail) // somebody who had left before
+		b.failed(time.Now(), time.Now(), false, fail) // somebody who had left before
 		for _, delay := range []time.Duration{5, 10, 20, 40, 60, 60} {
 			admitted(false, false)
 			time.Sleep(delay * time.Second * 79 / 100)
@@ -271,13 +272,13 @@ func TestBreaker(t *testing.T) {
 			time.Sleep(delay * time.Second * 42 / 100)
 			admitted(true, true)
 			admitted(false, false)
-			b.failed(time.Now(), true, false, fail)
+			b.failed(time.Now(), time.Now(), true, fail)
 		}
 		time.Sleep(2 * time.Minute)
 		admitted(true, true)
 		b.undecided()
 		admitted(true, true)
-		b.ok()
+		b.ok(time.Now())
 		admitted(true, false)
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
@@ -295,11 +296,73 @@ func TestDarkServerBreaksAtOnce(t *testing.T) {
 		for _, c := range []struct {
 			takes time.Duration
 			err   error
-		}{{dialEach, ErrUnreachable}, {0, ErrBreakerOpen}} {
+		}{{dialLast, ErrUnreachable}, {0, ErrBreakerOpen}} {
 			began := time.Now()
 			if _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); !errors.Is(err, c.err) || time.Since(began) != c.takes {
 				t.Errorf("after %v: %v, want %v", time.Since(began), err, c.err)
 			}
+		}
+	})
+}
+
+// A crowd that comes at once to a server that greets a few in a second gets in, one after the other: it never has more
+// than its queue holds, and those for whom it is too late do not close it to the rest.
+func TestSlowServerStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const crowd, each = 150, 100 * time.Millisecond
+		var waiting, most atomic.Int64
+		door := make(chan net.Conn, crowd)
+		go func() {
+			for c := range door {
+				time.Sleep(each)
+				waiting.Add(-1)
+				c.Write([]byte("* OK\r\n"))
+				c.Close()
+			}
+		}()
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(context.Context, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			n := waiting.Add(1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			door <- far
+			return near, nil
+		}})
+		var greeted, busy, late atomic.Int64
+		var all sync.WaitGroup
+		for i := range crowd {
+			patience := 5 * time.Second // longer than the queue takes
+			if i%20 == 0 {
+				patience = time.Second
+			}
+			all.Go(func() {
+				c, err := s.Dial(t.Context(), "192.0.2.1", IMAP)
+				if err != nil {
+					if !errors.Is(err, ErrBusy) || !errors.Is(err, ErrDown) {
+						t.Error(err)
+					}
+					busy.Add(1)
+					return
+				}
+				defer c.Close()
+				c.SetReadDeadline(time.Now().Add(patience))
+				if text, _ := io.ReadAll(c); len(text) > 0 {
+					greeted.Add(1)
+				} else {
+					late.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		close(door)
+		if n := most.Load(); n > approach+late.Load() { // who has given up is still in the server's queue
+			t.Errorf("%d waited for a greeting at once", n)
+		}
+		if greeted.Load() < 100 || busy.Load() == 0 || late.Load() == 0 {
+			t.Errorf("%d greeted, %d busy, %d late: not the crowd that was meant", greeted.Load(), busy.Load(), late.Load())
+		}
+		if st := s.State("192.0.2.1"); st[0].Breaker != "closed" || st[0].Conns != 0 {
+			t.Errorf("%+v", st)
 		}
 	})
 }

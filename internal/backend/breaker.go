@@ -22,7 +22,8 @@ const (
 type breaker struct {
 	mu       sync.Mutex
 	used     bool
-	failures int // in a row
+	goodAt   time.Time // when somebody last heard from it on a new connection
+	failures int       // in a row
 	delay    time.Duration
 	retryAt  time.Time // zero while closed
 	probing  bool
@@ -41,33 +42,49 @@ func (b *breaker) admit(now time.Time) (probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used = true
-	switch {
-	case b.retryAt.IsZero():
-		return false, nil
-	case b.probing || now.Before(b.retryAt):
-		return false, fmt.Errorf("%w (%w)", ErrBreakerOpen, b.lastErr)
+	if err := b.refusesLocked(now); err != nil {
+		return false, err
 	}
-	b.probing = true
-	return true, nil
+	b.probing = !b.retryAt.IsZero()
+	return b.probing, nil
+}
+
+// refuses tells who would not be admitted why.
+func (b *breaker) refuses(now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.refusesLocked(now)
+}
+
+func (b *breaker) refusesLocked(now time.Time) error {
+	if b.probing || now.Before(b.retryAt) {
+		return fmt.Errorf("%w (%w)", ErrBreakerOpen, b.lastErr)
+	}
+	return nil
 }
 
 // ok closes the breaker.
-func (b *breaker) ok() {
+func (b *breaker) ok(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.goodAt = now
 	b.failures, b.delay, b.retryAt, b.probing = 0, 0, time.Time{}, false
 }
 
-// failed counts a failure. One for which somebody had to wait opens the breaker at once: nobody else
-// need wait as long. Those of callers who had left before the breaker opened change nothing.
-func (b *breaker) failed(now time.Time, probe, waited bool, err error) {
+// failed counts the failure of somebody who began at a time. One for which he had to wait opens the breaker at once:
+// nobody else need wait as long. Those of callers who had left before the breaker opened change nothing, and a server
+// that has greeted others meanwhile is slow, not down.
+func (b *breaker) failed(began, now time.Time, probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.lastErr, b.lastAt = withoutSentinel(err), now
+	if !probe && b.goodAt.After(began) {
+		return
+	}
 	b.failures++
-	if waited {
+	if now.Sub(began) >= dialEach {
 		b.failures = max(b.failures, breakAfter)
 	}
-	b.lastErr, b.lastAt = withoutSentinel(err), now
 	if !probe && (b.failures < breakAfter || !b.retryAt.IsZero()) {
 		return
 	}

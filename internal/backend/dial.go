@@ -15,15 +15,25 @@ import (
 
 const (
 	dialEach = 2 * time.Second
+	// dialLast is for the last address. A server whose queue is full drops what comes: within this time it is asked
+	// a third time.
+	dialLast = 4 * time.Second
 	dialAll  = 5 * time.Second
+	// approach is how many connections to one service may wait for its greeting. Cyrus: the queue that the kernel
+	// keeps for a service is 32 long, and whoever comes when it is full has to wait for seconds; so others wait here
+	// for their turn, which costs the server nothing.
+	approach     = 32
+	approachWait = 10 * time.Second
 )
 
 // keepAlive asks a silent server three times whether it is there.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3}
 
 // Dial connects to a service of a server, over TLS if the policy is Implicit. It tries every address
-// for at most 2 s, for 5 s in all. A server that failed three times in a row, or once after 2 s, is left
-// alone for 5 s, doubling to 60 s, then tried by one caller at a time.
+// for at most 2 s, the last one for 4 s, for 5 s in all. A server that failed three times in a row, or once after 2 s,
+// is left alone for 5 s, doubling to 60 s, then tried by one caller at a time; not one that has greeted others
+// meanwhile. At most 32 connections to a service wait for its greeting; more callers wait for their turn, for up to
+// 10 s.
 //
 // A connection counts as good once the first octet has been read from it, and as failed if reading
 // ends or times out before that: set a read deadline for the greeting.
@@ -55,7 +65,7 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 		return nil, ErrBusy
 	}
 	b := &srv.breakers[svc]
-	probe, err := b.admit(time.Now())
+	probe, err := srv.admit(ctx, svc)
 	if err != nil {
 		srv.conns.Add(-1)
 		return nil, err
@@ -81,6 +91,31 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 	return c, nil
 }
 
+// admit waits for a caller's turn. The turn is over once the connection has been judged.
+func (srv *server) admit(ctx context.Context, svc Service) (probe bool, err error) {
+	b, turns := &srv.breakers[svc], srv.turns[svc]
+	if err := b.refuses(time.Now()); err != nil {
+		return false, err
+	}
+	select {
+	case turns <- struct{}{}:
+	default:
+		timeout := time.NewTimer(approachWait)
+		defer timeout.Stop()
+		select {
+		case turns <- struct{}{}:
+		case <-timeout.C:
+			return false, fmt.Errorf("%w: %d others wait for its greeting", ErrBusy, approach)
+		case <-ctx.Done():
+			return false, fmt.Errorf("%w: %d others wait for its greeting: %w", ErrBusy, approach, ctx.Err())
+		}
+	}
+	if probe, err = b.admit(time.Now()); err != nil {
+		<-turns
+	}
+	return probe, err
+}
+
 // open tries the addresses in the order in which the resolver prefers them.
 func (c *Conn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialAll)
@@ -104,7 +139,7 @@ func (c *Conn) open(ctx context.Context) error {
 		}
 	}
 	var errs []error
-	for _, addr := range addrs {
+	for i, addr := range addrs {
 		if bind := c.settings.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
 			continue
 		}
@@ -112,7 +147,11 @@ func (c *Conn) open(ctx context.Context) error {
 		if own := c.set.cfg.Own; own != nil && own(at) {
 			return fmt.Errorf("%w: %s", ErrLoop, at)
 		}
-		each, stop := context.WithTimeout(ctx, dialEach)
+		patience := dialEach
+		if i == len(addrs)-1 {
+			patience = dialLast
+		}
+		each, stop := context.WithTimeout(ctx, patience)
 		conn, err := dial(each, at.String())
 		stop()
 		if err == nil {
@@ -159,12 +198,13 @@ func (c *Conn) judge(err error, decided bool) {
 		b := &c.srv.breakers[c.svc]
 		switch {
 		case decided && err == nil:
-			b.ok()
+			b.ok(time.Now())
 		case decided:
-			b.failed(time.Now(), c.probe, time.Since(c.began) >= dialEach, err)
+			b.failed(c.began, time.Now(), c.probe, err)
 		case c.probe:
 			b.undecided()
 		}
+		<-c.srv.turns[c.svc]
 	})
 }
 

@@ -262,6 +262,15 @@ func (s *session) unauthenticate(c *command) error {
 	return okCode("CAPABILITY "+s.capabilities(), "Unauthenticated")
 }
 
+// briefly is what the log takes of an identification, which may be 30 kB long: the first fields, as far as names and
+// versions go.
+func briefly(params [][2]string) (brief [][2]string) {
+	for _, p := range params[:min(len(params), 10)] {
+		brief = append(brief, [2]string{p[0], p[1][:min(len(p[1]), 80)]})
+	}
+	return brief
+}
+
 // ident executes ID (RFC 2971): we answer for ourselves, and keep the client's words for the backends.
 func (s *session) ident(c *command) error {
 	if !c.eat(' ') {
@@ -292,7 +301,7 @@ func (s *session) ident(c *command) error {
 	}
 	s.id0 = params
 	if len(params) > 0 {
-		s.log().Info("client identification", "id", params)
+		s.log().Info("client identification", "id", briefly(params))
 	}
 	id := `* ID ("name" "murder"`
 	if s.cfg.Version != "" && s.phase != fresh {

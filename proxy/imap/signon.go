@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,11 +81,9 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 	if srv.pause.active(server) {
 		return nil, errCredentials
 	}
-	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
-	defer cancel()
 	known := srv.caps.greeted(server)
 	so, err := srv.signOn(ctx, server, authz, known)
-	if err != nil && known != nil && so != nil && ctx.Err() == nil {
+	if err != nil && known != nil && so != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		// It may be another server by now. In good order it says what is wrong.
 		srv.caps.greet(server, nil)
 		so, err = srv.signOn(ctx, server, authz, nil)
@@ -111,6 +110,8 @@ func (srv *Server) signOn(ctx context.Context, server mbox.Server, authz string,
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", server, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, srv.cfg.Limits.BackendLogin)
+	defer cancel()
 	so, unhook := newSignOn(ctx, server, nc, &srv.caps.texts)
 	defer unhook()
 	before, err := so.run(ctx, srv.cfg.Backends, authz, known)

@@ -78,3 +78,15 @@ func TestLongAnswer(t *testing.T) {
 		t.Errorf("%.200q", got)
 	}
 }
+
+// Whoever says much about himself fills no log.
+func TestLongIdentification(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.raw("a ID (" + strings.TrimSpace(strings.Repeat(`"name" "`+strings.Repeat("x", 1000)+`" `, 30)) + ")\r\n")
+	d.until("a")
+	eventually(t, "a line in the log", func() bool { return strings.Contains(r.log.String(), "client identification") })
+	if log := r.log.String(); strings.Count(log, "x") > 2000 {
+		t.Errorf("%d octets", len(log))
+	}
+}
