@@ -23,7 +23,7 @@ const (
 	// keeps for a service is 32 long, and whoever comes when it is full has to wait for seconds; so others wait here
 	// for their turn, which costs the server nothing.
 	approach     = 32
-	approachWait = 10 * time.Second
+	approachWait = 25 * time.Second // with dialAll, as long as a SELECT may take
 )
 
 // keepAlive asks a silent server three times whether it is there.
@@ -33,7 +33,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // for at most 2 s, the last one for 4 s, for 5 s in all. A server that failed three times in a row, or once after 2 s,
 // is left alone for 5 s, doubling to 60 s, then tried by one caller at a time; not one that has greeted others
 // meanwhile. At most 32 connections to a service wait for its greeting; more callers wait for their turn, for up to
-// 10 s.
+// 25 s.
 //
 // A connection counts as good once the first octet has been read from it, and as failed if reading
 // ends or times out before that: set a read deadline for the greeting.
