@@ -84,6 +84,10 @@ func (m *Machine) activate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {
 			m.event(EventPhantom, w, w.Location, "")
 			return mbox.Verdict{}
 		}
+		if t, ok := m.outdated(w); ok {
+			m.event(EventConflict, w, w.Location, t.Location)
+			return mbox.Verdict{Outcome: mbox.Outdated, Holder: t.Location}
+		}
 	case same && cur.State == mbox.Active:
 		if cur.Location == next.Location && cur.ACL == next.ACL {
 			return mbox.Verdict{}
@@ -130,6 +134,21 @@ func (m *Machine) phantom(w MailboxWrite) bool {
 	t, ok := m.tombstones.get(w.Name)
 	server, partition := w.Location.Split()
 	return ok && w.ACL == "" && partition == "" && t.Location.Server() == server && m.clock < t.Clock+phantomTime
+}
+
+// outdated recognises a unified server that was away and takes deleted mailboxes of others for its own. Its list
+// still has them, and ctl_mboxlist -m at its start comes before its slave has had a new dump. A tombstone of what
+// was only being created says nothing: there was no mailbox.
+//
+// Cyrus: ctl_mboxlist asks FIND about each name of the list that LIST did not have, whoever it belongs to, and
+// activates those that are gone at its own server. After NO it goes on.
+func (m *Machine) outdated(w MailboxWrite) (Tombstone, bool) {
+	const unified = mbox.Sync | mbox.Unified
+	if m.clusterVersion < versionOutdated || w.By.Flags&(unified|mbox.Permissive) != unified {
+		return Tombstone{}, false
+	}
+	t, ok := m.tombstones.get(w.Name)
+	return t, ok && t.Location.Server() != w.Location.Server() && (t.State == mbox.Active || t.Transfer)
 }
 
 func (m *Machine) deactivate(w MailboxWrite, cur mbox.Entry) mbox.Verdict {

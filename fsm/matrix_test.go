@@ -186,6 +186,72 @@ func TestActivateIfTooEarly(t *testing.T) {
 	r.want(w, mbox.Done, mbox.Entry{Location: "a!p", State: mbox.Active, ACL: acl}, true)
 }
 
+// A unified server whose list is old claims a mailbox that b has deleted.
+func TestOutdated(t *testing.T) {
+	if MaxVersion < versionOutdated {
+		t.Skip("this binary does not know it")
+	}
+	const n = mbox.Name("user.u.box")
+	deleted := func(r *rig) {
+		r.write(activate(n, "b.example!p", acl, by("0", srvB)))
+		r.write(remove(n, by("0", srvB)))
+	}
+	const old = mbox.Sync | mbox.Unified
+	for _, c := range []struct {
+		what    string
+		before  func(*rig)
+		flags   mbox.SessionFlags
+		version uint32
+		want    mbox.Outcome
+	}{
+		{"deleted", deleted, old, versionOutdated, mbox.Outdated},
+		{"deleted in a move", func(r *rig) {
+			r.write(activate(n, "b.example!p", acl, by("0", srvB)))
+			r.write(deactivate(n, "b.example!p", by("0", srvB)))
+			r.write(remove(n, by("0", srvB)))
+		}, old, versionOutdated, mbox.Outdated},
+		{"not by its list", deleted, mbox.Unified, versionOutdated, mbox.Done},
+		{"not unified: the list has its own mailboxes only", deleted, mbox.Sync, versionOutdated, mbox.Done},
+		{"as with Cyrus's own master", deleted, old | mbox.Permissive, versionOutdated, mbox.Done},
+		{"too early", deleted, old, versionOutdated - 1, mbox.Done},
+		{"never there", func(*rig) {}, old, versionOutdated, mbox.Done},
+		{"was being created, but never there", func(r *rig) {
+			r.write(reserve(n, "b.example!p", by("0", srvB)))
+			r.write(remove(n, by("0", srvB)))
+		}, old, versionOutdated, mbox.Done},
+		{"its own", func(r *rig) {
+			r.write(activate(n, "a.example!p", acl, by("0", srvA)))
+			r.write(remove(n, by("0", srvA)))
+		}, old, versionOutdated, mbox.Done},
+		{"it makes one", func(r *rig) {
+			deleted(r)
+			r.write(reserve(n, "a.example!p", by("1", srvA, old)))
+		}, old, versionOutdated, mbox.Done},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			r := newRig(t)
+			r.do(SetClusterVersion{Version: c.version})
+			c.before(r)
+			got := r.write(activate(n, "a.example!p", acl, by("1", srvA, c.flags)))
+			if got != c.want || (r.get(n).State == mbox.Active) != (got == mbox.Done) {
+				t.Fatalf("%v, want %v; the record is %+v", got, c.want, r.get(n))
+			}
+			if got == mbox.Done {
+				return
+			}
+			if holder := r.last.Results[0].Holder; holder != "b.example!p" {
+				t.Errorf("deleted from %q", holder)
+			}
+			if lines := r.history(n); lines[len(lines)-1] != EventConflict {
+				t.Errorf("history %v", lines)
+			}
+			if claims := r.m.View().Conflict(n); len(claims) > 0 {
+				t.Errorf("nobody holds it, and the register has %+v", claims)
+			}
+		})
+	}
+}
+
 // An ACTIVATE of the old name with nothing in it, right after a rename of a special-use folder.
 func TestPhantom(t *testing.T) {
 	const n = mbox.Name("user.u.Sent")

@@ -117,6 +117,9 @@ func (m *model) decide(w mbox.Write) (out mbox.Outcome) {
 		case e.State == mbox.Absent && buried && w.ACL == "" && w.Location.Partition() == "" &&
 			g.Location.Server() == w.Location.Server() && m.clock-g.clock < phantomTime:
 			return mbox.Done
+		case m.version > 1 && e.State == mbox.Absent && buried && (g.State == mbox.Active || g.Transfer) &&
+			g.Location.Server() != w.Location.Server() && has(mbox.Unified) && has(mbox.Sync) && !has(mbox.Permissive):
+			return mbox.Outdated
 		case e.State == mbox.Absent || mine || has(mbox.Takeover|mbox.Permissive):
 		case e.Transfer && has(mbox.Sync) && !has(mbox.CompleteTransfer):
 			return mbox.InTransfer
@@ -216,7 +219,7 @@ func drawWrite(t *rapid.T) mbox.Write {
 		w.By.Servers = []mbox.Server{who}
 	}
 	if rapid.IntRange(0, 3).Draw(t, "flagged") == 0 {
-		w.By.Flags = mbox.SessionFlags(rapid.IntRange(0, 255).Draw(t, "flags"))
+		w.By.Flags = mbox.SessionFlags(rapid.IntRange(0, 511).Draw(t, "flags"))
 	}
 	switch w.Kind {
 	case mbox.Reserve, mbox.Activate, mbox.Deactivate:

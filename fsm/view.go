@@ -109,12 +109,6 @@ func (v *View) AllLeases(yield func(Lease) bool) { eachRow(v.leases, yield) }
 // the name is reserved again, and forgotten when it is active again.
 func (v *View) Tombstone(n mbox.Name) (Tombstone, bool) { return getRow(v.tombstones, n) }
 
-// DeletedFrom is the server of the last record of a name that has a tombstone.
-func (v *View) DeletedFrom(n mbox.Name) (mbox.Server, bool) {
-	t, ok := v.Tombstone(n)
-	return t.Entry.Location.Server(), ok
-}
-
 // Tombstones walks all tombstones by name, in octet order.
 func (v *View) Tombstones(yield func(Tombstone) bool) { eachRow(v.tombstones, yield) }
 

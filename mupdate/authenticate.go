@@ -215,6 +215,7 @@ func (c *conn) login(r auth.Result) error {
 	}
 	set(id.Permissive, mbox.Permissive)
 	set(id.Takeover, mbox.Takeover)
+	set(c.unified, mbox.Unified)
 	set(cfg.CompleteTransfer, mbox.CompleteTransfer)
 	set(cfg.DenyUnknownDelete, mbox.DenyUnknownDelete)
 	set(cfg.DenyUnboundDelete && c.role != Admin, mbox.DenyUnboundDelete)

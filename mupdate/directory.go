@@ -48,11 +48,6 @@ type DeletedView interface {
 	DeletedNames(yield func(mbox.Name) bool) (all bool)
 }
 
-// BuriedView knows on which server a name was that was deleted not long ago.
-type BuriedView interface {
-	DeletedFrom(mbox.Name) (mbox.Server, bool)
-}
-
 // LocatedView walks the records whose location begins with prefix, in OrderDB, faster than Ascend.
 type LocatedView interface {
 	AscendAt(prefix string, yield func(mbox.Entry) bool)

@@ -85,7 +85,9 @@ func (m *memory) put(e mbox.Entry) {
 	old := m.records[e.Name].Location
 	e.Index = m.index
 	if e.State == mbox.Absent {
-		m.owners[e.Name] = old.Server()
+		if was := m.records[e.Name]; was.State == mbox.Active || was.Transfer {
+			m.owners[e.Name] = old.Server()
+		}
 		delete(m.records, e.Name)
 	} else {
 		m.records[e.Name] = e
@@ -135,6 +137,8 @@ func (m *memory) decide(w mbox.Write) mbox.Verdict {
 		case e.State != mbox.Absent && !same && !e.Transfer && !has(mbox.Permissive|mbox.Takeover):
 			m.contest[w.Name] = true
 			return verdict(mbox.Conflict)
+		case e.State == mbox.Absent && has(mbox.Sync) && has(mbox.Unified) && m.owners[w.Name] != "" && m.owners[w.Name] != w.Location.Server():
+			return mbox.Verdict{Outcome: mbox.Outdated, Holder: mbox.At(m.owners[w.Name], "p")}
 		}
 		if next.State = mbox.Active; e.Transfer && !same {
 			m.left[w.Name] = e.Location.Server()
@@ -210,7 +214,7 @@ func (m *memory) have(entries ...mbox.Entry) {
 func (m *memory) View() mbox.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), left: maps.Clone(m.left), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful, owners: maps.Clone(m.owners)}
+	v := &memoryView{index: m.index, records: maps.Clone(m.records), contest: maps.Clone(m.contest), left: maps.Clone(m.left), orphans: map[mbox.Name]bool{}, forgetful: m.forgetful}
 	for name, session := range m.began {
 		v.orphans[name] = m.ended[session]
 	}
@@ -231,7 +235,7 @@ type memoryView struct {
 	names, gone      []mbox.Name
 	forgetful        bool
 	contest, orphans map[mbox.Name]bool
-	left, owners     map[mbox.Name]mbox.Server
+	left             map[mbox.Name]mbox.Server
 }
 
 func (v *memoryView) Index() uint64                            { return v.index }
@@ -242,10 +246,6 @@ func (v *memoryView) Leftover(n mbox.Name, s mbox.Server) bool { return s != "" 
 func (v *memoryView) DeletedNames(yield func(mbox.Name) bool) bool {
 	slices.Values(v.gone)(yield)
 	return !v.forgetful
-}
-func (v *memoryView) DeletedFrom(n mbox.Name) (mbox.Server, bool) {
-	s, ok := v.owners[n]
-	return s, ok
 }
 func (v *memoryView) Get(n mbox.Name) (e mbox.Entry, ok bool) { e, ok = v.records[n]; return e, ok }
 func (v *memoryView) Ascend(from mbox.Name, yield func(mbox.Entry) bool) {

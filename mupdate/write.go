@@ -60,35 +60,7 @@ func (c *conn) mayWrite(w *mbox.Write) string {
 			"mailbox", w.Name, "backend", server)
 		return "not permitted: this identity may not write for " + string(server)
 	}
-	return c.outdated(w)
-}
-
-// outdated keeps a unified server that was away from taking deleted mailboxes of others for its own. Its list
-// still has them, and ctl_mboxlist -m at its start comes before its slave has had a new dump.
-//
-// Cyrus: ctl_mboxlist asks FIND about each name of the list that LIST did not have, whoever it belongs to, and
-// activates those that are gone at its own server. After NO it goes on.
-func (c *conn) outdated(w *mbox.Write) string {
-	if !c.unified || c.syncing == "" || w.Kind != mbox.Activate {
-		return ""
-	}
-	view := c.srv.cfg.Directory.View()
-	v, ok := view.(BuriedView)
-	if !ok {
-		return ""
-	}
-	if _, there := view.Get(w.Name); there {
-		return ""
-	}
-	server, known := v.DeletedFrom(w.Name)
-	if !known || server == w.Location.Server() {
-		return ""
-	}
-	if c.conflicts++; c.conflicts <= conflictsLogged {
-		c.log.Info("a unified server has an old list: its claim to a mailbox that another server has deleted is refused",
-			"user", c.session.Identity, "backend", c.syncing, "mailbox", w.Name, "holder", server)
-	}
-	return string(w.Name) + " was deleted by " + string(server)
+	return ""
 }
 
 // name takes a mailbox name from the wire. Names are opaque but for the default domain, which Cyrus
@@ -170,6 +142,8 @@ func render(w *mbox.Write, v mbox.Verdict) (word, text string) {
 		return "NO", conflictText(w.Name, v.Holder)
 	case mbox.InTransfer:
 		return "NO", inTransfer
+	case mbox.Outdated:
+		return "NO", string(w.Name) + " was deleted by " + string(v.Holder.Server())
 	case mbox.Unbound:
 		return "NO", "not permitted: this session's server is not known"
 	}

@@ -53,9 +53,8 @@ func TestViewKnowsWhatMUPDATEAsks(t *testing.T) {
 	_, conflicts := v.(mupdate.ConflictView)
 	_, transfers := v.(mupdate.TransferView)
 	_, deleted := v.(mupdate.DeletedView)
-	_, buried := v.(mupdate.BuriedView)
 	_, located := v.(mupdate.LocatedView)
-	if !conflicts || !transfers || !deleted || !buried || !located {
-		t.Errorf("view knows conflicts %v, transfers %v, deleted names %v and their servers %v, locations %v", conflicts, transfers, deleted, buried, located)
+	if !conflicts || !transfers || !deleted || !located {
+		t.Errorf("view knows conflicts %v, transfers %v, deleted names %v, locations %v", conflicts, transfers, deleted, located)
 	}
 }

@@ -63,7 +63,7 @@ type Session struct {
 }
 
 // SessionFlags modify decisions. The values travel in the log: never renumber them.
-type SessionFlags uint8
+type SessionFlags uint16
 
 const (
 	// Permissive accepts what Cyrus's own master would: the last writer wins.
@@ -84,6 +84,8 @@ const (
 	// RenameRefused, with EndSession, says that the session's RESERVE right after its DELETE of this name was
 	// refused before it could be decided. The session is not over (to cluster version 1 it is).
 	RenameRefused
+	// Unified is a server whose list has the mailboxes of other servers too (Cyrus: mupdate_config: unified).
+	Unified
 )
 
 // Outcome is the decision on a Write. The values travel in the dedupe table: never renumber them.
@@ -99,10 +101,11 @@ const (
 	Unbound              // DELETE by a session whose server is unknown, and policy denies it
 	Changed              // Remove, Activate with IfIndex: the record is not the one the caller saw
 	NotProcessed         // too old to be remembered: the outcome cannot be told any more
+	Outdated             // another server, named in Verdict.Holder, has deleted what a unified one claims by an old list
 )
 
 func (o Outcome) String() string {
-	names := [...]string{"done", "exists", "not-exist", "not-active", "conflict", "in-transfer", "unbound", "changed", "not-processed"}
+	names := [...]string{"done", "exists", "not-exist", "not-active", "conflict", "in-transfer", "unbound", "changed", "not-processed", "outdated"}
 	if int(o) < len(names) {
 		return names[o]
 	}

@@ -28,7 +28,6 @@ var (
 	_ mupdate.TransferView = (*fsm.View)(nil)
 	_ mupdate.LeftoverView = (*fsm.View)(nil)
 	_ mupdate.DeletedView  = (*fsm.View)(nil)
-	_ mupdate.BuriedView   = (*fsm.View)(nil)
 	_ mupdate.LocatedView  = (*fsm.View)(nil)
 )
 
