@@ -88,6 +88,11 @@ func startServer(t testing.TB, cfg Config, adjust ...func(*Server)) *testServer 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startServerOn(t, ln, cfg, adjust...)
+}
+
+func startServerOn(t testing.TB, ln net.Listener, cfg Config, adjust ...func(*Server)) *testServer {
+	t.Helper()
 	s := &testServer{New(cfg), ln.Addr().String()}
 	for _, f := range adjust {
 		f(s.Server)

@@ -78,7 +78,7 @@ func (s *Server) admit(nc net.Conn) {
 		s.mu.Unlock()
 		s.metrics.connections.WithLabelValues("refused").Inc()
 		if _, encrypted := nc.(*tls.Conn); !encrypted {
-			nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			nc.SetDeadline(time.Now().Add(100 * time.Millisecond)) // reading too: a proxy has to name the client before anything
 			nc.Write([]byte("* BYE \"Server Unable\"\r\n"))
 		}
 		nc.Close()

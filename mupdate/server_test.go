@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/xdg-go/scram"
 
+	"murder/internal/listen"
 	"murder/internal/mbox"
 )
 
@@ -271,6 +274,32 @@ func TestExpansionIsBounded(t *testing.T) {
 		if line != "1 OK \"Noop done\"\r\n" {
 			t.Fatalf("got %q", line)
 		}
+	}
+}
+
+// A server that is full turns clients away without waiting for a proxy that does not name its client.
+func TestFullBehindAProxy(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, newMemory())
+	cfg.MaxConnections = 1
+	s := startServerOn(t, listen.Proxied(ln, []netip.Prefix{mustPrefix("127.0.0.0/8")}), cfg)
+	const header = "PROXY TCP4 192.0.2.1 192.0.2.2 4000 3905\r\n"
+	first := dialServer(t, s)
+	first.send(header)
+	if err := first.until("* OK MUPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		dialServer(t, s) // says nothing
+	}
+	last := dialServer(t, s)
+	last.send(header)
+	last.nc.SetDeadline(time.Now().Add(patience))
+	if got, err := last.line(); err != nil || got != `* BYE "Server Unable"` {
+		t.Fatalf("got %q, %v", got, err)
 	}
 }
 
