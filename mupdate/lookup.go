@@ -60,19 +60,17 @@ func (c *conn) list(f *frame, args []string) error {
 	}
 	view := c.srv.cfg.Directory.View()
 	c.listed = view.Index()
-	if err := c.dump(f.tag, located(view, prefix), c.order, all); err != nil {
+	if err := c.dump(f.tag, view, prefix, c.order, all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "list complete")
 	return nil
 }
 
-// records are some of a copy, in OrderDB.
-type records func(yield func(mbox.Entry) bool)
-
 func all(*mbox.Entry) bool { return true }
 
-func located(view mbox.View, prefix string) records {
+// located returns the records of a copy whose location begins with prefix, in OrderDB.
+func located(view mbox.View, prefix string) func(yield func(mbox.Entry) bool) {
 	if v, ok := view.(LocatedView); ok && prefix != "" {
 		return func(yield func(mbox.Entry) bool) { v.AscendAt(prefix, yield) }
 	}
@@ -83,14 +81,14 @@ func located(view mbox.View, prefix string) records {
 	}
 }
 
-// dump writes the wanted records in an order. It has a limit of its own, and takes nothing from the time
-// of the commands behind it.
-func (c *conn) dump(tag string, from records, order mbox.Order, want func(*mbox.Entry) bool) error {
+// dump writes the wanted records at prefix in an order. It has a limit of its own, and takes nothing from the
+// time of the commands behind it.
+func (c *conn) dump(tag string, view mbox.View, prefix string, order mbox.Order, want func(*mbox.Entry) bool) error {
 	begun, since := time.Now(), c.since
 	limit := begun.Add(c.srv.cfg.DumpTimeout)
 	defer func() { c.since = since.Add(time.Since(begun)) }()
 	var err error
-	from.inOrder(order, func(e *mbox.Entry) bool {
+	inOrder(view, prefix, order, func(e *mbox.Entry) bool {
 		if want(e) {
 			c.out.row(tag, e)
 			if len(c.out.buf) >= flushAt {
@@ -102,21 +100,22 @@ func (c *conn) dump(tag string, from records, order mbox.Order, want func(*mbox.
 	return err
 }
 
-// inOrder walks records in any order; only that of the copy itself is free of sorting.
-func (from records) inOrder(order mbox.Order, yield func(*mbox.Entry) bool) {
+// inOrder walks the records at prefix in any order. In another than that of the copy itself their names are
+// sorted, and nothing but the names is kept, because many may read the whole map at a time.
+func inOrder(view mbox.View, prefix string, order mbox.Order, yield func(*mbox.Entry) bool) {
+	var e mbox.Entry
 	if order == mbox.OrderDB {
-		var e mbox.Entry
-		from(func(next mbox.Entry) bool {
+		located(view, prefix)(func(next mbox.Entry) bool {
 			e = next
 			return yield(&e)
 		})
 		return
 	}
-	var sorted []mbox.Entry
-	from(func(e mbox.Entry) bool { sorted = append(sorted, e); return true })
-	slices.SortFunc(sorted, func(a, b mbox.Entry) int { return order.Compare(a.Name, b.Name) })
-	for i := range sorted {
-		if !yield(&sorted[i]) {
+	var names []mbox.Name
+	located(view, prefix)(func(e mbox.Entry) bool { names = append(names, e.Name); return true })
+	slices.SortFunc(names, order.Compare)
+	for _, name := range names {
+		if e, _ = view.Get(name); !yield(&e) {
 			return
 		}
 	}

@@ -42,7 +42,7 @@ func (c *conn) update(f *frame, args []string) error {
 	if order == mbox.OrderOctet {
 		order = mbox.OrderDB // see replay
 	}
-	if err := c.dump(f.tag, located(view, ""), order, scope.dumps); err != nil {
+	if err := c.dump(f.tag, view, "", order, scope.dumps); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "streaming starts")
@@ -114,11 +114,11 @@ func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope
 	case c.srv.cfg.Replay == ReplayOff:
 		return nil
 	case c.srv.cfg.Replay == ReplayAll, order != mbox.OrderDB:
-		return c.dump(tag, located(view, ""), order, scope.dumps)
+		return c.dump(tag, view, "", order, scope.dumps)
 	}
 	gone := deleted(view, order)
 	var highest mbox.Name
-	return c.dump(tag, located(view, ""), order, func(e *mbox.Entry) bool {
+	return c.dump(tag, view, "", order, func(e *mbox.Entry) bool {
 		for len(gone) > 0 && order.Compare(gone[0], e.Name) < 0 {
 			highest = max(highest, gone[0])
 			gone = gone[1:]
