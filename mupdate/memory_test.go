@@ -85,9 +85,7 @@ func (m *memory) put(e mbox.Entry) {
 	old := m.records[e.Name].Location
 	e.Index = m.index
 	if e.State == mbox.Absent {
-		if was := m.records[e.Name]; was.State == mbox.Active || was.Transfer {
-			m.owners[e.Name] = old.Server()
-		}
+		m.owners[e.Name] = old.Server()
 		delete(m.records, e.Name)
 	} else {
 		m.records[e.Name] = e

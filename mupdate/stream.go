@@ -199,9 +199,15 @@ func (s *stream) next(ctx context.Context) ([]mbox.Change, uint64, error) {
 // again (Cyrus 3.6.1: "Invalid mailbox name"), while it does ask for a name that it has never seen.
 const holdReserved = 100 * time.Millisecond
 
-// hold keeps the row of a create reservation back, and forgets held rows that have been overtaken.
+// forget drops a held row that has been overtaken, and reports whether there was one.
+func (s *stream) forget(name mbox.Name) bool {
+	before := len(s.held)
+	s.held = slices.DeleteFunc(s.held, func(h mbox.Change) bool { return h.Name == name })
+	return len(s.held) < before
+}
+
+// hold keeps the row of a create reservation back.
 func (s *stream) hold(ch *mbox.Change) bool {
-	s.held = slices.DeleteFunc(s.held, func(h mbox.Change) bool { return h.Name == ch.Name })
 	if ch.State != mbox.Reserved || ch.Transfer || len(s.held) >= maxHeld {
 		return false
 	}
@@ -270,20 +276,19 @@ func (s *stream) answer() (end bool) {
 	}
 }
 
-// rows writes a batch of changes, each name once.
+// rows writes a batch of changes, each name once, as it is after the last of them: a mailbox that has come to a
+// server which does not want to hear of its own is not shown where it was before.
 func (s *stream) rows(changes []mbox.Change) (n int, err error) {
-	var later map[mbox.Name]int // index of the last change of a name
-	if len(changes) > 1 {
-		later = make(map[mbox.Name]int, len(changes))
-		for i := range changes {
-			if s.scope.wants(&changes[i]) {
-				later[changes[i].Name] = i
-			}
+	last := make(map[mbox.Name]int, len(changes)) // change of a name that is wanted, or was, or is still to be shown
+	for i := range changes {
+		ch := &changes[i]
+		if _, was := last[ch.Name]; s.forget(ch.Name) || was || s.scope.wants(ch) {
+			last[ch.Name] = i
 		}
 	}
 	for i := range changes {
 		ch := &changes[i]
-		if !s.scope.wants(ch) || later != nil && later[ch.Name] != i || s.hold(ch) {
+		if at, wanted := last[ch.Name]; !wanted || at != i || s.scope.hides(ch) || s.hold(ch) {
 			continue
 		}
 		s.c.out.row(s.tag, &ch.Entry)

@@ -89,14 +89,17 @@ func (s *scope) dumps(e *mbox.Entry) bool {
 }
 
 func (s *scope) wants(ch *mbox.Change) bool {
-	server := ch.Location.Server() // "" if it is gone
+	return !s.hides(ch) && (len(s.only) == 0 || slices.Contains(s.only, server(ch)) || slices.Contains(s.only, ch.Old.Server()))
+}
+
+func (s *scope) hides(ch *mbox.Change) bool { return slices.Contains(s.without, server(ch)) }
+
+// server is where a mailbox is after a change, or was before it went.
+func server(ch *mbox.Change) mbox.Server {
 	if ch.State == mbox.Absent {
-		server = ch.Old.Server()
+		return ch.Old.Server()
 	}
-	if slices.Contains(s.without, server) {
-		return false
-	}
-	return len(s.only) == 0 || slices.Contains(s.only, server) || slices.Contains(s.only, ch.Old.Server())
+	return ch.Location.Server()
 }
 
 // replay repeats as stream rows the records that a Cyrus slave may have dropped. It merges the dump
