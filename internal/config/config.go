@@ -196,7 +196,7 @@ type Identity struct {
 	Servers      []string `toml:"servers" doc:"Servernames that a backend may write for. Empty: any."`
 	Takeover     bool     `toml:"takeover" doc:"May take over records of other servers (planned failover of a backend)."`
 	Permissive   bool     `toml:"permissive" doc:"Every write wins, as with Cyrus's own master."`
-	Unified      bool     `toml:"unified" doc:"Its servers are backends and frontends at once (Cyrus: mupdate_config: unified), and do not hear of their own mailboxes when they follow the map. Their names must be in servers, here or for their address."`
+	Unified      bool     `toml:"unified" doc:"Its servers are backends and frontends at once (Cyrus: mupdate_config: unified), and do not hear of their own mailboxes when they follow the map. By ctl_mboxlist they do not get names that others have deleted within a week. Their names must be in servers, here or for their address."`
 	Order        string   `toml:"order" doc:"Sort order of its mailbox list: dbname (Cyrus 3.6 and later), octet or mboxsort. Default: dbname."`
 }
 

@@ -63,7 +63,11 @@ func TestUnifiedServersFollowUs(t *testing.T) {
 		}
 		return nil
 	})
-	ok(t, signOn(t, be1, "u1"), "SELECT INBOX.renamed")
+	u1 := signOn(t, be1, "u1")
+	ok(t, u1, "SELECT INBOX.renamed")
+	// A name that has just been deleted on one server is free on the other, and its own after that.
+	eventually(t, func() error { _, err := u1.OK("CREATE INBOX.be2"); return err })
+	m.lives(t, "user.u1.be2", be1)
 
 	// Cyrus 3.6 cannot move a user to a unified server: there the name is in the list already, as one that
 	// is elsewhere. Nothing must come of it.
@@ -83,4 +87,5 @@ func TestUnifiedServersFollowUs(t *testing.T) {
 	for _, at := range m.Backends() {
 		m.push(t, at) // a rename leaves a location without its partition
 	}
+	m.lives(t, "user.u1.be2", be1)
 }
