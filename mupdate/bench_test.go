@@ -41,10 +41,7 @@ func BenchmarkList100k(b *testing.B) {
 			cfg.Logger = slog.New(slog.DiscardHandler)
 			cfg.Identities["ro"] = Identity{Order: order}
 			s := startServer(b, cfg)
-			d := dialServer(b, s)
-			if err := d.login("ro"); err != nil {
-				b.Fatal(err)
-			}
+			d := loggedIn(b, s, "ro")
 			b.ReportAllocs()
 			b.ResetTimer()
 			for b.Loop() {

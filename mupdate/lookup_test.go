@@ -14,10 +14,7 @@ func TestDumpTakesNoTime(t *testing.T) {
 	cfg.CommandTimeout = 500 * time.Millisecond
 	cfg.Directory = &slow{hurried{dir}, cfg.CommandTimeout}
 	s := startServer(t, cfg)
-	d := dialServer(t, s)
-	if err := d.login("be-a"); err != nil {
-		t.Fatal(err)
-	}
+	d := loggedIn(t, s, "be-a")
 	d.send("X1 LIST\r\nX2 ACTIVATE \"n\" \"a.example!p\" \"\"\r\n")
 	for _, want := range []string{`X1 OK "list complete"`, `X2 OK "done"`} {
 		if got, err := d.line(); err != nil || got != want {

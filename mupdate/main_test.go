@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -120,6 +121,30 @@ func dialServer(t testing.TB, s *testServer) *dialogue {
 	}
 	t.Cleanup(func() { nc.Close() })
 	return &dialogue{nc: nc, r: bufio.NewReader(nc)}
+}
+
+func loggedIn(t testing.TB, s *testServer, user string) *dialogue {
+	t.Helper()
+	d := dialServer(t, s)
+	if err := d.login(user); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// follower has had its dump.
+func follower(t testing.TB, s *testServer, user string) *dialogue {
+	t.Helper()
+	d := loggedIn(t, s, user)
+	d.send("U01 UPDATE\r\n")
+	for {
+		switch got, err := d.line(); {
+		case err != nil:
+			t.Fatal(err)
+		case strings.HasPrefix(got, "U01 OK"):
+			return d
+		}
+	}
 }
 
 // dialClient logs our own client in.

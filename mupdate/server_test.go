@@ -71,17 +71,7 @@ func TestLaggedStream(t *testing.T) {
 	dir.have(mbox.Entry{Name: "a", Location: "a!p", State: mbox.Active}, mbox.Entry{Name: "b", Location: "a!p", State: mbox.Active},
 		mbox.Entry{Name: "c", Location: "a!p", State: mbox.Active})
 	s := startServer(t, testConfig(t, dir))
-	d := dialServer(t, s)
-	if err := d.login("ro"); err != nil {
-		t.Fatal(err)
-	}
-	d.send("U01 UPDATE\r\n")
-	for got := ""; !strings.HasPrefix(got, "U01 OK"); {
-		var err error
-		if got, err = d.line(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	d := follower(t, s, "ro")
 	lag := func(change func()) {
 		dir.mu.Lock()
 		defer dir.mu.Unlock()
@@ -135,10 +125,7 @@ func TestPipelineSharesTheTime(t *testing.T) {
 	cfg.CommandTimeout = 300 * time.Millisecond
 	cfg.ReadAhead = 1
 	s := startServer(t, cfg)
-	d := dialServer(t, s)
-	if err := d.login("be-a"); err != nil {
-		t.Fatal(err)
-	}
+	d := loggedIn(t, s, "be-a")
 	begun := time.Now()
 	d.send(strings.Repeat("X1 DELETE \"n\"\r\n", 20))
 	for range 20 {
@@ -179,14 +166,7 @@ func (h *hurried) Write(ctx context.Context, w []mbox.Write) ([]mbox.Verdict, er
 func TestReservationIsToldUnderLoad(t *testing.T) {
 	dir := newMemory()
 	s := startServer(t, testConfig(t, dir))
-	d := dialServer(t, s)
-	if err := d.login("ro"); err != nil {
-		t.Fatal(err)
-	}
-	d.send("U01 UPDATE\r\n")
-	if err := d.until("U01 OK"); err != nil {
-		t.Fatal(err)
-	}
+	d := follower(t, s, "ro")
 	dir.have(mbox.Entry{Name: "held", Location: "a!p", State: mbox.Reserved})
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -223,11 +203,8 @@ func (w *waiting) Write(ctx context.Context, _ []mbox.Write) ([]mbox.Verdict, er
 
 // Who does not log in goes; who is idle is told.
 func TestTimeouts(t *testing.T) {
-	idle := dialServer(t, startServer(t, testConfig(t, newMemory()), func(s *Server) { s.cfg.IdleTimeout = 50 * time.Millisecond }))
+	idle := loggedIn(t, startServer(t, testConfig(t, newMemory()), func(s *Server) { s.cfg.IdleTimeout = 50 * time.Millisecond }), "ro")
 	silent := dialServer(t, startServer(t, testConfig(t, newMemory()), func(s *Server) { s.cfg.LoginTimeout = 50 * time.Millisecond }))
-	if err := idle.login("ro"); err != nil {
-		t.Fatal(err)
-	}
 	for _, d := range []*dialogue{idle, silent} {
 		d.nc.SetDeadline(time.Now().Add(patience))
 		if err := d.until("* BYE"); err != nil {
@@ -239,10 +216,7 @@ func TestTimeouts(t *testing.T) {
 // Compressed input that expands far more than commands do ends its session.
 func TestExpansionIsBounded(t *testing.T) {
 	s := startServer(t, testConfig(t, newMemory()))
-	d := dialServer(t, s)
-	if err := d.login("ro"); err != nil {
-		t.Fatal(err)
-	}
+	d := loggedIn(t, s, "ro")
 	d.send("Z01 COMPRESS \"DEFLATE\"\r\n")
 	if got, err := d.line(); err != nil || got != `Z01 OK "DEFLATE active"` {
 		t.Fatalf("got %q, %v", got, err)
@@ -306,16 +280,7 @@ func TestFullBehindAProxy(t *testing.T) {
 func TestShutdownSaysBye(t *testing.T) {
 	dir := newMemory()
 	s := startServer(t, testConfig(t, dir))
-	plain, stream := dialServer(t, s), dialServer(t, s)
-	for _, d := range []*dialogue{plain, stream} {
-		if err := d.login("ro"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stream.send("U01 UPDATE\r\n")
-	if err := stream.until("U01 OK"); err != nil {
-		t.Fatal(err)
-	}
+	plain, stream := loggedIn(t, s, "ro"), follower(t, s, "ro")
 	go s.Shutdown(t.Context())
 	for _, d := range []*dialogue{plain, stream} {
 		if got, err := d.line(); err != nil || got != `* BYE "shutting down"` {

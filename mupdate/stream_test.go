@@ -47,14 +47,7 @@ func TestLaggedStreamWithHeldRow(t *testing.T) {
 func TestNoopsInAStream(t *testing.T) {
 	dir := newMemory()
 	s := startServer(t, testConfig(t, dir))
-	d := dialServer(t, s)
-	if err := d.login("ro"); err != nil {
-		t.Fatal(err)
-	}
-	d.send("U01 UPDATE\r\n")
-	if err := d.until("U01 OK"); err != nil {
-		t.Fatal(err)
-	}
+	d := follower(t, s, "ro")
 	const noops = 300
 	var all strings.Builder
 	for i := range noops {
@@ -86,17 +79,8 @@ func TestSlowStreamIsCut(t *testing.T) {
 	cfg.WriteTimeout = 100 * time.Millisecond
 	cfg.Coalesce = time.Millisecond
 	s := startServer(t, cfg)
-	d := dialServer(t, s)
+	d := follower(t, s, "ro")
 	d.nc.(*net.TCPConn).SetReadBuffer(4096)
-	if err := d.login("ro"); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.send("U01 UPDATE\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.until("U01 OK"); err != nil {
-		t.Fatal(err)
-	}
 	acl := mbox.ACL(strings.Repeat("someone\tlrswipkxtecdan\t", 4000))
 	deadline := time.Now().Add(20 * time.Second)
 	for i := 0; s.Connections() > 0; i++ {
