@@ -195,6 +195,9 @@ func (c *conn) login(r auth.Result) error {
 	}
 	rule := cfg.peerRule(c.peer.Addr())
 	c.loggedIn = true
+	c.srv.mu.Lock()
+	delete(c.srv.strangers, c)
+	c.srv.mu.Unlock()
 	c.in.p.literal = maxLiteral
 	c.session.Identity = r.Authc
 	c.role = id.Role

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"murder/internal/imapwire"
@@ -41,6 +42,7 @@ type conn struct {
 	tls      *tls.ConnectionState
 	deflate  bool
 	loggedIn bool
+	evicted  atomic.Bool
 	failures int
 	started  time.Time
 	since    time.Time // from when the client has been waiting for the commands at hand
@@ -208,8 +210,11 @@ func (c *conn) interrupted() error {
 	if c.stream != nil && c.stream.ended() {
 		return io.EOF
 	}
-	if c.srv.closing.Load() {
+	switch {
+	case c.srv.closing.Load():
 		return bye("shutting down")
+	case c.evicted.Load():
+		return bye("Server Unable")
 	}
 	return nil
 }

@@ -34,8 +34,10 @@ type Server struct {
 
 	listeners listen.Listeners
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	strangers map[*conn]struct{} // of conns, those that have not logged in
+	grace     time.Duration      // in which a stranger is not turned out
 }
 
 // New returns a server that is not serving yet. It panics without a Directory or without Auth.
@@ -55,6 +57,9 @@ func New(cfg Config) *Server {
 		ctx:     ctx,
 		cancel:  cancel,
 		conns:   make(map[*conn]struct{}),
+
+		strangers: make(map[*conn]struct{}),
+		grace:     5 * time.Second,
 	}
 	s.guard.open(cfg.GuardFile, s.log)
 	return s
@@ -74,7 +79,7 @@ func (s *Server) admit(nc net.Conn) {
 		s.mu.Unlock()
 		nc.Close()
 		return
-	case len(s.conns) >= s.cfg.MaxConnections:
+	case len(s.conns) >= s.cfg.MaxConnections && !s.makeRoom():
 		s.mu.Unlock()
 		s.metrics.connections.WithLabelValues("refused").Inc()
 		if _, encrypted := nc.(*tls.Conn); !encrypted {
@@ -84,12 +89,36 @@ func (s *Server) admit(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	s.conns[c] = struct{}{}
+	s.conns[c], s.strangers[c] = struct{}{}, struct{}{}
 	s.wg.Add(1)
 	s.mu.Unlock()
 	s.metrics.connections.WithLabelValues("accepted").Inc()
 	s.metrics.open.Inc()
 	go s.run(c)
+}
+
+// makeRoom turns out who has waited longest with the login: connections that do nothing must not keep backends
+// away, which need a new one for every mailbox.
+func (s *Server) makeRoom() bool {
+	var first *conn
+	for c := range s.strangers {
+		if first == nil || c.started.Before(first.started) {
+			first = c
+		}
+	}
+	if first == nil || time.Since(first.started) < s.grace {
+		return false
+	}
+	s.remove(first)
+	s.metrics.connections.WithLabelValues("evicted").Inc()
+	first.evicted.Store(true)
+	first.interrupt()
+	return true
+}
+
+func (s *Server) remove(c *conn) {
+	delete(s.conns, c)
+	delete(s.strangers, c)
 }
 
 // run is the life of one connection. A panic ends this one only.
@@ -105,7 +134,7 @@ func (s *Server) run(c *conn) {
 			}
 		}
 		s.mu.Lock()
-		delete(s.conns, c)
+		s.remove(c)
 		s.mu.Unlock()
 		s.metrics.open.Dec()
 		c.endSession()

@@ -251,6 +251,37 @@ func TestExpansionIsBounded(t *testing.T) {
 	}
 }
 
+// Connections that say nothing keep nobody out, and nobody who has logged in is turned out for another.
+func TestSilenceMakesRoom(t *testing.T) {
+	cfg := testConfig(t, newMemory())
+	cfg.MaxConnections = 3
+	s := startServer(t, cfg, func(s *Server) { s.grace = 0 })
+	first, silent, second := loggedIn(t, s, "be-a"), dialServer(t, s), dialServer(t, s)
+	for _, d := range []*dialogue{silent, second} {
+		d.nc.SetDeadline(time.Now().Add(patience))
+		if err := d.until("* OK MUPDATE"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := loggedIn(t, s, "be-b")
+	if got, err := silent.line(); err != nil || got != `* BYE "Server Unable"` {
+		t.Errorf("the silent one: %q, %v", got, err)
+	}
+	last := loggedIn(t, s, "be-b")
+	if got, err := second.line(); err != nil || got != `* BYE "Server Unable"` {
+		t.Errorf("the other: %q, %v", got, err)
+	}
+	if got, err := dialServer(t, s).line(); err != nil || got != `* BYE "Server Unable"` {
+		t.Errorf("one too many: %q, %v", got, err)
+	}
+	for _, d := range []*dialogue{first, third, last} {
+		d.send("X1 NOOP\r\n")
+		if got, err := d.line(); err != nil || got != `X1 OK "Noop done"` {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+}
+
 // A server that is full turns clients away without waiting for a proxy that does not name its client.
 func TestFullBehindAProxy(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -180,7 +180,7 @@ type MUPDATE struct {
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
 	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
 	ConflictBrake     int                     `toml:"conflict_brake" doc:"Names of one other server that a backend in sync asks for before an alarm and, in permissive mode, a refusal: it may have been renamed. -1 for never."`
-	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time."`
+	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time. Beyond it a new one takes the place of who has not logged in for five seconds, or is refused."`
 	LoginTimeout      Duration                `toml:"login_timeout" doc:"Time from connect to login."`
 	IdleTimeout       Duration                `toml:"idle_timeout" doc:"Time without a command; at least 15m."`
 	CommandTimeout    Duration                `toml:"command_timeout" doc:"By when a command is answered."`
