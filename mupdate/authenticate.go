@@ -60,7 +60,7 @@ func (c *conn) authenticate(f *frame, _ []string) error {
 	}
 	c.failures++
 	c.srv.metrics.loginFailures.Inc()
-	c.log.Warn("login refused", "user", result.Authc, "mechanism", mech, "offered", strings.Join(c.mechanisms(), " "),
+	c.log.Warn("login refused", "user", result.Authc, "mechanism", mech[:min(len(mech), 32)], "offered", strings.Join(c.mechanisms(), " "),
 		"tls", c.tls != nil, "err", err)
 	c.reply(f.tag, "NO", authText(err))
 	if c.failures >= c.srv.cfg.MaxLoginFailures {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/xdg-go/scram"
 
 	"murder/internal/listen"
 	"murder/internal/mbox"
@@ -339,72 +337,6 @@ func TestPanicStaysInItsSession(t *testing.T) {
 type bomb struct{ *memory }
 
 func (b *bomb) View() mbox.View { panic("boom") }
-
-// A4: SCRAM's messages are bare base64 lines, its last one too, which the client answers by an empty line.
-func TestScramOnTheWire(t *testing.T) {
-	cfg := testConfig(t, newMemory())
-	cfg.Auth = testAuth(t, "SCRAM-SHA-256")
-	d := dialServer(t, startServer(t, cfg))
-	d.nc.SetDeadline(time.Now().Add(patience))
-	if got, err := d.line(); err != nil || got != `* AUTH "SCRAM-SHA-256"` {
-		t.Fatalf("got %q, %v", got, err)
-	}
-	if err := d.until("* OK"); err != nil {
-		t.Fatal(err)
-	}
-	client, err := scram.SHA256.NewClient("be-a", testPassword, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	talk := client.NewConversation()
-	step := func(challenge string) string {
-		t.Helper()
-		answer, err := talk.Step(challenge)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return base64.StdEncoding.EncodeToString([]byte(answer))
-	}
-	challenge := func() string {
-		t.Helper()
-		got, err := d.line()
-		plain, bad := base64.StdEncoding.DecodeString(got)
-		if err != nil || bad != nil {
-			t.Fatalf("got %q, %v", got, err)
-		}
-		return string(plain)
-	}
-	first := step("")
-	fmt.Fprintf(d.nc, "A01 AUTHENTICATE \"SCRAM-SHA-256\" {%d+}\r\n%s\r\n", len(first), first)
-	d.send(step(challenge()) + "\r\n")
-	if last := challenge(); !strings.HasPrefix(last, "v=") || step(last) != "" {
-		t.Fatalf("the last message is %q", last)
-	}
-	d.send("\r\n")
-	if got, err := d.line(); err != nil || got != `A01 OK "Authenticated"` {
-		t.Fatalf("got %q, %v", got, err)
-	}
-}
-
-// Our own client does the same.
-func TestScram(t *testing.T) {
-	served := testConfig(t, newMemory())
-	served.Auth = testAuth(t, "SCRAM-SHA-256")
-	s := startServer(t, served)
-	cfg := ClientConfig{Addresses: []string{s.addr}, SASL: Password("be-a", testPassword)}
-	c, err := Dial(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.Noop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	cfg.SASL = Password("be-a", "wrong")
-	if _, err := Dial(t.Context(), cfg); err == nil {
-		t.Fatal("a wrong password was taken")
-	}
-}
 
 func TestMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()

@@ -337,7 +337,7 @@ func (m *Mechanisms) settle(ctx context.Context, began time.Time, c Conn, mech, 
 
 func (m *Mechanisms) note(ctx context.Context, level slog.Level, msg string, c Conn, mech, user string, err error) {
 	m.cfg.Logger.LogAttrs(ctx, level, msg, slog.String("protocol", c.Protocol), slog.String("mech", mech),
-		slog.String("user", user), slog.String("peer", c.Peer.String()), slog.String("conn", c.SessionID), slog.Any("err", err))
+		slog.String("user", user[:min(len(user), maxUser)]), slog.String("peer", c.Peer.String()), slog.String("conn", c.SessionID), slog.Any("err", err))
 }
 
 func (m *Mechanisms) count(c Conn, mech string, err error) {
