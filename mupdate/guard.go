@@ -49,8 +49,10 @@ func (g *shrinkGuard) check(view mbox.View) (last int, ok bool) {
 	last = g.last
 	g.mu.Unlock()
 	least := last / 2
-	if last >= guardFrom && view.Len() < least && view.Len()+len(deleted(view, mbox.OrderDB)) < least {
-		return last, false
+	if last >= guardFrom && view.Len() < least {
+		if gone, _ := deleted(view); view.Len()+len(gone) < least {
+			return last, false
+		}
 	}
 	g.set(view.Len())
 	return view.Len(), true

@@ -86,6 +86,10 @@ func TestSlavesAreWhole(t *testing.T) {
 						slave[e.Name], want[e.Name] = e.Location, e.Location
 					}
 				}
+				if rapid.Bool().Draw(r, "forgetful") { // too many were deleted for all to be remembered
+					dir.forgetful = true
+					clear(dir.owners)
+				}
 				dump, rows := follow(t, dir, c.told, unified)
 				own := mbox.Server("")
 				if unified {

@@ -111,15 +111,16 @@ func server(ch *mbox.Change) mbox.Server {
 //
 // The reverse does not hold: a slave whose list is in OrderDB and that is sent OrderMboxsort loses names
 // that nobody can foresee. So it would go when Cyrus is upgraded to 3.6 and the configured order is not
-// changed with it: everything is repeated.
+// changed with it: everything is repeated. So it is when more was deleted than is remembered.
 func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope) error {
+	gone, known := deleted(view)
 	switch {
 	case c.srv.cfg.Replay == ReplayOff:
 		return nil
-	case c.srv.cfg.Replay == ReplayAll, order != mbox.OrderDB:
+	case c.srv.cfg.Replay == ReplayAll, order != mbox.OrderDB, !known:
 		return c.dump(tag, view, "", order, scope.dumps)
 	}
-	gone := deleted(view, order)
+	slices.SortFunc(gone, order.Compare)
 	var highest mbox.Name
 	return c.dump(tag, view, "", order, func(e *mbox.Entry) bool {
 		for len(gone) > 0 && order.Compare(gone[0], e.Name) < 0 {
@@ -132,10 +133,10 @@ func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope
 	})
 }
 
-func deleted(view mbox.View, order mbox.Order) (names []mbox.Name) {
+// deleted returns the names that were deleted not long ago, in any order, and whether they are all.
+func deleted(view mbox.View) (names []mbox.Name, all bool) {
 	if v, ok := view.(DeletedView); ok {
-		v.DeletedNames(func(n mbox.Name) bool { names = append(names, n); return true })
-		slices.SortFunc(names, order.Compare)
+		all = v.DeletedNames(func(n mbox.Name) bool { names = append(names, n); return true })
 	}
-	return names
+	return names, all
 }
