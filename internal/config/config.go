@@ -178,7 +178,7 @@ type MUPDATE struct {
 	DenyUnboundDelete bool                    `toml:"deny_unbound_delete" doc:"Refuse DELETE from a session whose server is not known."`
 	CompleteTransfer  bool                    `toml:"complete_transfer" doc:"Let a backend in sync (ctl_mboxlist -m) take what another one has begun to move to it. Off, an operator decides."`
 	NoopStrict        bool                    `toml:"noop_strict" doc:"Close a stream whose NOOP finds no leader, instead of going on with this copy."`
-	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump: suspect, all or off."`
+	Replay            string                  `toml:"replay" doc:"Records that a stream repeats after its dump, because a Cyrus frontend may have dropped them: suspect, all or off. It takes all for a frontend that may have been away for more than a week."`
 	ConflictBrake     int                     `toml:"conflict_brake" doc:"Names of one other server that a backend in sync asks for before an alarm and, in permissive mode, a refusal: it may have been renamed. -1 for never."`
 	MaxConnections    int                     `toml:"max_connections" doc:"Connections at a time. Beyond it a new one takes the place of who has not logged in for five seconds, or is refused."`
 	LoginTimeout      Duration                `toml:"login_timeout" doc:"Time from connect to login."`
