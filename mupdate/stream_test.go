@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
@@ -89,5 +90,67 @@ func TestSlowStreamIsCut(t *testing.T) {
 			t.Fatal("the stream is still there")
 		}
 		time.Sleep(time.Millisecond) // paces the load, nothing depends on it
+	}
+}
+
+// Whatever comes together and whatever is held back: what followers have after many changes is right. One follows
+// everything, one is a unified server, one is interested in one server only.
+func TestWhatFollowersHave(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, rand.Uint64()))
+	for range 8 {
+		dir := newMemory()
+		cfg := testConfig(t, dir)
+		cfg.Identities["be-a"] = Identity{Role: Backend, Servers: []mbox.Server{"a.example"}, Unified: true}
+		s := startServer(t, cfg)
+		all, unified, some := follower(t, s, "ro"), follower(t, s, "be-a"), loggedIn(t, s, "ro")
+		some.send("U01 UPDATE \"b.example\"\r\n")
+		if err := some.until("U01 OK"); err != nil {
+			t.Fatal(err)
+		}
+		w := dialClient(t, s, "any")
+		for range 30 {
+			var writes []mbox.Write
+			for range 1 + random.IntN(8) {
+				name := mbox.Name(fmt.Sprint("n", random.IntN(4)))
+				at := []mbox.Location{"a.example!p", "b.example!p", "c.example!p"}[random.IntN(3)]
+				if e, ok := dir.View().Get(name); ok && random.IntN(2) == 0 {
+					at = e.Location
+				}
+				kind := []mbox.Kind{mbox.Reserve, mbox.Activate, mbox.Activate, mbox.Deactivate, mbox.Delete}[random.IntN(5)]
+				writes = append(writes, mbox.Write{Kind: kind, Name: name, Location: at})
+			}
+			if _, err := w.Batch(t.Context(), writes); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond * time.Duration(random.IntN(2))) // some are coalesced, some not
+		}
+		want := map[string]string{}
+		dir.View().Ascend("", func(e mbox.Entry) bool { want[string(e.Name)] = string(e.Location); return true })
+		for d, mayDiffer := range map[*dialogue]func(have, want string) bool{
+			all:     func(_, _ string) bool { return false },
+			unified: func(_, want string) bool { return want == "" || want == "a.example!p" }, // it knows its own, and what it had
+			some:    func(have, want string) bool { return have != "b.example!p" && want != "b.example!p" },
+		} {
+			d.send("N1 NOOP\r\n")
+			have := map[string]string{}
+			for line := ""; !strings.HasPrefix(line, "N1 OK"); {
+				var err error
+				if line, err = d.line(); err != nil {
+					t.Fatal(err)
+				}
+				switch words := strings.Split(line, `"`); {
+				case strings.HasPrefix(line, "U01 DELETE"):
+					delete(have, words[1])
+				case strings.HasPrefix(line, "U01"):
+					have[words[1]] = words[3]
+				}
+			}
+			for i := range 4 {
+				name := fmt.Sprint("n", i)
+				if have[name] != want[name] && !mayDiffer(have[name], want[name]) {
+					t.Errorf("%s is at %q, and one has it at %q", name, want[name], have[name])
+				}
+			}
+		}
 	}
 }
