@@ -143,7 +143,7 @@ func render(w *mbox.Write, v mbox.Verdict) (word, text string) {
 	case mbox.InTransfer:
 		return "NO", inTransfer
 	case mbox.Outdated:
-		return "NO", string(w.Name) + " was deleted by " + string(v.Holder.Server())
+		return "NO", string(w.Name) + " was deleted from " + string(v.Holder.Server())
 	case mbox.Unbound:
 		return "NO", "not permitted: this session's server is not known"
 	}
