@@ -60,7 +60,7 @@ func (c *conn) list(f *frame, args []string) error {
 	}
 	view := c.srv.cfg.Directory.View()
 	c.listed = view.Index()
-	if err := c.dump(f.tag, view, prefix, c.order, all); err != nil {
+	if err := c.dump(f.tag, inOrder(view, prefix, c.order), all); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "list complete")
@@ -81,14 +81,14 @@ func located(view mbox.View, prefix string) func(yield func(mbox.Entry) bool) {
 	}
 }
 
-// dump writes the wanted records at prefix in an order. It has a limit of its own, and takes nothing from the
-// time of the commands behind it.
-func (c *conn) dump(tag string, view mbox.View, prefix string, order mbox.Order, want func(*mbox.Entry) bool) error {
+// dump writes the wanted records. It has a limit of its own, and takes nothing from the time of the commands
+// behind it.
+func (c *conn) dump(tag string, from records, want func(*mbox.Entry) bool) error {
 	begun, since := time.Now(), c.since
 	limit := begun.Add(c.srv.cfg.DumpTimeout)
 	defer func() { c.since = since.Add(time.Since(begun)) }()
 	var err error
-	inOrder(view, prefix, order, func(e *mbox.Entry) bool {
+	from(func(e *mbox.Entry) bool {
 		if want(e) {
 			c.out.row(tag, e)
 			if len(c.out.buf) >= flushAt {
@@ -100,23 +100,31 @@ func (c *conn) dump(tag string, view mbox.View, prefix string, order mbox.Order,
 	return err
 }
 
-// inOrder walks the records at prefix in any order. In another than that of the copy itself their names are
-// sorted, and nothing but the names is kept, because many may read the whole map at a time.
-func inOrder(view mbox.View, prefix string, order mbox.Order, yield func(*mbox.Entry) bool) {
+// records are some of a copy, and may be walked more than once.
+type records func(yield func(*mbox.Entry) bool)
+
+// inOrder returns the records at prefix in any order. For another than that of the copy itself the first walk
+// sorts their names; nothing but the names is kept, because many may read the whole map at a time.
+func inOrder(view mbox.View, prefix string, order mbox.Order) records {
 	var e mbox.Entry
 	if order == mbox.OrderDB {
-		located(view, prefix)(func(next mbox.Entry) bool {
-			e = next
-			return yield(&e)
-		})
-		return
+		return func(yield func(*mbox.Entry) bool) {
+			located(view, prefix)(func(next mbox.Entry) bool {
+				e = next
+				return yield(&e)
+			})
+		}
 	}
 	var names []mbox.Name
-	located(view, prefix)(func(e mbox.Entry) bool { names = append(names, e.Name); return true })
-	slices.SortFunc(names, order.Compare)
-	for _, name := range names {
-		if e, _ = view.Get(name); !yield(&e) {
-			return
+	return func(yield func(*mbox.Entry) bool) {
+		if names == nil {
+			located(view, prefix)(func(e mbox.Entry) bool { names = append(names, e.Name); return true })
+			slices.SortFunc(names, order.Compare)
+		}
+		for _, name := range names {
+			if e, _ = view.Get(name); !yield(&e) {
+				return
+			}
 		}
 	}
 }

@@ -42,11 +42,12 @@ func (c *conn) update(f *frame, args []string) error {
 	if order == mbox.OrderOctet {
 		order = mbox.OrderDB // see replay
 	}
-	if err := c.dump(f.tag, view, "", order, scope.dumps); err != nil {
+	every := inOrder(view, "", order)
+	if err := c.dump(f.tag, every, scope.dumps); err != nil {
 		return err
 	}
 	c.reply(f.tag, "OK", "streaming starts")
-	if err := c.replay(f.tag, view, order, &scope); err != nil {
+	if err := c.replay(f.tag, view, every, order, &scope); err != nil {
 		return err
 	}
 	if err := c.flush(); err != nil {
@@ -112,17 +113,17 @@ func server(ch *mbox.Change) mbox.Server {
 // The reverse does not hold: a slave whose list is in OrderDB and that is sent OrderMboxsort loses names
 // that nobody can foresee. So it would go when Cyrus is upgraded to 3.6 and the configured order is not
 // changed with it: everything is repeated. So it is when more was deleted than is remembered.
-func (c *conn) replay(tag string, view mbox.View, order mbox.Order, scope *scope) error {
+func (c *conn) replay(tag string, view mbox.View, from records, order mbox.Order, scope *scope) error {
 	gone, known := deleted(view)
 	switch {
 	case c.srv.cfg.Replay == ReplayOff:
 		return nil
 	case c.srv.cfg.Replay == ReplayAll, order != mbox.OrderDB, !known:
-		return c.dump(tag, view, "", order, scope.dumps)
+		return c.dump(tag, from, scope.dumps)
 	}
 	slices.SortFunc(gone, order.Compare)
 	var highest mbox.Name
-	return c.dump(tag, view, "", order, func(e *mbox.Entry) bool {
+	return c.dump(tag, from, func(e *mbox.Entry) bool {
 		for len(gone) > 0 && order.Compare(gone[0], e.Name) < 0 {
 			highest = max(highest, gone[0])
 			gone = gone[1:]
