@@ -228,7 +228,7 @@ func (c *conn) login(r auth.Result) error {
 
 func (cfg *Config) peerRule(addr netip.Addr) PeerRule {
 	for _, r := range cfg.Peers {
-		if r.Prefix.Contains(addr) {
+		if r.Prefix.Contains(addr.WithZone("")) {
 			return r
 		}
 	}

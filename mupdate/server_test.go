@@ -424,3 +424,11 @@ func TestPeerRule(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// An address of one link only has a zone, and a rule has none.
+func TestPeerRuleOfALink(t *testing.T) {
+	cfg := Config{Peers: []PeerRule{{Prefix: mustPrefix("fe80::/10"), Servers: []mbox.Server{"here.example"}}}}
+	if r := cfg.peerRule(netip.MustParseAddr("fe80::1%eth0")); len(r.Servers) != 1 {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -16,7 +16,7 @@ import (
 // Trusts reports whether a connection comes from one of the trusted addresses.
 func Trusts(trusted []netip.Prefix, from netip.Addr) bool {
 	for _, p := range trusted {
-		if p.Contains(from) {
+		if p.Contains(from.WithZone("")) {
 			return true
 		}
 	}

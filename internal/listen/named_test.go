@@ -76,3 +76,12 @@ func TestNamed(t *testing.T) {
 		})
 	}
 }
+
+func TestTrusts(t *testing.T) {
+	trusted := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fe80::/10")}
+	for addr, want := range map[string]bool{"192.0.2.1": true, "192.0.3.1": false, "fe80::1": true, "fe80::1%eth0": true, "2001:db8::1": false} {
+		if got := Trusts(trusted, netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+}
