@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -339,29 +340,35 @@ type bomb struct{ *memory }
 func (b *bomb) View() mbox.View { panic("boom") }
 
 func TestMetrics(t *testing.T) {
-	reg := prometheus.NewRegistry()
 	cfg := testConfig(t, newMemory())
-	cfg.Metrics = reg
-	s := startServer(t, cfg)
-	c := dialClient(t, s, "be-a")
+	c := dialClient(t, startServer(t, cfg), "be-a")
 	if err := c.Reserve(t.Context(), "n", "a.example!p"); err != nil {
 		t.Fatal(err)
 	}
-	families, err := reg.Gather()
+	if n := counted(t, cfg, "murder_mupdate_commands_total", "OK", "RESERVE"); n != 1 {
+		t.Errorf("RESERVE was counted %v times", n)
+	}
+}
+
+// counted reads a counter; -1 if there is none.
+func counted(t *testing.T, cfg Config, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := cfg.Metrics.(*prometheus.Registry).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() != "murder_mupdate_commands_total" {
-			continue
-		}
 		for _, m := range f.Metric {
-			if m.Label[1].GetValue() == "RESERVE" && m.Label[0].GetValue() == "OK" && m.Counter.GetValue() == 1 {
-				return
+			var values []string
+			for _, l := range m.Label {
+				values = append(values, l.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(values, labels) {
+				return m.Counter.GetValue()
 			}
 		}
 	}
-	t.Error("RESERVE was not counted")
+	return -1
 }
 
 // A backend that has been renamed finds all its mailboxes held by its former self. It is shown none of them, and
@@ -373,7 +380,6 @@ func TestRenamedServerRaisesAlarm(t *testing.T) {
 	}
 	cfg := testConfig(t, dir)
 	cfg.ConflictBrake = 3
-	reg := cfg.Metrics.(*prometheus.Registry)
 	s := startServer(t, cfg)
 	c := dialClient(t, s, "any")
 	if err := c.List(t.Context(), "new.example!", func(mbox.Entry) error { return nil }); err != nil {
@@ -384,17 +390,7 @@ func TestRenamedServerRaisesAlarm(t *testing.T) {
 		if _, _, err := c.Find(t.Context(), mbox.Name(fmt.Sprint("n", i))); !errors.As(err, &refused) || refused.Status != "NO" {
 			t.Errorf("FIND %d: %v", i, err)
 		}
-		families, err := reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		alarms := -1.0
-		for _, f := range families {
-			if f.GetName() == "murder_mupdate_alarms_total" {
-				alarms = f.Metric[0].Counter.GetValue()
-			}
-		}
-		if alarms != float64(i/3) {
+		if alarms := counted(t, cfg, "murder_mupdate_alarms_total"); alarms != float64(i/3) {
 			t.Errorf("%v alarms after %d names", alarms, i+1)
 		}
 	}
