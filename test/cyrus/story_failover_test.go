@@ -24,22 +24,18 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 	var made []string
 	var gap time.Duration
 	last := time.Now()
-	create := func(i int) bool {
+	next := func(i int) (ok bool) {
 		name := fmt.Sprintf("user.u1.f%03d", i)
-		r, err := admin.Do("CREATE %s", name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Status == "OK" {
+		if ok, admin = create(t, be1, admin, name); ok {
 			made = append(made, name)
 			gap = max(gap, time.Since(last))
 			last = time.Now()
 		}
-		return r.Status == "OK"
+		return ok
 	}
 	i := 0
 	for ; i < 20; i++ {
-		if !create(i) {
+		if !next(i) {
 			t.Fatalf("CREATE %d was refused before anything happened", i)
 		}
 	}
@@ -54,7 +50,7 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("only %d mailboxes were made in a minute after the leader's death, %d refused", after, refusals)
 		}
-		if create(i) {
+		if next(i) {
 			after++
 		} else {
 			refusals++

@@ -113,11 +113,12 @@ func (m *moment) at(t *testing.T, op operation, n int) (reached bool) {
 		m.spoil(t, n)
 	}
 	leader, restore := m.killAt(t, n)
-	begun := time.Now()
+	before, begun := m.be1.logged(leftOpen), time.Now()
 	if err := op.do(m, n); err != nil {
 		t.Fatal(err)
 	}
 	took := time.Since(begun)
+	m.admin = m.be1.goOn(t, m.admin, before)
 	if reached = restore(); reached {
 		t.Logf("%s, command %d: %s was killed, %s", op.verb, n, leader, took.Round(time.Millisecond))
 	}
