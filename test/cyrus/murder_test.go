@@ -275,45 +275,39 @@ func refused(t testing.TB, c *imapline.Conn, format string, args ...any) imaplin
 // refusedCreate has a backend's administrator ask for a mailbox that the backend must not make.
 func refusedCreate(t testing.TB, n *Node, name string) {
 	t.Helper()
-	made, c := create(t, n, signOn(t, n, n.rig.Admin()), name)
+	r, c := ask(t, n, signOn(t, n, n.rig.Admin()), "CREATE %s", name)
 	c.Close()
-	if made {
-		t.Fatalf("CREATE %s on %s: OK, want NO", name, n.Name)
+	if r.Status != "NO" {
+		t.Fatalf("CREATE %s on %s: %s %s, want NO", name, n.Name, r.Status, r.Text)
 	}
 }
 
-// create asks a backend for a mailbox that it may refuse, and returns the session to go on with.
-func create(t testing.TB, n *Node, c *imapline.Conn, name string) (made bool, next *imapline.Conn) {
-	t.Helper()
-	before := n.logged(leftOpen)
-	r, err := c.Do("CREATE %s", name)
-	if err != nil || r.Status == "BAD" {
-		t.Fatalf("CREATE %s on %s: %s %s %v", name, n.Name, r.Status, r.Text, err)
-	}
-	if r.Status == "OK" {
-		return true, c
-	}
-	return false, n.goOn(t, c, before)
-}
-
-// goOn returns an administrator's session after a command that may have been refused, or another one where it has ended
-// in the one way that is known; before is how often leftOpen had been logged.
+// ask sends a command that a backend may refuse its administrator, and returns the session to go on with: another one
+// where this has ended in the one way that is known.
 //
 // Cyrus 3.10 and later leave the mailbox open that they take back when their MUPDATE server refuses a CREATE, whoever
 // that is, and after their answer end the session over it (imapd.c, cmdloop: an assertion). The mailbox is gone all the
 // same.
-func (n *Node) goOn(t testing.TB, c *imapline.Conn, before int) *imapline.Conn {
+func ask(t testing.TB, n *Node, c *imapline.Conn, format string, args ...any) (imapline.Reply, *imapline.Conn) {
 	t.Helper()
-	_, err := c.OK("NOOP")
-	if err == nil {
-		return c
+	before := n.logged(leftOpen)
+	r, err := c.Do(format, args...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !Since(t, 3, 10) {
-		t.Fatalf("%s has ended the session: %v", n.Name, err)
+	if r.Status == "OK" {
+		return r, c
+	}
+	command := fmt.Sprintf(format, args...)
+	if _, err = c.OK("NOOP"); err == nil {
+		return r, c
+	}
+	if !strings.HasPrefix(command, "CREATE ") || !Since(t, 3, 10) {
+		t.Fatalf("%s: %s %s, and %s has ended the session: %v", command, r.Status, r.Text, n.Name, err)
 	}
 	eventually(t, func() error {
 		if n.logged(leftOpen) == before {
-			return fmt.Errorf("%s has ended the session, and not over a mailbox that was left open: %w", n.Name, err)
+			return fmt.Errorf("%s has ended the session, and not over a mailbox that %s left open: %w", n.Name, command, err)
 		}
 		return nil
 	})
@@ -321,7 +315,20 @@ func (n *Node) goOn(t testing.TB, c *imapline.Conn, before int) *imapline.Conn {
 	if c, err = n.IMAP(n.rig.Admin()); err != nil {
 		t.Fatal(err)
 	}
-	return c // the rig ends it
+	return r, c // the rig ends it
+}
+
+// insist is ask until the backend does as told.
+func insist(t testing.TB, n *Node, c *imapline.Conn, format string, args ...any) *imapline.Conn {
+	t.Helper()
+	eventually(t, func() error {
+		var r imapline.Reply
+		if r, c = ask(t, n, c, format, args...); r.Status != "OK" {
+			return fmt.Errorf("%s answers %s %s", n.Name, r.Status, r.Text)
+		}
+		return nil
+	})
+	return c
 }
 
 // leftOpen is what imapd logs before it ends.

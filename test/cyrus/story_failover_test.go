@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"murder/test/imapline"
 )
 
 // The leader is killed while a backend makes mailboxes. What the backend said OK to is in the map;
@@ -24,18 +26,19 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 	var made []string
 	var gap time.Duration
 	last := time.Now()
-	next := func(i int) (ok bool) {
+	create := func(i int) bool {
 		name := fmt.Sprintf("user.u1.f%03d", i)
-		if ok, admin = create(t, be1, admin, name); ok {
+		var r imapline.Reply
+		if r, admin = ask(t, be1, admin, "CREATE %s", name); r.Status == "OK" {
 			made = append(made, name)
 			gap = max(gap, time.Since(last))
 			last = time.Now()
 		}
-		return ok
+		return r.Status == "OK"
 	}
 	i := 0
 	for ; i < 20; i++ {
-		if !next(i) {
+		if !create(i) {
 			t.Fatalf("CREATE %d was refused before anything happened", i)
 		}
 	}
@@ -50,7 +53,7 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("only %d mailboxes were made in a minute after the leader's death, %d refused", after, refusals)
 		}
-		if next(i) {
+		if create(i) {
 			after++
 		} else {
 			refusals++
@@ -127,7 +130,7 @@ func TestNoMajority(t *testing.T) {
 	if _, err := c.Leader(ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { _, err := admin.OK("CREATE user.u1.some"); return err })
+	insist(t, be1, admin, "CREATE user.u1.some")
 	m.lives(t, "user.u1.some", be1)
 	m.push(t, be1)
 }

@@ -31,14 +31,13 @@ type moment struct {
 type operation struct {
 	verb    string
 	prepare []string // commands on be1, with $i for a number
-	do      func(m *moment, i int) error
+	do      func(t *testing.T, m *moment, i int)
 	sets    [][]string
 }
 
-func command(text string) func(*moment, int) error {
-	return func(m *moment, i int) error {
-		_, err := m.admin.Do("%s", numbered(text, i)) // a refusal is no error
-		return err
+func command(text string) func(*testing.T, *moment, int) {
+	return func(t *testing.T, m *moment, i int) {
+		_, m.admin = ask(t, m.be1, m.admin, "%s", numbered(text, i)) // a refusal is no error
 	}
 }
 
@@ -53,12 +52,11 @@ var operations = []operation{
 	{"RENAME of a user", []string{"CREATE user.w$i", "CREATE user.w$i.sub"}, command("RENAME user.w$i user.v$i"),
 		[][]string{{"user.w$i", "user.w$i.sub"}, {"user.v$i", "user.v$i.sub"}, {"user.w$i", "user.v$i.sub"}, {"user.v$i", "user.w$i.sub"}}},
 	{"SETACL", []string{"CREATE user.s$i"}, command("SETACL user.s$i u9 lrs"), [][]string{{"user.s$i"}}},
-	{"XFER", []string{"CREATE user.x$i", "CREATE user.x$i.sub"}, func(m *moment, i int) error {
-		return command("XFER user.x$i "+m.be2.Server)(m, i)
+	{"XFER", []string{"CREATE user.x$i", "CREATE user.x$i.sub"}, func(t *testing.T, m *moment, i int) {
+		command("XFER user.x$i "+m.be2.Server)(t, m, i)
 	}, [][]string{{"user.x$i", "user.x$i.sub"}}},
-	{"ctl_mboxlist -m", []string{"CREATE user.m$i", "CREATE user.m$i.sub"}, func(m *moment, i int) error {
+	{"ctl_mboxlist -m", []string{"CREATE user.m$i", "CREATE user.m$i.sub"}, func(_ *testing.T, m *moment, i int) {
 		m.be1.Exec("ctl_mboxlist", "-m") // it may fail: a backend that starts does it again
-		return nil
 	}, [][]string{{"user.m$i", "user.m$i.sub"}}},
 }
 
@@ -113,12 +111,9 @@ func (m *moment) at(t *testing.T, op operation, n int) (reached bool) {
 		m.spoil(t, n)
 	}
 	leader, restore := m.killAt(t, n)
-	before, begun := m.be1.logged(leftOpen), time.Now()
-	if err := op.do(m, n); err != nil {
-		t.Fatal(err)
-	}
+	begun := time.Now()
+	op.do(t, m, n)
 	took := time.Since(begun)
-	m.admin = m.be1.goOn(t, m.admin, before)
 	if reached = restore(); reached {
 		t.Logf("%s, command %d: %s was killed, %s", op.verb, n, leader, took.Round(time.Millisecond))
 	}
