@@ -285,7 +285,7 @@ func refusedCreate(t testing.TB, n *Node, name string) {
 // ask sends a command that a backend may refuse its administrator, and returns the session to go on with: another one
 // where this has ended in the one way that is known.
 //
-// Cyrus 3.10 and later leave the mailbox open that they take back when their MUPDATE server refuses a CREATE, whoever
+// Cyrus 3.8 and later leave the mailbox open that they take back when their MUPDATE server refuses a CREATE, whoever
 // that is, and after their answer end the session over it (imapd.c, cmdloop: an assertion). The mailbox is gone all the
 // same.
 func ask(t testing.TB, n *Node, c *imapline.Conn, format string, args ...any) (imapline.Reply, *imapline.Conn) {
@@ -302,7 +302,7 @@ func ask(t testing.TB, n *Node, c *imapline.Conn, format string, args ...any) (i
 	if _, err = c.OK("NOOP"); err == nil {
 		return r, c
 	}
-	if !strings.HasPrefix(command, "CREATE ") || !Since(t, 3, 10) {
+	if !strings.HasPrefix(command, "CREATE ") || !atLeast(t, 3, 8) {
 		t.Fatalf("%s: %s %s, and %s has ended the session: %v", command, r.Status, r.Text, n.Name, err)
 	}
 	eventually(t, func() error {

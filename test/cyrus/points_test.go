@@ -254,7 +254,7 @@ func TestUnifiedSlaveSpoilsItsOwnEntries(t *testing.T) {
 		if err == nil && r.Status == "OK" {
 			return errors.New("the mailbox can be opened: unified servers may follow us now")
 		}
-		if err != nil && !Since(t, 3, 12) {
+		if err != nil && !atLeast(t, 3, 12) {
 			t.Fatal(err)
 		}
 		if err != nil {

@@ -51,7 +51,7 @@ func renameUser(t *testing.T, m *moment, i int) {
 		t.Fatal(err)
 	}
 	command("RENAME "+before+" "+after)(t, m, i)
-	if !Since(t, 3, 12) {
+	if !atLeast(t, 3, 12) {
 		return
 	}
 	names, err := m.be1.names()

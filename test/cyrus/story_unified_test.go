@@ -60,7 +60,7 @@ func TestUnifiedServersFollowUs(t *testing.T) {
 	ok(t, admin1, "SETACL user.u1.renamed u2 lrs")
 	if _, err := admin1.OK("SETQUOTA user.u1 (STORAGE 100000)"); err != nil {
 		// Cyrus 3.12 dies of it where a folder of the user is on another server (mailbox.c: it has no unique id).
-		if !Since(t, 3, 12) || errors.As(err, new(*imapline.RefusedError)) {
+		if !atLeast(t, 3, 12) || errors.As(err, new(*imapline.RefusedError)) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -1,3 +1,5 @@
+//go:build cyrus
+
 package cyrus
 
 import (
@@ -20,9 +22,9 @@ var version = sync.OnceValues(func() (v [2]int, err error) {
 	return v, nil
 })
 
-// Since reports whether the installed Cyrus is of this release, as 3, 10, or of a later one. It is for what is
+// atLeast reports whether the installed Cyrus is of this release, as 3, 10, or of a later one. It is for what is
 // known to differ between them, and only for that.
-func Since(t testing.TB, major, minor int) bool {
+func atLeast(t testing.TB, major, minor int) bool {
 	t.Helper()
 	v, err := version()
 	if err != nil {
