@@ -14,7 +14,7 @@ import (
 	"murder/test/loopback"
 )
 
-// What Cyrus 3.6 really does, where its source left a doubt. These tests have Cyrus on both ends:
+// What Cyrus 3.6 to 3.12 really do, where its source left a doubt. These tests have Cyrus on both ends:
 // they pin the facts that our server is built on, and will tell when a newer package changes one.
 
 // listened starts a rig with Cyrus's own master behind a relay that keeps what is said.

@@ -13,7 +13,7 @@ import (
 )
 
 // A unified Murder: every server has mailboxes and is a frontend to the others. With Cyrus's own master
-// the slave of Cyrus 3.6 spoils the server's own mailboxes (TestUnifiedSlaveSpoilsItsOwnEntries). Here
+// its slave spoils the server's own mailboxes (TestUnifiedSlaveSpoilsItsOwnEntries). Here
 // it does not hear of them.
 func TestUnifiedServersFollowUs(t *testing.T) {
 	t.Parallel()
@@ -70,6 +70,9 @@ func TestUnifiedServersFollowUs(t *testing.T) {
 		}
 		admin1 = signOn(t, be1, m.Admin())
 	}
+	if r := ok(t, admin1, "GETQUOTA user.u1"); !contains(r.Lines, " 100000)") {
+		t.Errorf("the quota: %q", r.Lines)
+	}
 	m.remove(t, admin2, "user.u1.be2")
 	eventually(t, func() error {
 		names, err := signOn(t, be2, "u1").List("INBOX.*")
@@ -79,9 +82,9 @@ func TestUnifiedServersFollowUs(t *testing.T) {
 		return nil
 	})
 	ok(t, signOn(t, be1, "u1"), "SELECT INBOX.renamed")
-	ok(t, admin1, "SETQUOTA user.u1 (STORAGE 200000)") // whose folders are all here now
+	ok(t, admin1, "SETQUOTA user.u1 (STORAGE 200000)") // all of its folders are here now
 
-	// Cyrus 3.6 cannot move a user to a unified server: there the name is in the list already, as one that
+	// Cyrus cannot move a user to a unified server: there the name is in the list already, as one that
 	// is elsewhere. Nothing must come of it.
 	if _, err := admin1.Do("XFER user.u1 %s", be2.Server); err != nil {
 		t.Fatal(err)
