@@ -12,7 +12,7 @@ import (
 //
 // Which Cyrus has which has been measured with names of all octets that sort differently, also with
 // virtual domains (test/cyrus: ListOrder): 3.4.9 has OrderOctet, and with improved_mboxlist_sort
-// OrderMboxsort; 3.6.1, 3.8.7 and 3.10.3 have OrderDB, whatever improved_mboxlist_sort says.
+// OrderMboxsort; 3.6.1, 3.8.7, 3.10.3 and 3.12.3 have OrderDB, whatever improved_mboxlist_sort says.
 type Order uint8
 
 const (

@@ -39,7 +39,7 @@ func sorted(t *testing.T) mbox.Order {
 
 // Every Cyrus reads rows of quoted strings, of any length, also ctl_mboxlist and the slave. Literals are another
 // matter: 3.4.8, 3.6.5 and 3.8.3 give up at the first that does not wait, and then a backend does not start; 3.6.1,
-// 3.8.7 and 3.10.3 read all forms. What a Cyrus cannot read it must at least not take for something else.
+// 3.8.7, 3.10.3 and 3.12.3 read all forms. What a Cyrus cannot read it must at least not take for something else.
 func TestRowForms(t *testing.T) {
 	t.Parallel()
 	r, s := taught(t, Options{Backends: 1, Frontends: 1})

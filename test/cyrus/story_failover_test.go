@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"murder/test/imapline"
 )
 
 // The leader is killed while a backend makes mailboxes. What the backend said OK to is in the map;
@@ -26,11 +28,8 @@ func TestLeaderKilledDuringCreates(t *testing.T) {
 	last := time.Now()
 	create := func(i int) bool {
 		name := fmt.Sprintf("user.u1.f%03d", i)
-		r, err := admin.Do("CREATE %s", name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Status == "OK" {
+		var r imapline.Reply
+		if r, admin = ask(t, be1, admin, "CREATE %s", name); r.Status == "OK" {
 			made = append(made, name)
 			gap = max(gap, time.Since(last))
 			last = time.Now()
@@ -131,7 +130,7 @@ func TestNoMajority(t *testing.T) {
 	if _, err := c.Leader(ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { _, err := admin.OK("CREATE user.u1.some"); return err })
+	insist(t, be1, admin, "CREATE user.u1.some")
 	m.lives(t, "user.u1.some", be1)
 	m.push(t, be1)
 }

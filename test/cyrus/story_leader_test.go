@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"murder/test/imapline"
 )
 
 // The leader is killed at the very moment in which a backend's command arrives, once for every kind
@@ -72,15 +74,13 @@ func TestLeaderKilledInTheMiddle(t *testing.T) {
 	for _, s := range steps[:4] {
 		t.Run(s.verb+" through the leader", func(t *testing.T) {
 			leader, restore := m.killLeaderAt(t, s.moment, true)
-			reply, err := admin.Do("%s", s.command)
-			if err != nil {
-				t.Fatal(err)
-			}
+			var reply imapline.Reply
+			reply, admin = ask(t, be1, admin, "%s", s.command)
 			t.Logf("%s was killed; the backend answers %s", leader, reply.Status)
 			restore()
 			m.push(t, be1)
 			if reply.Status != "OK" {
-				eventually(t, func() error { _, err := admin.OK("%s", s.command); return err })
+				admin = insist(t, be1, admin, "%s", s.command)
 			}
 			s.check()
 		})
