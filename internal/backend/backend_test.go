@@ -280,6 +280,19 @@ func TestBreaker(t *testing.T) {
 		admitted(true, true)
 		b.ok(time.Now())
 		admitted(true, false)
+
+		// Somebody who had left before the breaker opened is greeted after all, and the one who finds out is not.
+		for range breakAfter {
+			b.failed(time.Now(), time.Now(), false, fail)
+		}
+		time.Sleep(breakFirst * 2)
+		admitted(true, true)
+		began := time.Now()
+		time.Sleep(time.Second)
+		b.ok(time.Now())
+		time.Sleep(dialEach)
+		b.failed(began, time.Now(), true, fail)
+		admitted(true, false)
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
 		}
