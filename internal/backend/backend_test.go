@@ -318,6 +318,51 @@ func TestDarkServerBreaksAtOnce(t *testing.T) {
 	})
 }
 
+// Those whose turn comes when their own time is nearly over, all at once because the server greets many at once, do not
+// close it to the rest.
+func TestHurriedCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := time.Now().Add(4900 * time.Millisecond)
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			near, far := net.Pipe()
+			time.AfterFunc(max(time.Until(open), time.Second), func() {
+				defer far.Close()
+				far.SetWriteDeadline(time.Now().Add(time.Second))
+				greet(far)
+			})
+			return near, nil
+		}})
+		var greeted, late atomic.Int64
+		var all sync.WaitGroup
+		for range 2 * approach {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				c, err := s.Dial(ctx, "192.0.2.1", IMAP)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				deadline, _ := ctx.Deadline()
+				c.SetReadDeadline(deadline)
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					greeted.Add(1)
+				} else {
+					late.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if greeted.Load() != approach || late.Load() != approach {
+			t.Errorf("%d greeted, %d late: not the crowd that was meant", greeted.Load(), late.Load())
+		}
+		if st := s.State("192.0.2.1"); st[0].Breaker != "closed" {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // A crowd that comes at once to a server that greets a few in a second gets in, one after the other: it never has more
 // than its queue holds, and those for whom it is too late do not close it to the rest.
 func TestSlowServerStaysOpen(t *testing.T) {
