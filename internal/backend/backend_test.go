@@ -587,3 +587,36 @@ func TestLoginFailed(t *testing.T) {
 }
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// A crowd before a server that has vanished learns so at once from the first, who tried for as long as the last address
+// may take.
+func TestCrowdBeforeADarkServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		began := time.Now()
+		var tried, spared atomic.Int64
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				switch _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); {
+				case errors.Is(err, ErrUnreachable):
+					tried.Add(1)
+				case errors.Is(err, ErrBreakerOpen):
+					spared.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if tried.Load() != approach || spared.Load() != 1000-approach || time.Since(began) != dialLast {
+			t.Errorf("%d tried, %d were spared that, after %v", tried.Load(), spared.Load(), time.Since(began))
+		}
+		if n := len(s.servers["192.0.2.1"].turns[IMAP]); n != 0 {
+			t.Errorf("%d turns are lost", n)
+		}
+	})
+}
