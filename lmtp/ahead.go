@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"context"
 	"io"
 	"time"
 
@@ -94,6 +95,8 @@ func (h *hold) giveBack() {
 		h.pool.drop(h.c)
 		return
 	}
+	stop := context.AfterFunc(h.pool.ctx, func() { h.c.conn.Close() })
+	defer stop()
 	_, err := h.c.replies(0, h.unread, h.pool.cfg.Limits.Envelope, func(_ int, rep reply) error {
 		if rep.code == 421 {
 			return io.EOF

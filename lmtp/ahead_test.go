@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -326,5 +327,32 @@ func TestFirstRecipientAhead(t *testing.T) {
 	outcome(t, m.deliver(testMessage, "u1"), "250")
 	if total, _ = be1.numbers(); total != 2 {
 		t.Errorf("%d connections", total)
+	}
+}
+
+// A server that ends waits for no backend that owes an answer to nobody.
+func TestShutdownWithReplyOutstanding(t *testing.T) {
+	h, be1, _, m, _ := swift(t, nil)
+	asked, gone := make(chan struct{}), make(chan struct{})
+	be1.on(func(s *stubSession, v, _ string) (string, bool) {
+		if v != "RCPT" {
+			return "", false
+		}
+		close(asked)
+		io.Copy(io.Discard, s.in)
+		close(gone)
+		return hangUp, true
+	})
+	m.say("MAIL FROM:<>", "250")
+	m.say("RCPT TO:<alice>", "250")
+	<-asked
+	m.say("RSET", "250")
+	if err := h.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Error("the connection is still there")
 	}
 }

@@ -15,6 +15,7 @@ import (
 // pools holds the connections to all backends. Every one pins a process there, so they are few and
 // short-lived.
 type pools struct {
+	ctx     context.Context // ends with the server
 	cfg     *Config
 	metrics *metrics
 
@@ -23,8 +24,8 @@ type pools struct {
 	m      map[mbox.Server]*pool
 }
 
-func newPools(cfg *Config, m *metrics) *pools {
-	return &pools{cfg: cfg, metrics: m, m: make(map[mbox.Server]*pool)}
+func newPools(ctx context.Context, cfg *Config, m *metrics) *pools {
+	return &pools{ctx: ctx, cfg: cfg, metrics: m, m: make(map[mbox.Server]*pool)}
 }
 
 func (ps *pools) of(server mbox.Server) *pool {
@@ -32,7 +33,7 @@ func (ps *pools) of(server mbox.Server) *pool {
 	defer ps.mu.Unlock()
 	p := ps.m[server]
 	if p == nil {
-		p = &pool{cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server)),
+		p = &pool{ctx: ps.ctx, cfg: ps.cfg, server: server, closed: ps.closed, seconds: ps.metrics.deliveries.WithLabelValues(string(server)),
 			loops: ps.metrics.alerts.WithLabelValues("loop")}
 		ps.m[server] = p
 	}
@@ -77,6 +78,7 @@ var errBusy = errors.New("no connection to the backend became free")
 
 // pool is the connections to one backend.
 type pool struct {
+	ctx     context.Context
 	cfg     *Config
 	server  mbox.Server
 	seconds prometheus.Observer // from the client's final dot to the last reply

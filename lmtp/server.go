@@ -33,7 +33,7 @@ func New(cfg Config) (*Server, error) {
 	s.gate.Limit = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerSource)
 	s.gate.Log = cfg.Logger
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.pools = newPools(&s.cfg, s.metrics)
+	s.pools = newPools(s.ctx, &s.cfg, s.metrics)
 	s.store = newStore(cfg.SpoolDir, cfg.Limits, s.metrics)
 	return s, nil
 }

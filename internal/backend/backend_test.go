@@ -280,6 +280,19 @@ func TestBreaker(t *testing.T) {
 		admitted(true, true)
 		b.ok(time.Now())
 		admitted(true, false)
+
+		// Somebody who had left before the breaker opened is greeted after all, and the one who finds out is not.
+		for range breakAfter {
+			b.failed(time.Now(), time.Now(), false, fail)
+		}
+		time.Sleep(breakFirst * 2)
+		admitted(true, true)
+		began := time.Now()
+		time.Sleep(time.Second)
+		b.ok(time.Now())
+		time.Sleep(dialEach)
+		b.failed(began, time.Now(), true, fail)
+		admitted(true, false)
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
 		}
@@ -301,6 +314,51 @@ func TestDarkServerBreaksAtOnce(t *testing.T) {
 			if _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); !errors.Is(err, c.err) || time.Since(began) != c.takes {
 				t.Errorf("after %v: %v, want %v", time.Since(began), err, c.err)
 			}
+		}
+	})
+}
+
+// Those whose turn comes when their own time is nearly over, all at once because the server greets many at once, do not
+// close it to the rest.
+func TestHurriedCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := time.Now().Add(4900 * time.Millisecond)
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			near, far := net.Pipe()
+			time.AfterFunc(max(time.Until(open), time.Second), func() {
+				defer far.Close()
+				far.SetWriteDeadline(time.Now().Add(time.Second))
+				greet(far)
+			})
+			return near, nil
+		}})
+		var greeted, late atomic.Int64
+		var all sync.WaitGroup
+		for range 2 * approach {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				c, err := s.Dial(ctx, "192.0.2.1", IMAP)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				deadline, _ := ctx.Deadline()
+				c.SetReadDeadline(deadline)
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					greeted.Add(1)
+				} else {
+					late.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if greeted.Load() != approach || late.Load() != approach {
+			t.Errorf("%d greeted, %d late: not the crowd that was meant", greeted.Load(), late.Load())
+		}
+		if st := s.State("192.0.2.1"); st[0].Breaker != "closed" {
+			t.Errorf("%+v", st)
 		}
 	})
 }
@@ -529,3 +587,36 @@ func TestLoginFailed(t *testing.T) {
 }
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// A crowd before a server that has vanished learns so at once from the first, who tried for as long as the last address
+// may take.
+func TestCrowdBeforeADarkServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		began := time.Now()
+		var tried, spared atomic.Int64
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				switch _, err := s.Dial(t.Context(), "192.0.2.1", IMAP); {
+				case errors.Is(err, ErrUnreachable):
+					tried.Add(1)
+				case errors.Is(err, ErrBreakerOpen):
+					spared.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if tried.Load() != approach || spared.Load() != 1000-approach || time.Since(began) != dialLast {
+			t.Errorf("%d tried, %d were spared that, after %v", tried.Load(), spared.Load(), time.Since(began))
+		}
+		if n := len(s.servers["192.0.2.1"].turns[IMAP]); n != 0 {
+			t.Errorf("%d turns are lost", n)
+		}
+	})
+}

@@ -78,8 +78,8 @@ func (b *breaker) failed(began, now time.Time, probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.lastErr, b.lastAt = withoutSentinel(err), now
-	if !probe && b.goodAt.After(began) {
-		return
+	if b.goodAt.After(began) {
+		return // a probe too: who was greeted has closed the breaker
 	}
 	b.failures++
 	if now.Sub(began) >= dialEach {

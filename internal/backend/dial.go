@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -36,7 +37,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // 25 s.
 //
 // A connection counts as good once the first octet has been read from it, and as failed if reading
-// ends or times out before that: set a read deadline for the greeting.
+// ends or times out before that, though not within 2 s: set a read deadline for the greeting.
 func (s *Set) Dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, error) {
 	conn, err := s.dial(ctx, name, svc)
 	result := "ok"
@@ -199,13 +200,20 @@ func (c *Conn) judge(err error, decided bool) {
 		switch {
 		case decided && err == nil:
 			b.ok(time.Now())
-		case decided:
+		case decided && !c.hurried(err):
 			b.failed(c.began, time.Now(), c.probe, err)
 		case c.probe:
 			b.undecided()
 		}
 		<-c.srv.turns[c.svc]
 	})
+}
+
+// hurried reports whether a caller gave up too soon to say anything of the server: most of his time was over when it
+// was his turn.
+func (c *Conn) hurried(err error) bool {
+	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	return late && time.Since(c.began) < dialEach
 }
 
 // Read implements net.Conn.

@@ -83,7 +83,8 @@ func (srv *Server) connect(ctx context.Context, server mbox.Server, authz string
 	}
 	known := srv.caps.greeted(server)
 	so, err := srv.signOn(ctx, server, authz, known)
-	if err != nil && known != nil && so != nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late {
 		// It may be another server by now. In good order it says what is wrong.
 		srv.caps.greet(server, nil)
 		so, err = srv.signOn(ctx, server, authz, nil)

@@ -1,9 +1,14 @@
 package imap
 
 import (
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"murder/internal/backend"
+	"murder/internal/mbox"
 )
 
 // A server that has been heard is told who we are before it greets. When it will not have that it is asked
@@ -61,6 +66,43 @@ func TestEarlySignOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// deaf is a socket to somebody who never answers a handshake.
+type deaf struct{ net.Conn }
+
+func (d deaf) Read(p []byte) (int, error) {
+	n, err := d.Conn.Read(p)
+	if n > 0 && p[0] == 22 {
+		io.Copy(io.Discard, d.Conn)
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// A server that has been heard and now stops in the middle of a handshake is not asked to do so once more.
+func TestHandshakeStalls(t *testing.T) {
+	o := rigOptions{stubs: func(b *stub) {
+		b.greets += " STARTTLS"
+		b.below = func(conn net.Conn) net.Conn { return deaf{conn} }
+	}}
+	inVirtualTime(t, o, func(t *testing.T, r *rig) {
+		first := r.login("W", "alice")
+		first.send("w STATUS INBOX (MESSAGES)")
+		first.until("w")
+		backends := r.srv.cfg.Backends.(*backend.Set)
+		settings := backends.Settings("b1")
+		settings.TLS = backend.StartTLS
+		backends.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"b1": settings})
+		for range 2 {
+			r.stubs["b1"].fail("STARTTLS", "TAG OK go on")
+		}
+		d := r.login("A", "alice")
+		takes(t, 0, 10*time.Second, "the command", func() {
+			d.send("x STATUS INBOX (MESSAGES)")
+			d.expect("x NO [UNAVAILABLE]...")
+		})
+	})
 }
 
 // A search that finds every other message of a large mailbox is answered in one line.

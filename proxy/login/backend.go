@@ -130,17 +130,15 @@ func (c *Session) Connect(account auth.Account, authz string, name mbox.Name, si
 
 // reach signs on to the backend that holds name.
 func (c *Session) reach(authz string, name mbox.Name, signOn SignOn) (*Backend, error) {
-	ctx, cancel := context.WithTimeout(c.Ctx, c.cfg.Limits.Backend)
-	defer cancel()
-	server, err := c.find(ctx, name, false)
+	server, err := c.find(c.Ctx, name, false)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.srv.Open(ctx, server, authz, signOn)
-	if err != nil && ctx.Err() == nil {
-		if now, findErr := c.find(ctx, name, true); findErr == nil && now != server {
+	b, err := c.srv.Open(c.Ctx, server, authz, signOn)
+	if err != nil && c.Ctx.Err() == nil {
+		if now, findErr := c.find(c.Ctx, name, true); findErr == nil && now != server {
 			c.Log.Info("mailbox has moved", "backend", string(server), "to", string(now), "err", err)
-			b, err = c.srv.Open(ctx, now, authz, signOn)
+			b, err = c.srv.Open(c.Ctx, now, authz, signOn)
 		} else if errors.Is(findErr, ErrNoMailbox) || errors.Is(findErr, ErrMoving) {
 			err = findErr
 		}
@@ -177,12 +175,15 @@ func (c *Session) find(ctx context.Context, name mbox.Name, fresh bool) (mbox.Se
 	return server, nil
 }
 
-// Open connects to a server and signs on as authz, both before the deadline of ctx, which it must have.
+// Open connects to a server and signs on as authz. The time for signing on begins once it is connected: before, it may
+// have had to wait for its turn.
 func (s *Server) Open(ctx context.Context, server mbox.Server, authz string, signOn SignOn) (*Backend, error) {
 	conn, err := s.cfg.Backends.Dial(ctx, server, s.proto.Service)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.Backend)
+	defer cancel()
 	b := &Backend{Conn: conn, set: s.cfg.Backends}
 	b.leg = leg{Conn: conn, stall: s.cfg.Limits.Write, last: new(atomic.Int64)}
 	b.Reader.Reset(&b.leg)

@@ -52,7 +52,7 @@ type Limits struct {
 	Idle    time.Duration // neither side says anything after login; backends close earlier [35m]
 	Write   time.Duration // somebody does not read [10m]
 	Barrier time.Duration // waiting for the map [2s]
-	Backend time.Duration // from dialling a backend to its consent [30s]
+	Backend time.Duration // from a backend's greeting to its consent [30s]
 }
 
 // Config says how a server works.

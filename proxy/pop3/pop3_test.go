@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -241,6 +242,32 @@ func TestFailures(t *testing.T) {
 }
 
 // A user whose backend is down must not keep another from logging in over the same connection.
+// crowded is backends where everybody waits for his turn for longer than signing on may take.
+type crowded struct {
+	login.Backends
+	wait time.Duration
+}
+
+func (c crowded) Dial(ctx context.Context, server mbox.Server, svc backend.Service) (*backend.Conn, error) {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= c.wait {
+		return nil, fmt.Errorf("waiting for %s: %w: %w", server, backend.ErrBusy, context.DeadlineExceeded)
+	}
+	return c.Backends.Dial(ctx, server, svc)
+}
+
+// Waiting for one's turn at a backend is no part of signing on there.
+func TestTurnAtBackend(t *testing.T) {
+	m, ports := alices(t, maildrop("alice", echo))
+	_, dial := start(t, m, ports, func(cfg *Config) {
+		cfg.Limits.Backend = 20 * time.Second
+		cfg.Backends = crowded{cfg.Backends, 20 * time.Second}
+	})
+	p := dial()
+	p.Want("+OK")
+	p.Ask("AUTH PLAIN "+b64("\x00alice\x00secret"), "+OK")
+	p.Ask("QUIT", "+OK QUIT$", "<EOF>$")
+}
+
 func TestLoginAfterFailure(t *testing.T) {
 	m, ports := alices(t, maildrop("alice", echo))
 	m.Set("user.carol", "be2", mbox.Active)
