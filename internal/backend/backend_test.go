@@ -379,7 +379,8 @@ func TestSlowServerStaysOpen(t *testing.T) {
 				c.Close()
 			}
 		})
-		s := New(Config{Default: Settings{TLS: NoTLS}, Dial: func(context.Context, string) (net.Conn, error) {
+		reg := prometheus.NewRegistry()
+		s := New(Config{Default: Settings{TLS: NoTLS}, Metrics: reg, Dial: func(context.Context, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			n := waiting.Add(1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
@@ -412,7 +413,23 @@ func TestSlowServerStaysOpen(t *testing.T) {
 				}
 			})
 		}
+		inLine := func() float64 {
+			families, _ := reg.Gather()
+			for _, f := range families {
+				if f.GetName() == "murder_backend_waiting" {
+					return f.GetMetric()[0].GetGauge().GetValue()
+				}
+			}
+			return -1
+		}
+		synctest.Wait()
+		if n := inLine(); n != crowd-approach {
+			t.Errorf("%v wait for their turn", n)
+		}
 		all.Wait()
+		if n := inLine(); n != 0 {
+			t.Errorf("%v still wait for their turn", n)
+		}
 		close(door)
 		server.Wait()
 		if n := most.Load(); n > approach+late.Load() { // who has given up is still in the server's queue

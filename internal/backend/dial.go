@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/internal/mbox"
 )
 
@@ -66,7 +68,7 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 		return nil, ErrBusy
 	}
 	b := &srv.breakers[svc]
-	probe, err := srv.admit(ctx, svc)
+	probe, err := srv.admit(ctx, svc, s.metrics.waiting.WithLabelValues(string(name), svc.String()))
 	if err != nil {
 		srv.conns.Add(-1)
 		return nil, err
@@ -93,7 +95,7 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 }
 
 // admit waits for a caller's turn. The turn is over once the connection has been judged.
-func (srv *server) admit(ctx context.Context, svc Service) (probe bool, err error) {
+func (srv *server) admit(ctx context.Context, svc Service, waiting prometheus.Gauge) (probe bool, err error) {
 	b, turns := &srv.breakers[svc], srv.turns[svc]
 	if err := b.refuses(time.Now()); err != nil {
 		return false, err
@@ -101,6 +103,8 @@ func (srv *server) admit(ctx context.Context, svc Service) (probe bool, err erro
 	select {
 	case turns <- struct{}{}:
 	default:
+		waiting.Inc()
+		defer waiting.Dec()
 		timeout := time.NewTimer(approachWait)
 		defer timeout.Stop()
 		select {

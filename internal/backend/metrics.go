@@ -10,6 +10,7 @@ type metrics struct {
 	dials   *prometheus.CounterVec
 	logins  *prometheus.CounterVec
 	conns   *prometheus.GaugeVec
+	waiting *prometheus.GaugeVec
 	seconds *prometheus.HistogramVec
 }
 
@@ -28,6 +29,10 @@ func newMetrics(r prometheus.Registerer) metrics {
 		conns: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "murder_backend_connections",
 			Help: "Open connections to backends.",
+		}, both)),
+		waiting: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "murder_backend_waiting",
+			Help: "Callers who wait for their turn to connect, because a backend is slow to greet those before them.",
 		}, both)),
 		seconds: register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "murder_backend_dial_seconds",
