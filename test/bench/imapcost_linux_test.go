@@ -76,7 +76,7 @@ func BenchmarkIMAPCost(b *testing.B) {
 		return c, err
 	}
 	m := message()
-	list := []operation{
+	list := []imapOperation{
 		{name: "login+select+logout", conns: 8, do: func(_ *imapline.Conn, addr string) error {
 			c, err := open(addr)
 			if err != nil {
@@ -97,7 +97,7 @@ func BenchmarkIMAPCost(b *testing.B) {
 	fmt.Printf("# backend without cost, %d rounds of %v for each, %s; ours is process %d\n", rounds, span, load1(), w.targets[1].pid)
 	for b.Loop() {
 		for _, op := range list {
-			comparison(op, w.targets, rounds, span).print(op, w.targets)
+			comparison(op, w.targets, rounds, span).print(op.title(), op.size, w.targets)
 		}
 	}
 	fmt.Printf("# %s at the end\n", load1())

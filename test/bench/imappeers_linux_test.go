@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -18,17 +19,19 @@ import (
 
 // operation is something that users do all day, on a connection that is kept, or (session) on a new one
 // each time.
-type operation struct {
+type operation[C io.Closer] struct {
 	name  string
 	conns int
-	open  func(addr string) (*imapline.Conn, error) // nil: do makes its own connection
-	do    func(c *imapline.Conn, addr string) error
+	open  func(addr string) (C, error) // nil: do makes its own connection
+	do    func(c C, addr string) error
 	size  int64 // octets that come with each, 0 if that is not the point
 }
 
+type imapOperation = operation[*imapline.Conn]
+
 const bulkMessages, bulkSize = 200, 100 << 10
 
-func operations() (list []operation) {
+func operations() (list []imapOperation) {
 	inbox := func(user, mailbox string) func(string) (*imapline.Conn, error) {
 		return func(addr string) (*imapline.Conn, error) {
 			c, err := imapline.Login(addr, user, password)
@@ -56,12 +59,12 @@ func operations() (list []operation) {
 	m := message()
 	for _, conns := range []int{1, 8} {
 		list = append(list,
-			operation{name: "login+select+logout", conns: conns, do: session},
-			operation{name: "NOOP", conns: conns, open: inbox("u1", "INBOX"), do: one("NOOP")},
-			operation{name: "FETCH 2 kB", conns: conns, open: inbox("u1", "INBOX"), do: one("FETCH 1 BODY.PEEK[]")},
-			operation{name: "APPEND 2 kB", conns: conns, open: inbox("u3", "INBOX"), do: one("APPEND INBOX {%d+}\r\n%s", len(m), m)})
+			imapOperation{name: "login+select+logout", conns: conns, do: session},
+			imapOperation{name: "NOOP", conns: conns, open: inbox("u1", "INBOX"), do: one("NOOP")},
+			imapOperation{name: "FETCH 2 kB", conns: conns, open: inbox("u1", "INBOX"), do: one("FETCH 1 BODY.PEEK[]")},
+			imapOperation{name: "APPEND 2 kB", conns: conns, open: inbox("u3", "INBOX"), do: one("APPEND INBOX {%d+}\r\n%s", len(m), m)})
 	}
-	return append(list, operation{name: "FETCH 20 MB", conns: 1, size: bulkMessages * bulkSize,
+	return append(list, imapOperation{name: "FETCH 20 MB", conns: 1, size: bulkMessages * bulkSize,
 		open: inbox("u1", "INBOX.bulk"), do: func(c *imapline.Conn, _ string) error { return c.Drain("FETCH 1:* BODY.PEEK[]") }})
 }
 
@@ -74,8 +77,8 @@ type sample struct {
 }
 
 // measureFor runs an operation on a target for a while.
-func measureFor(t target, op operation, span time.Duration) (s sample, err error) {
-	conns := make([]*imapline.Conn, op.conns)
+func measureFor[C io.Closer](t target, op operation[C], span time.Duration) (s sample, err error) {
+	conns := make([]C, op.conns)
 	if op.open != nil {
 		for i := range conns {
 			if conns[i], err = op.open(t.addr); err != nil {
@@ -178,7 +181,7 @@ func BenchmarkIMAPPeers(b *testing.B) {
 	fmt.Printf("# %d rounds of %v for each, %s; ours is process %d\n", rounds, span, load1(), targets[1].pid)
 	for b.Loop() {
 		for _, op := range operations() {
-			comparison(op, targets, rounds, span).print(op, targets)
+			comparison(op, targets, rounds, span).print(op.title(), op.size, targets)
 		}
 	}
 	fmt.Printf("# %s at the end\n", load1())
@@ -194,7 +197,7 @@ func wanted(variable, name string) bool {
 // results are the samples of each target by name; a target that failed has none.
 type results map[string][]sample
 
-func comparison(op operation, targets []target, rounds int, span time.Duration) results {
+func comparison[C io.Closer](op operation[C], targets []target, rounds int, span time.Duration) results {
 	all := results{}
 	if !wanted("MURDER_BENCH_OPS", op.name) {
 		return all
@@ -218,8 +221,9 @@ func comparison(op operation, targets []target, rounds int, span time.Duration) 
 	return all
 }
 
-func (r results) print(op operation, targets []target) {
-	what := fmt.Sprintf("%s (%d)", op.name, op.conns)
+func (op operation[C]) title() string { return fmt.Sprintf("%s (%d)", op.name, op.conns) }
+
+func (r results) print(what string, size int64, targets []target) {
 	base := r["direct"]
 	for _, t := range targets {
 		samples := r[t.name]
@@ -235,8 +239,8 @@ func (r results) print(op operation, targets []target) {
 			return list[len(list)/2]
 		}
 		rate := fmt.Sprintf("%.0f/s", middle(func(s sample) float64 { return s.rate }))
-		if op.size > 0 {
-			rate = fmt.Sprintf("%.0f MB/s", middle(func(s sample) float64 { return s.rate * float64(op.size) / 1e6 }))
+		if size > 0 {
+			rate = fmt.Sprintf("%.0f MB/s", middle(func(s sample) float64 { return s.rate * float64(size) / 1e6 }))
 		}
 		behind := func(s sample) float64 { return float64(s.behind.Microseconds()) / 1000 }
 		p50 := middle(func(s sample) float64 { return float64(s.p50.Microseconds()) / 1000 })

@@ -8,42 +8,51 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"murder/test/cyrus"
+	"murder/test/lmtpline"
 	"murder/test/loopback"
 )
 
 // What of a backend's rate of deliveries of 2 kB is left through the frontend, for one recipient, for
 // two on one backend, and for two on two (for which the backend's own rate with two is the comparison)?
 // And what do others leave of it: haproxy, which passes octets to one backend, Cyrus's own frontend, and
-// Dovecot's proxy?
+// Dovecot's proxy? All take turns, as in BenchmarkIMAPPeers, because a backend grows slower as its mailboxes grow.
 func BenchmarkLMTP(b *testing.B) {
 	w := start(b)
-	direct, proxy := target{name: "direct", addr: w.backendLMTP(0)}, target{name: "proxy", addr: w.cluster.Addr("f1", "lmtp")}
+	direct := target{name: "direct", addr: w.backendLMTP(0)}
 	octets, others := w.otherLMTP(b)
+	both := append([]target{direct, {name: "ours", addr: w.cluster.Addr("f1", "lmtp"), pid: w.cluster.PID("f1")}}, others...)
+	if w.rig != nil {
+		for _, list := range [][]target{both, octets} {
+			for i := range list {
+				list[i].behind = w.rig.Backends()[0].PID()
+			}
+		}
+	}
 	cases := []struct {
 		name       string
 		recipients []string
-		paths      []target
+		targets    []target
 	}{
-		{"one", []string{"u1"}, slices.Concat([]target{direct}, octets, others, []target{proxy})},
-		{"two-on-one-backend", []string{"u1", "u3"}, slices.Concat([]target{direct}, octets, others, []target{proxy})},
-		{"two-on-two-backends", []string{"u1", "u2"}, slices.Concat([]target{direct}, others, []target{proxy})},
+		{"one recipient", []string{"u1"}, slices.Concat(both, octets)},
+		{"two on one backend", []string{"u1", "u3"}, slices.Concat(both, octets)},
+		{"two on two backends", []string{"u1", "u2"}, both},
 	}
-	for _, conns := range []int{1, 8} {
-		for _, c := range cases {
-			for _, t := range c.paths {
-				to := c.recipients
-				if t == direct && len(to) == 2 {
-					to = []string{"u1", "u3"}
-				}
-				b.Run(fmt.Sprintf("conns=%d/recipients=%s/path=%s", conns, c.name, t.name), func(b *testing.B) {
-					busy := w.cpu("f1")
-					measure(b, conns, dialLMTP(t.addr), shutLMTP, deliver(message(), to...))
-					if t == proxy {
-						b.ReportMetric(float64((w.cpu("f1")-busy).Microseconds())/float64(b.N), "cpu-µs/op")
+	rounds, span := number("MURDER_BENCH_ROUNDS", 3), time.Duration(number("MURDER_BENCH_MS", 1000))*time.Millisecond
+	fmt.Printf("# %d rounds of %v for each, %s\n", rounds, span, load1())
+	for b.Loop() {
+		for _, conns := range []int{1, 8} {
+			for _, c := range cases {
+				op := operation[*lmtpline.Conn]{name: c.name, conns: conns, open: lmtpline.Dial, do: func(conn *lmtpline.Conn, addr string) error {
+					to := c.recipients
+					if addr == direct.addr && len(to) == 2 {
+						to = []string{"u1", "u3"}
 					}
-				})
+					return deliver(message(), to...)(conn, 0)
+				}}
+				comparison(op, c.targets, rounds, span).print(op.title(), 0, c.targets)
 			}
 		}
 	}
@@ -73,7 +82,7 @@ func (w *world) otherLMTP(b *testing.B) (octets, others []target) {
 		}
 		b.Cleanup(func() { fe.Stop() }) // it follows the map, which others measure
 	}
-	others = []target{{name: "cyrus", addr: fe.Addr(cyrus.TrustedLMTPPort)}}
+	others = []target{{name: "cyrus", addr: fe.Addr(cyrus.TrustedLMTPPort), pid: fe.PID()}}
 	for _, t := range running {
 		if t.name == "haproxy" {
 			octets = append(octets, t)
