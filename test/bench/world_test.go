@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -97,6 +99,9 @@ func newWorld() (w *world, err error) {
 			return w, err
 		}
 		w.close = append(w.close, w.rig.Close)
+		if err = w.runInMemory(); err != nil {
+			return w, err
+		}
 		for _, n := range append(w.rig.Backends(), w.rig.Node("mupdate")) { // fe1 is started by those who ask for it
 			if err = n.Start(); err != nil {
 				return w, err
@@ -104,6 +109,23 @@ func newWorld() (w *world, err error) {
 		}
 	}
 	return w, w.fill()
+}
+
+// runInMemory has what Cyrus writes anew for every command, and its locks, in memory, where a site has them
+// (Cyrus: proc_path and mboxname_lockpath, which Debian sets to /run).
+func (w *world) runInMemory() error {
+	runs, err := filepath.Glob(filepath.Join(w.rig.Dir, "*", "run"))
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		const script = `mv "$0" "$0.old" && mkdir "$0" && mount -t tmpfs murder "$0" && cp -a "$0.old/." "$0"`
+		if out, err := exec.Command("sh", "-c", script, run).CombinedOutput(); err != nil {
+			return fmt.Errorf("having %s in memory: %w: %s", run, err, out)
+		}
+		w.close = append(w.close, func() { exec.Command("umount", "-l", run).Run() })
+	}
+	return nil
 }
 
 // fill gives u1 and u3 a mailbox on the first backend, u2 and u4 one on the second, and u1 a message.
