@@ -105,7 +105,7 @@ type TLS struct {
 type Users struct {
 	File           string   `toml:"file" doc:"Users file; murderctl user add writes it. Read again when it changes."`
 	Saslauthd      string   `toml:"saslauthd" doc:"Socket of saslauthd, asked after the file. Example: /run/saslauthd/mux."`
-	PassThrough    bool     `toml:"passthrough" doc:"Check passwords that the file does not know by logging in at the backend of the user's INBOX. Not with saslauthd, which has the last word as well."`
+	PassThrough    bool     `toml:"passthrough" doc:"Check passwords that the file does not know by logging in at the backend of the user's INBOX; an IMAP session goes on there, without a login of our own. Not with saslauthd, which has the last word as well."`
 	GroupsFile     string   `toml:"groups_file" doc:"Groups beside those of the users file, by which ACLs may name users (group:NAME), in the form of /etc/group. Read again when it changes. Cyrus: auth_mech: unix."`
 	Admins         []string `toml:"admins" doc:"Users who see all mailboxes and may act as anybody."`
 	Proxies        []string `toml:"proxies" doc:"Users who may act as anybody but an administrator, such as a web mail program."`
@@ -220,7 +220,7 @@ type IMAP struct {
 	IdleTimeout    Duration             `toml:"idle_timeout" doc:"Time without a command; at least 30m (RFC 9051)."`
 	MaxMessage     int64                `toml:"max_message" doc:"Octets of one appended message; 0 leaves it to the backends."`
 	Suppress       []string             `toml:"suppress_capabilities" doc:"Capabilities never shown. Cyrus: suppress_capabilities."`
-	HideOrigin     bool                 `toml:"hide_origin" doc:"Keep the client's address from the backends' logs."`
+	HideOrigin     bool                 `toml:"hide_origin" doc:"Keep the client's address from the backends' logs. Saves them a command at each login."`
 	SpecialUse     bool                 `toml:"specialusealways" doc:"Show special-use flags in plain LIST answers too. Cyrus: specialusealways."`
 	ProbeInterval  Duration             `toml:"probe_interval" doc:"Time between two looks at each backend's capabilities."`
 	Placement      string               `toml:"placement" doc:"Backend of a new user: least-mailboxes, round-robin, random, weighted, explicit (only where the administrator says), or by the room on the backends freespace-most, freespace-percent-most, freespace-percent-weighted, freespace-percent-weighted-delta. Cyrus: serverlist_select_mode."`

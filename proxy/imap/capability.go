@@ -83,7 +83,8 @@ func isShared(name string) bool {
 	return false
 }
 
-// capTable knows what each backend could do when last seen. A backend that is down keeps its row.
+// capTable knows what each backend could do when last seen. A backend that is down keeps its row. The zero value can
+// be used for greetings alone.
 type capTable struct {
 	suppress []string
 	texts    capTexts
@@ -100,7 +101,7 @@ type greeting struct {
 }
 
 func newCapTable(suppress []string) *capTable {
-	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet), greets: make(map[mbox.Server]greeting)}
+	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet)}
 }
 
 // learn notes what a backend offers a user who is logged in.
@@ -153,6 +154,9 @@ func (t *capTable) greet(server mbox.Server, caps capSet) {
 	if caps == nil {
 		delete(t.greets, server)
 	} else if g, ok := t.greets[server]; !ok || time.Since(g.at) > greetingFor/2 {
+		if t.greets == nil {
+			t.greets = make(map[mbox.Server]greeting)
+		}
 		t.greets[server] = greeting{caps, time.Now()}
 	}
 }

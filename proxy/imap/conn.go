@@ -43,7 +43,7 @@ type conn struct {
 	seq     int
 	used    time.Time // last command, by the driver
 	asked   bool      // there has been a command
-	// hello is a command that goes ahead of the first one: who the client is.
+	// hello is a command that goes ahead of the next one: what the client has said of itself since the login.
 	hello string
 
 	// Of the pump.
@@ -62,6 +62,8 @@ type conn struct {
 	until    time.Time // the read deadline, which may be earlier (see quiet)
 	again    bool      // the wait that begins is the rest of the one before
 	carried  bool      // the kernel reads a literal by itself
+	seen     int64     // octets that had come when the pump last waited
+	acked    int64     // octets that need no acknowledgement of their own (see quickAck)
 	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
 	heard    time.Time // when the last answer came
 }
@@ -161,6 +163,7 @@ func (c *conn) enqueue(x *exchange) error {
 		c.seq++
 		x.tag = c.prefix + strconv.Itoa(c.seq)
 	}
+	c.acked = c.seen // by the command itself
 	c.queue = append(c.queue, x)
 	if len(c.queue) == 1 {
 		c.arm()

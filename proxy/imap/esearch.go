@@ -94,19 +94,16 @@ func (s *session) searchAt(tag string, server mbox.Server, items []listed, crite
 
 // aside opens a connection that is signed on as the user and belongs to one command only.
 func (s *session) aside(server mbox.Server) (*signOn, error) {
-	so, err := s.srv.connect(s.ctx, server, string(s.user))
+	hello, err := s.introduction()
+	if err != nil {
+		return nil, err
+	}
+	so, err := s.srv.connect(s.ctx, server, string(s.user), hello)
 	if err != nil {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendReply))
-	hello, err := s.introduction(so.caps)
-	if err == nil && hello != "" {
-		_, err = so.ask(hello)
-	}
-	if err == nil {
-		err = so.enable(s.enabled)
-	}
-	if err != nil {
+	if err := so.enable(s.enabled); err != nil {
 		so.nc.Close()
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (srv *Server) reconcile(ctx context.Context) {
 // lacks asks a server under our own identity, which must be an administrator's there, because others
 // do not see everything.
 func (srv *Server) lacks(ctx context.Context, e mbox.Entry) (bool, error) {
-	so, err := srv.connect(ctx, e.Location.Server(), "")
+	so, err := srv.connect(ctx, e.Location.Server(), "", "")
 	if err != nil {
 		return false, err
 	}

@@ -39,11 +39,13 @@ func (s *session) login(c *command) error {
 	if err != nil {
 		return err
 	}
-	account, err := s.cfg.Auth.Password(s.ctx, args[0], args[1], s.authConn())
+	ctx, kept := s.verifying()
+	defer kept.drop()
+	account, err := s.cfg.Auth.Password(ctx, args[0], args[1], s.authConn())
 	if err != nil {
 		return s.loginFailed(c, err)
 	}
-	return s.loggedIn(c, "password", account.Name, account)
+	return s.loggedIn(c, "password", account.Name, account, kept)
 }
 
 // authenticate executes AUTHENTICATE (RFC 9051 section 6.2.2, with an initial response).
@@ -64,7 +66,9 @@ func (s *session) authenticate(c *command) error {
 			return err
 		}
 	}
-	x, err := s.cfg.Auth.Start(s.ctx, mech, s.authConn())
+	ctx, kept := s.verifying()
+	defer kept.drop()
+	x, err := s.cfg.Auth.Start(ctx, mech, s.authConn())
 	if err != nil {
 		return s.loginFailed(c, err)
 	}
@@ -74,7 +78,7 @@ func (s *session) authenticate(c *command) error {
 			return s.loginFailed(c, err)
 		}
 		if done {
-			return s.loggedIn(c, strings.ToUpper(mech), x.Result().Authc, x.Result().Account)
+			return s.loggedIn(c, strings.ToUpper(mech), x.Result().Authc, x.Result().Account, kept)
 		}
 		if err := s.say("+ " + base64.StdEncoding.EncodeToString(challenge) + "\r\n"); err != nil {
 			return err
@@ -135,7 +139,7 @@ func (s *session) loginFailed(c *command, err error) error {
 
 // loggedIn makes the session that of account, by a mechanism and on the word of authc, who may be
 // somebody who acts for the user.
-func (s *session) loggedIn(c *command, mech, authc string, account auth.Account) error {
+func (s *session) loggedIn(c *command, mech, authc string, account auth.Account, kept *keeper) error {
 	if !account.Admin && !s.srv.users.Acquire(account.Name) {
 		s.srv.metrics.logins.WithLabelValues("limit").Inc()
 		s.log().Info("login refused", "user", account.Name, "err", errTooMany)
@@ -153,6 +157,7 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account)
 		facts = append(facts, "by", authc)
 	}
 	s.log().Info("login", facts...)
+	s.adopt(kept)
 	s.promised = s.srv.caps.offered()
 	s.autocreate()
 	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
@@ -302,6 +307,7 @@ func (s *session) ident(c *command) error {
 	s.id0 = params
 	if len(params) > 0 {
 		s.log().Info("client identification", "id", briefly(params))
+		s.introduceAgain()
 	}
 	id := `* ID ("name" "murder"`
 	if s.cfg.Version != "" && s.phase != fresh {

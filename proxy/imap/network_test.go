@@ -252,52 +252,6 @@ func TestGroups(t *testing.T) {
 	})
 }
 
-// Passwords that only the backends know are checked at the user's own, and nothing tells a stranger who has
-// a mailbox.
-func TestPassThrough(t *testing.T) {
-	for _, greets := range []string{"IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", "IMAP4rev1 AUTH=PLAIN", "IMAP4rev1 LITERAL+"} {
-		t.Run(greets, func(t *testing.T) {
-			source := &PassThrough{Namespace: mbox.Namespace{Alt: true}}
-			inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
-				source.Directory = c.Directory
-				c.Auth = auth.NewMechanisms(auth.Config{Source: source, Pause: 3 * time.Second})
-			}}, stubs: func(b *stub) {
-				b.passwords = map[mbox.Server]map[string]string{"b1": {"alice": `to"p`}, "b2": {"bob": "secret"}}[b.name]
-			}}, func(t *testing.T, r *rig) {
-				source.Backends = r.srv.cfg.Backends.(*backend.Set)
-				d := r.open("A")
-				d.expect("* OK ...")
-				login := func(user, password, answer string) {
-					t.Helper()
-					for _, b := range r.stubs {
-						b.change(func(b *stub) { b.greets = greets })
-					}
-					d.send("a LOGIN " + user + " " + quote(password))
-					d.expect("a " + answer)
-				}
-				login("alice", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
-				login("nobody", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
-				r.dir.mu.Lock()
-				r.dir.down = true
-				r.dir.mu.Unlock()
-				login("nobody", "secret", "NO [UNAVAILABLE] ...") // nobody can say whose password it is
-				r.stubs["b1"].fail("AUTHENTICATE", "TAG NO [UNAVAILABLE] busy")
-				r.stubs["b1"].fail("LOGIN", "TAG NO [UNAVAILABLE] busy")
-				login("alice", `to"p`, "NO [UNAVAILABLE] ...")
-				login("alice", `to"p`, "OK ...")
-				if log := r.log.String(); strings.Contains(log, `to"p`) || strings.Contains(log, "our identity") {
-					t.Error(log)
-				}
-				r.stubs["b2"].stop()
-				other := r.open("B")
-				other.expect("* OK ...")
-				other.send("a LOGIN bob secret")
-				other.expect("a NO [UNAVAILABLE] ...")
-			})
-		})
-	}
-}
-
 // 116: a backend whose certificate is not trusted is not used, least of all in clear.
 func TestBackendNotTrusted(t *testing.T) {
 	cert := selfSigned(t)

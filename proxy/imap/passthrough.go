@@ -31,7 +31,7 @@ type PassThrough struct {
 	Namespace mbox.Namespace
 	Timeout   time.Duration // of the login at the backend; 0 means 10 s
 
-	texts capTexts
+	caps capTable
 }
 
 // seed spreads users without an INBOX over the backends.
@@ -77,48 +77,115 @@ func (p *PassThrough) server(ctx context.Context, user string) (mbox.Server, err
 // login reports whether a backend lets a user in. What is said of it is not about us: a refusal neither
 // alarms the operator nor makes us pause.
 func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, password string) (bool, error) {
-	nc, err := p.Backends.Dial(ctx, server, backend.IMAP)
-	if err != nil {
-		return false, err
-	}
-	defer nc.Close()
-	so, unhook := newSignOn(ctx, server, nc, &p.texts)
-	defer unhook()
-	if err := so.greet(ctx, nil); err != nil {
-		return false, err
-	}
-	if !nc.Secured() && !p.Backends.Settings(server).AllowPlaintext {
-		return false, errors.New("the password would cross the network in clear; set tls, or allow_plaintext, for this backend")
-	}
-	st, code, text, err := so.check(user, password)
+	k := keeperOf(ctx)
+	l := &userLogin{user: user, password: password, clear: p.Backends.Settings(server).AllowPlaintext, kept: k != nil}
+	so, err := access{p.Backends, &p.caps, cmp.Or(p.Timeout, 10*time.Second)}.signOn(ctx, server, k.introduction(), l)
 	switch {
 	case err != nil:
 		return false, err
-	case st == statusOK:
-		so.send("LOGOUT")
+	case l.ok && k != nil:
+		k.keep(so, user)
 		return true, nil
-	case codeName(code) == "UNAVAILABLE", st == statusBad:
-		return false, fmt.Errorf("refused: %.200s", text)
+	case l.ok:
+		so.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		so.send("LOGOUT")
 	}
-	return false, nil
+	so.nc.Close()
+	return l.ok, l.err
 }
 
-// check tries to log in with a password.
-func (so *signOn) check(user, password string) (st status, code, text string, err error) {
+// userLogin is the login of a user by a password, which may be wrong: that is no error.
+type userLogin struct {
+	user, password string
+	clear          bool // the password may cross the network in clear
+	kept           bool // the connection will be used
+	// The answer: whether it is right, or why that cannot be said.
+	ok  bool
+	err error
+}
+
+func (l *userLogin) begin(so *signOn) (*exchangeSASL, error) {
+	if !so.nc.Secured() && !l.clear {
+		return nil, errors.New("the password would cross the network in clear; set tls, or allow_plaintext, for this backend")
+	}
 	if so.caps.has("AUTH=PLAIN") {
-		x, err := so.beginSASL("PLAIN", sasl.NewPlainClient("", user, password))
-		if err != nil {
-			return 0, "", "", err
-		}
-		return so.conclude(x)
+		return so.beginSASL("PLAIN", sasl.NewPlainClient("", l.user, l.password))
 	}
-	cmd := append(imapwire.AppendString([]byte("LOGIN "), user), ' ')
-	_, err = so.ask(string(imapwire.AppendString(cmd, password)))
-	var refused *refusedError
-	if errors.As(err, &refused) {
-		return refused.status, refused.code, refused.text, nil
+	cmd := append(imapwire.AppendString([]byte("LOGIN "), l.user), ' ')
+	tag, err := so.sendLogin(string(imapwire.AppendString(cmd, l.password)))
+	return &exchangeSASL{tag: tag}, err
+}
+
+func (l *userLogin) end(so *signOn, st status, code, text string) error {
+	switch l.ok = st == statusOK; {
+	case l.ok && l.kept:
+		return so.capsFrom(code)
+	case codeName(code) == "UNAVAILABLE", st == statusBad:
+		l.err = fmt.Errorf("refused: %.200s", text)
 	}
-	return statusOK, "", "", err
+	return nil
+}
+
+// keeper takes the connection by which a user has been verified, for the session that asked: that the user logs in
+// there once more, by our identity, is spared.
+type keeper struct {
+	hello string // to be said on it
+	so    *signOn
+	user  string
+}
+
+type keeperKey struct{}
+
+// keeperOf returns the keeper that whoever asks has, nil if none.
+func keeperOf(ctx context.Context) *keeper {
+	k, _ := ctx.Value(keeperKey{}).(*keeper)
+	return k
+}
+
+func (k *keeper) introduction() string {
+	if k == nil {
+		return ""
+	}
+	return k.hello
+}
+
+func (k *keeper) keep(so *signOn, user string) {
+	k.drop()
+	k.so, k.user = so, user
+}
+
+// drop closes a connection that nobody has taken.
+func (k *keeper) drop() {
+	if k.so != nil {
+		k.so.nc.Close()
+		k.so = nil
+	}
+}
+
+// verifying returns the context in which the client is to be verified, and what keeps the connection.
+func (s *session) verifying() (context.Context, *keeper) {
+	hello, err := s.introduction()
+	k := &keeper{hello: hello}
+	if err != nil {
+		return s.ctx, k // such a client gets no connection
+	}
+	return context.WithValue(s.ctx, keeperKey{}, k), k
+}
+
+// adopt makes the connection that has been kept one of the session's, if it is that of its user: the client may have
+// logged in as one user to act for another.
+func (s *session) adopt(k *keeper) {
+	if k.so == nil || k.user != string(s.user) {
+		return
+	}
+	so := k.so
+	k.so = nil
+	c, err := s.take(so)
+	if err != nil {
+		s.log().Debug("connection not kept", "backend", so.server, "err", err)
+		return
+	}
+	c.asked = true // and so may have ended when it is used
 }
 
 var _ auth.Source = (*PassThrough)(nil)

@@ -241,7 +241,7 @@ func (s *session) autocreate() {
 
 // createAt creates a mailbox under our own identity; asked tells whether it came to that.
 func (srv *Server) createAt(ctx context.Context, server mbox.Server, name string) (asked bool, err error) {
-	so, err := srv.connect(ctx, server, "")
+	so, err := srv.connect(ctx, server, "", "")
 	if err != nil {
 		return false, err
 	}

@@ -118,9 +118,11 @@ func (c *conn) waiting() {
 func (c *conn) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) > 0 {
+	if len(c.queue) > 0 && c.in.total != c.acked {
 		c.in.quickAck()
+		c.acked = c.in.total
 	}
+	c.seen = c.in.total
 	if len(c.queue) > 0 && !c.again && time.Since(c.armed) > time.Second {
 		c.arm()
 	}

@@ -8,11 +8,11 @@ import (
 // quickAck acknowledges what has arrived at once. A peer without TCP_NODELAY that answers in several
 // packets, as Cyrus does with long answers and with several commands, sends the last one only when
 // those before it are acknowledged: that would take our usual 40 ms. The kernel forgets the wish
-// soon, so it is uttered before each wait for an answer. In the middle of a long literal it would only
-// make more and smaller packets of it.
+// soon, so it is uttered before each wait for the rest of an answer; what has come before a command is
+// acknowledged by that. In the middle of a long literal it would only make more and smaller packets of it.
 func (r *reader) quickAck() {
-	if r.raw != nil && r.left <= chunk {
-		r.raw.Control(ackNow)
+	if r.ack != nil && r.left <= chunk {
+		r.ack.Control(ackNow)
 	}
 }
 

@@ -30,6 +30,7 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 type reader struct {
 	src   io.Reader
 	raw   syscall.RawConn // of src, when src is a socket in clear
+	ack   syscall.RawConn // of the socket below src, for quickAck; nil for none
 	buf   []byte          // pooled or first
 	pool  *[chunk]byte
 	first []byte

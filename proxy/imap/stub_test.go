@@ -71,7 +71,7 @@ const gushSize = 200 << 20
 
 func newStub(t testing.TB, n *memoryNet, name mbox.Server, dir *memory, ns mbox.Namespace) *stub {
 	b := &stub{t: t, net: n, name: name, dir: dir, ns: ns, caps: stubCaps, boxes: map[mbox.Name]*box{}, subs: map[string][]string{},
-		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}, greets: "IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", hello: "OK"}
+		faults: map[string][]string{}, conns: map[net.Conn]struct{}{}, greets: "IMAP4rev1 LITERAL+ ID AUTH=PLAIN SASL-IR", hello: "OK"}
 	t.Cleanup(b.stop)
 	return b
 }
@@ -546,6 +546,7 @@ func (c *stubConn) own(tag, user, password string) bool {
 		return false
 	}
 	c.user, c.in = user, true
+	c.view = c.b.ns.View(mbox.UserID(user), false, false)
 	c.say("%s OK [CAPABILITY %s] you are %s", tag, c.caps, c.user)
 	return true
 }

@@ -43,6 +43,26 @@ func TestSources(t *testing.T) {
 			h.do("NO [NONEXISTENT] ...", "SELECT INBOX")
 		})
 	}
+	t.Run("pass-through logs in once", func(t *testing.T) {
+		told := func(what string) (n int) {
+			for _, line := range world.Be1.Log() {
+				if strings.Contains(line, what) {
+					n++
+				}
+			}
+			return n
+		}
+		logins, origins := told(" gina PLAIN"), told(`"x-originating-ip" "127.`)
+		g := dial(t, world.F2, "gina")
+		g.ok("SELECT INBOX")
+		g.ok("NOOP")
+		if now := told(" gina PLAIN") - logins; now != 1 {
+			t.Errorf("be1 has logged %d logins", now)
+		}
+		if now := told(`"x-originating-ip" "127.`) - origins; now != 1 {
+			t.Errorf("be1 has logged %d origins", now)
+		}
+	})
 	t.Run("saslauthd is down", func(t *testing.T) {
 		world.StopSaslauthd()
 		login(t, world.F1, "gina", Password, "NO [UNAVAILABLE] ...")

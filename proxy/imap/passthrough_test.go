@@ -1,0 +1,142 @@
+package imap
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"murder/internal/auth"
+	"murder/internal/backend"
+	"murder/internal/mbox"
+)
+
+// Passwords that only the backends know are checked at the user's own, and nothing tells a stranger who has
+// a mailbox.
+func TestPassThrough(t *testing.T) {
+	for _, greets := range []string{"IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR", "IMAP4rev1 AUTH=PLAIN", "IMAP4rev1 LITERAL+"} {
+		t.Run(greets, func(t *testing.T) {
+			source := &PassThrough{Namespace: mbox.Namespace{Alt: true}}
+			inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
+				source.Directory = c.Directory
+				c.Auth = auth.NewMechanisms(auth.Config{Source: source, Pause: 3 * time.Second})
+			}}, stubs: func(b *stub) {
+				b.passwords = map[mbox.Server]map[string]string{"b1": {"alice": `to"p`}, "b2": {"bob": "secret"}}[b.name]
+			}}, func(t *testing.T, r *rig) {
+				source.Backends = r.srv.cfg.Backends.(*backend.Set)
+				d := r.open("A")
+				d.expect("* OK ...")
+				login := func(user, password, answer string) {
+					t.Helper()
+					for _, b := range r.stubs {
+						b.change(func(b *stub) { b.greets = greets })
+					}
+					d.send("a LOGIN " + user + " " + quote(password))
+					d.expect("a " + answer)
+				}
+				login("alice", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
+				login("nobody", "secret", "NO [AUTHENTICATIONFAILED] Authentication failed.")
+				r.dir.mu.Lock()
+				r.dir.down = true
+				r.dir.mu.Unlock()
+				login("nobody", "secret", "NO [UNAVAILABLE] ...") // nobody can say whose password it is
+				r.stubs["b1"].fail("AUTHENTICATE", "TAG NO [UNAVAILABLE] busy")
+				r.stubs["b1"].fail("LOGIN", "TAG NO [UNAVAILABLE] busy")
+				login("alice", `to"p`, "NO [UNAVAILABLE] ...")
+				login("alice", `to"p`, "OK ...")
+				if log := r.log.String(); strings.Contains(log, `to"p`) || strings.Contains(log, "our identity") {
+					t.Error(log)
+				}
+				r.stubs["b2"].stop()
+				other := r.open("B")
+				other.expect("* OK ...")
+				other.send("a LOGIN bob secret")
+				other.expect("a NO [UNAVAILABLE] ...")
+			})
+		})
+	}
+}
+
+// By the connection that has verified him a user also reads his mail: he logs in there once, as himself. The server knows
+// where he comes from before it judges his password, and hears what his program says of itself later.
+func TestPassThroughKeepsTheConnection(t *testing.T) {
+	passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
+		d := r.open("A")
+		d.expect("* OK ...")
+		b1 := r.stubs["b1"]
+		d.send("a LOGIN alice wrong")
+		d.expect("a NO [AUTHENTICATIONFAILED] ...")
+		if got := b1.commands(); !strings.HasPrefix(got[0], `: ID ("x-originating-ip"`) || !strings.HasPrefix(got[1], ": AUTHENTICATE PLAIN") {
+			t.Errorf("at a login that fails: %q", got)
+		}
+		b1.forget()
+		d.send("b LOGIN alice secret")
+		d.expect("b OK ...")
+		d.send(`c ID ("name" "tester")`)
+		d.until("c")
+		d.send("d SELECT INBOX")
+		if got := d.until("d"); !strings.HasPrefix(got[len(got)-1], "d OK") {
+			t.Errorf("%q", got)
+		}
+		got := b1.commands()
+		logins := 0
+		for _, c := range got {
+			if strings.Contains(c, "AUTHENTICATE") {
+				logins++
+			}
+		}
+		if !b1.saw(`alice: ID`) || !b1.saw(`"name" "tester"`) || logins != 1 {
+			t.Errorf("%q", got)
+		}
+		// It may be gone before it is used.
+		other := r.open("B")
+		other.expect("* OK ...")
+		other.send("a LOGIN alice secret")
+		other.expect("a OK ...")
+		b1.stop()
+		b1.start()
+		other.send("b STATUS INBOX (MESSAGES)")
+		if got := other.until("b"); len(got) != 2 {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// Who logs in to act for another is not given the connection of the one who has the password.
+func TestPassThroughForAnother(t *testing.T) {
+	passThrough(t, auth.Config{Proxies: []string{"bob"}}, func(t *testing.T, r *rig) {
+		d := r.open("A")
+		d.expect("* OK ...")
+		d.send("a AUTHENTICATE PLAIN " + encodeIR([]byte("alice\x00bob\x00secret")))
+		d.expect("a OK ...")
+		d.send("b SELECT INBOX")
+		d.until("b")
+		if got := r.stubs["b2"].commands(); slices.ContainsFunc(got, func(c string) bool { return strings.HasPrefix(c, "bob: ") }) {
+			t.Errorf("done as bob: %q", got)
+		}
+		if !r.stubs["b1"].saw("alice: SELECT") {
+			t.Errorf("%q", r.stubs["b1"].commands())
+		}
+		eventually(t, "the connection of bob is closed", func() bool {
+			b := r.stubs["b2"]
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return len(b.conns) == 0
+		})
+	})
+}
+
+// passThrough is a rig whose backends alone know the passwords: alice's at b1, bob's at b2.
+func passThrough(t *testing.T, cfg auth.Config, play func(t *testing.T, r *rig)) {
+	source := &PassThrough{Namespace: mbox.Namespace{Alt: true}}
+	cfg.Source, cfg.Pause = source, -1
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
+		source.Directory = c.Directory
+		c.Auth = auth.NewMechanisms(cfg)
+	}}, stubs: func(b *stub) {
+		b.passwords = map[mbox.Server]map[string]string{"b1": {"alice": "secret"}, "b2": {"bob": "secret"}}[b.name]
+	}}, func(t *testing.T, r *rig) {
+		source.Backends = r.srv.cfg.Backends.(*backend.Set)
+		play(t, r)
+	})
+}
