@@ -86,12 +86,13 @@ func isShared(name string) bool {
 // capTable knows what each backend could do when last seen. A backend that is down keeps its row. The zero value can
 // be used for greetings alone.
 type capTable struct {
-	suppress []string
-	texts    capTexts
-	mu       sync.RWMutex
-	servers  map[mbox.Server]capSet
-	greets   map[mbox.Server]greeting
-	common   capSet
+	suppress  []string
+	maxAppend int64 // octets that clients may append, 0 for what the backends allow
+	texts     capTexts
+	mu        sync.RWMutex
+	servers   map[mbox.Server]capSet
+	greets    map[mbox.Server]greeting
+	offer     offer
 }
 
 // greeting is what a backend offers before login, after TLS if there is any, and when it was heard.
@@ -100,8 +101,10 @@ type greeting struct {
 	at time.Time
 }
 
-func newCapTable(suppress []string) *capTable {
-	return &capTable{suppress: suppress, servers: make(map[mbox.Server]capSet)}
+func newCapTable(suppress []string, maxAppend int64) *capTable {
+	t := &capTable{suppress: suppress, maxAppend: maxAppend, servers: make(map[mbox.Server]capSet)}
+	t.offer = t.offerOf(nil)
+	return t
 }
 
 // learn notes what a backend offers a user who is logged in.
@@ -111,7 +114,7 @@ func (t *capTable) learn(server mbox.Server, caps capSet) {
 	known, ok := t.servers[server]
 	t.servers[server] = caps
 	if !ok || !maps.Equal(known, caps) {
-		t.common = t.intersect()
+		t.offer = t.offerOf(t.intersect())
 	}
 }
 
@@ -124,7 +127,7 @@ func (t *capTable) keep(servers []mbox.Server) {
 	maps.DeleteFunc(t.servers, func(server mbox.Server, _ capSet) bool { return gone(server) })
 	maps.DeleteFunc(t.greets, func(server mbox.Server, _ greeting) bool { return gone(server) })
 	if len(t.servers) != known {
-		t.common = t.intersect()
+		t.offer = t.offerOf(t.intersect())
 	}
 }
 
@@ -161,13 +164,14 @@ func (t *capTable) greet(server mbox.Server, caps capSet) {
 	}
 }
 
-// offered returns what all known backends have in common and clients may know.
-func (t *capTable) offered() capSet {
+// offered returns what clients are told now.
+func (t *capTable) offered() offer {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.common
+	return t.offer
 }
 
+// intersect returns what all known backends have in common and clients may know.
 func (t *capTable) intersect() capSet {
 	var common capSet
 	for _, caps := range t.servers {
@@ -210,54 +214,63 @@ func number(s string) int64 {
 	return n
 }
 
-// capabilities returns the list for the session's present state. It asks nobody.
-func (s *session) capabilities() string {
-	list := strings.Fields(own)
-	if s.phase == fresh {
-		if s.cfg.TLS != nil && s.tls == nil {
-			list = append(list, "STARTTLS")
-		}
-		if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {
-			list = append(list, "LOGINDISABLED")
-		}
-		for _, mech := range s.cfg.Auth.Names(s.authConn()) {
-			list = append(list, "AUTH="+mech)
-		}
-		list = append(list, "SASL-IR")
-	} else {
-		list = append(list, strings.Fields(ownLoggedIn)...)
-		if !s.deflated {
-			list = append(list, "COMPRESS=DEFLATE")
-		}
-		from := len(list)
-		list = append(list, s.synthesised()...)
-		for name := range s.promised {
-			if key, value, ok := strings.Cut(name, "="); ok && key == "APPENDLIMIT" && s.cfg.Limits.Append > 0 {
-				name = key + "=" + strconv.FormatInt(min(number(value), s.cfg.Limits.Append), 10)
-			}
-			list = append(list, name)
-		}
-		slices.Sort(list[from:])
-	}
-	list = slices.DeleteFunc(list, func(name string) bool {
-		return slices.Contains(s.srv.caps.suppress, strings.ToUpper(name))
-	})
-	return strings.Join(list, " ")
+// offer is what clients are told at login.
+type offer struct {
+	capSet        // what all known backends have in common
+	text   string // the whole list
 }
 
-// synthesised are capabilities that we make of others which all backends have.
-func (s *session) synthesised() []string {
-	var list []string
-	for _, row := range [...]struct{ name, of string }{
-		{"LIST-METADATA", "METADATA"},
-		{"MULTISEARCH", "ESEARCH"},
-		{"REPLACE", "UIDPLUS"},
-	} {
-		if s.promised.has(row.of) && !s.promised.has(row.name) {
+// offerOf puts together the list for a client who is logged in.
+func (t *capTable) offerOf(common capSet) offer {
+	list := append(strings.Fields(own+" "+ownLoggedIn), "COMPRESS=DEFLATE")
+	from := len(list)
+	for _, row := range synthesised {
+		if common.has(row.of) && !common.has(row.name) {
 			list = append(list, row.name)
 		}
 	}
-	return list
+	for name := range common {
+		if key, value, ok := strings.Cut(name, "="); ok && key == "APPENDLIMIT" && t.maxAppend > 0 {
+			name = key + "=" + strconv.FormatInt(min(number(value), t.maxAppend), 10)
+		}
+		list = append(list, name)
+	}
+	slices.Sort(list[from:])
+	return offer{common, t.shown(list)}
+}
+
+// synthesised are capabilities that we make of others which all backends have.
+var synthesised = [...]struct{ name, of string }{
+	{"LIST-METADATA", "METADATA"},
+	{"MULTISEARCH", "ESEARCH"},
+	{"REPLACE", "UIDPLUS"},
+}
+
+// shown is a list without what the operator hides.
+func (t *capTable) shown(list []string) string {
+	list = slices.DeleteFunc(list, func(name string) bool { return slices.Contains(t.suppress, strings.ToUpper(name)) })
+	return strings.Join(list, " ")
+}
+
+// capabilities returns the list for the session's present state. It asks nobody.
+func (s *session) capabilities() string {
+	switch {
+	case s.deflated:
+		return strings.Replace(s.promised.text, " COMPRESS=DEFLATE", "", 1)
+	case s.phase != fresh:
+		return s.promised.text
+	}
+	list := strings.Fields(own)
+	if s.cfg.TLS != nil && s.tls == nil {
+		list = append(list, "STARTTLS")
+	}
+	if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {
+		list = append(list, "LOGINDISABLED")
+	}
+	for _, mech := range s.cfg.Auth.Names(s.authConn()) {
+		list = append(list, "AUTH="+mech)
+	}
+	return s.srv.caps.shown(append(list, "SASL-IR"))
 }
 
 func (s *session) capability(c *command) error {

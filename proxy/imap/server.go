@@ -54,7 +54,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, sessions: make(map[string]*session)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.caps = newCapTable(cfg.Suppress)
+	s.caps = newCapTable(cfg.Suppress, cfg.Limits.Append)
 	s.follow = newFollower(cfg.Directory, cfg.Namespace)
 	s.metrics = newMetrics(cfg.Metrics)
 	s.conns = limit.NewConns(cfg.Limits.Connections, cfg.Limits.PerAddress)

@@ -104,9 +104,9 @@ func TestEnableReplay(t *testing.T) {
 }
 
 func TestCapabilityIntersection(t *testing.T) {
-	table := newCapTable([]string{"XLIST"})
-	if table.offered() != nil {
-		t.Error("something is offered before anything is known")
+	table := newCapTable([]string{"XLIST"}, 0)
+	if got := table.offered(); got.capSet != nil || !strings.Contains(got.text, "NAMESPACE") {
+		t.Errorf("offered before anything is known: %v", got)
 	}
 	table.learn("b1", parseCaps("IMAP4rev1 QRESYNC CONDSTORE MOVE XLIST MUPDATE=x URLAUTH APPENDLIMIT=100 SORT SORT=DISPLAY AUTH=PLAIN UIDONLY"))
 	table.learn("b2", parseCaps("IMAP4rev1 CONDSTORE MOVE XLIST MUPDATE=y URLAUTH APPENDLIMIT=50 SORT UIDONLY"))
@@ -120,6 +120,9 @@ func TestCapabilityIntersection(t *testing.T) {
 		if got.has(name) {
 			t.Errorf("%s is offered", name)
 		}
+	}
+	if strings.Contains(got.text, "XLIST") || !strings.Contains(got.text, " MOVE") {
+		t.Errorf("told: %s", got.text)
 	}
 }
 

@@ -66,7 +66,7 @@ type session struct {
 	groups   []string
 	groupsAt time.Time // when they were last asked for
 	view     mbox.Viewer
-	promised capSet // what the client was told at login
+	promised offer // what the client was told at login
 	enabled  []string
 	id0      [][2]string // the client's own ID parameters
 	conns    []*conn     // at most one for each server; also read by others, by mu, and never changed in place

@@ -155,7 +155,8 @@ func BenchmarkIMAPPeers(b *testing.B) {
 	}
 	defer n.Release()
 	direct := target{name: "direct", addr: w.backendIMAP(0)}
-	targets := []target{direct, {name: "ours", addr: w.cluster.Addr("f1", "imap"), pid: w.cluster.PID("f1")}}
+	targets := []target{direct, {name: "ours", addr: w.cluster.Addr("f1", "imap"), pid: w.cluster.PID("f1")},
+		{name: "ours-passthrough", addr: w.cluster.Addr("f2", "imap"), pid: w.cluster.PID("f2")}}
 	others, stop, err := runPeers(imapPeers, direct.addr, "* OK", func(i int) string { return n.Host(10 + i) })
 	defer stop()
 	if err != nil {
