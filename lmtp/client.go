@@ -334,8 +334,11 @@ func (c *client) send(commands []string, patience time.Duration) error {
 // replies hands the replies to the commands n to end-1 to take. It returns the number of the first
 // command without a reply.
 func (c *client) replies(n, end int, patience time.Duration, take func(i int, rep reply) error) (int, error) {
-	for n < end {
+	for first := n; n < end; {
 		if c.in.Buffered() == 0 {
+			if n > first {
+				c.conn.Acknowledge()
+			}
 			c.conn.SetReadDeadline(time.Now().Add(patience))
 		}
 		rep, err := readReply(c.in)

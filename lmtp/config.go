@@ -33,7 +33,7 @@ type Backends interface {
 	Dial(ctx context.Context, server mbox.Server, svc backend.Service) (*backend.Conn, error)
 	SASL(server mbox.Server, offered []string, authz string, secured bool) (mech string, client sasl.Client, err error)
 	LoginFailed(server mbox.Server, svc backend.Service, err error)
-	State(server mbox.Server) []backend.State
+	Broken(server mbox.Server, svc backend.Service) bool
 }
 
 // Limits bound one session and the server. Zero means the default, given in brackets.

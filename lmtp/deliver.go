@@ -413,6 +413,9 @@ func (t *transfer) replies(rcpts []*recipient) *failure {
 	for i, rc := range rcpts {
 		if t.c.in.Buffered() == 0 {
 			t.tell()
+			if i > 0 {
+				t.c.conn.Acknowledge()
+			}
 			t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Reply))
 		}
 		rep, err := readReply(t.c.in)

@@ -56,21 +56,11 @@ func (ps *pools) smallestSize() int64 {
 	defer ps.mu.Unlock()
 	var least int64
 	for server, p := range ps.m {
-		if size := p.limit(); size > 0 && (least == 0 || size < least) && !ps.broken(server) {
+		if size := p.limit(); size > 0 && (least == 0 || size < least) && !ps.cfg.Backends.Broken(server, backend.LMTP) {
 			least = size
 		}
 	}
 	return least
-}
-
-// broken reports whether a backend has failed so lately that it would not even be tried.
-func (ps *pools) broken(server mbox.Server) bool {
-	for _, st := range ps.cfg.Backends.State(server) {
-		if st.Service == backend.LMTP && st.Breaker == "open" && time.Now().Before(st.RetryAt) {
-			return true
-		}
-	}
-	return false
 }
 
 // errBusy means that no connection became free in time.

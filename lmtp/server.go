@@ -11,6 +11,7 @@ import (
 
 	"murder/internal/limit"
 	"murder/internal/listen"
+	"murder/internal/socket"
 )
 
 // Server accepts mail. Its methods may be called from any goroutine.
@@ -83,7 +84,7 @@ func (s *Server) serve(conn net.Conn, opt ListenOptions) {
 		s.cfg.Logger.Warn("connection without a client", "err", err)
 		return
 	}
-	ss := newSession(s, conn, peer, local, opt)
+	ss := newSession(s, socket.New(conn), peer, local, opt)
 	leave, err := s.gate.Enter(peer.Addr(), ss)
 	if err != nil {
 		s.turnAway(ss, opt, err)

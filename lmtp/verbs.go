@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"murder/internal/auth"
+	"murder/internal/backend"
 	"murder/internal/mbox"
 )
 
@@ -291,7 +292,7 @@ func (ss *session) rcpt(args string) {
 	rep := ss.srv.replyFor(route)
 	switch {
 	case route.Status != Found:
-	case ss.srv.pools.broken(route.Server):
+	case ss.cfg.Backends.Broken(route.Server, backend.LMTP):
 		rep = replyUnreachable
 	case ss.cfg.CheckAtBackend:
 		rep = ss.ask(rc)

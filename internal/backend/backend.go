@@ -253,6 +253,14 @@ type State struct {
 	RefusedAt time.Time
 }
 
+// Broken reports whether a service of server has failed so lately that it would not even be tried.
+func (s *Set) Broken(name mbox.Server, svc Service) bool {
+	s.mu.RLock()
+	srv := s.servers[name]
+	s.mu.RUnlock()
+	return srv != nil && srv.breakers[svc].open(time.Now())
+}
+
 // State returns the states of the services of server that have been used.
 func (s *Set) State(name mbox.Server) []State {
 	s.mu.RLock()

@@ -63,6 +63,13 @@ func (b *breaker) refusesLocked(now time.Time) error {
 	return nil
 }
 
+// open reports whether nobody would be admitted for a while.
+func (b *breaker) open(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.probing && now.Before(b.retryAt)
+}
+
 // ok closes the breaker.
 func (b *breaker) ok(now time.Time) {
 	b.mu.Lock()

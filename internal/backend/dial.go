@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/mbox"
+	"murder/internal/socket"
 )
 
 const (
@@ -160,7 +162,10 @@ func (c *Conn) open(ctx context.Context) error {
 		conn, err := dial(each, at.String())
 		stop()
 		if err == nil {
-			c.raw, c.Conn = conn, conn
+			c.raw, c.Conn = conn, socket.New(conn)
+			if sys, ok := conn.(syscall.Conn); ok {
+				c.sys, _ = sys.SyscallConn()
+			}
 			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Inc()
 			break
 		}
@@ -182,6 +187,7 @@ func (c *Conn) open(ctx context.Context) error {
 type Conn struct {
 	net.Conn // replaced by StartTLS
 	raw      net.Conn
+	sys      syscall.RawConn // of raw; nil if that is no socket
 
 	set      *Set
 	settings *Settings // shared, never changed
@@ -260,6 +266,16 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.raw.SetReadDeadline
 
 // SetWriteDeadline implements net.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadline(t) }
+
+// Acknowledge tells the server's system that all has arrived that has come so far. A server without TCP_NODELAY that answers
+// in several packets, as Cyrus does with long answers and with several commands, sends the last one only when those
+// before it are acknowledged: that would take the system 40 ms. It forgets the wish soon, so it is to be uttered before
+// each wait for the rest of an answer; what has come before a command is acknowledged by that.
+func (c *Conn) Acknowledge() {
+	if c.sys != nil {
+		socket.AckNow(c.sys)
+	}
+}
 
 // CloseWrite ends our direction; the server's may go on.
 func (c *Conn) CloseWrite() error {

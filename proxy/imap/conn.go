@@ -14,6 +14,7 @@ import (
 	"murder/internal/backend"
 	"murder/internal/imapwire"
 	"murder/internal/mbox"
+	"murder/internal/socket"
 )
 
 // errLost means that a backend connection ended before the answer was complete.
@@ -110,11 +111,11 @@ func (x *exchange) renew() {
 func (s *session) newConn(so *signOn) *conn {
 	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
 		enabled: len(s.enabled), used: time.Now()}
-	c.out = writer{dst: so.out, conn: so.nc, stall: s.cfg.Limits.BackendStall}
+	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
 	c.putClient = c.put
 	c.in.wait, c.in.late = c.waiting, c.late
-	from, clear := so.out.(*socket)
-	if to, ok := s.conn.(*socket); ok && clear {
+	from, clear := so.nc.Conn.(*socket.Conn)
+	if to, ok := s.conn.(*socket.Conn); ok && clear {
 		c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from.TCPConn, n) }
 	}
 	s.noteConns(append(slices.Clone(s.conns), c))

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"murder/internal/imapwire"
+	"murder/internal/socket"
 )
 
 const (
@@ -30,7 +31,7 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 type reader struct {
 	src   io.Reader
 	raw   syscall.RawConn // of src, when src is a socket in clear
-	ack   syscall.RawConn // of the socket below src, for quickAck; nil for none
+	ack   func()          // see backend.Conn.Acknowledge; nil for none
 	buf   []byte          // pooled or first
 	pool  *[chunk]byte
 	first []byte
@@ -64,8 +65,8 @@ func newReader(src io.Reader) *reader {
 func rawConn(conn net.Conn) syscall.RawConn {
 	var sys syscall.Conn
 	switch c := conn.(type) {
-	case *socket:
-		return c.raw
+	case *socket.Conn:
+		sys = c
 	case *net.TCPConn:
 		sys = c
 	case *net.UnixConn:
@@ -189,7 +190,7 @@ func (r *reader) silent() bool {
 // readSocket is called when the socket may have data; false means wait until it has.
 func (r *reader) readSocket(fd uintptr) bool {
 	p := chunks.Get().(*[chunk]byte)
-	n, err := readNow(fd, p[:])
+	n, err := socket.ReadNow(fd, p[:])
 	switch {
 	case err == syscall.EAGAIN:
 		chunks.Put(p)
@@ -264,6 +265,13 @@ func (r *reader) finishLine(dst []byte, start, limit int) ([]byte, error) {
 			}
 			return dst, err
 		}
+	}
+}
+
+// quickAck acknowledges what has come. In the middle of a long literal that would only make more and smaller packets of it.
+func (r *reader) quickAck() {
+	if r.ack != nil && r.left <= chunk {
+		r.ack()
 	}
 }
 

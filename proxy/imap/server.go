@@ -17,6 +17,7 @@ import (
 	"murder/internal/limit"
 	"murder/internal/listen"
 	"murder/internal/mbox"
+	"murder/internal/socket"
 )
 
 // Server is an IMAP frontend. Its methods may be called from any goroutine.
@@ -94,7 +95,7 @@ func (s *Server) serve(conn net.Conn, implicit *tls.Config) {
 		conn.Close()
 		return
 	}
-	conn = newSocket(conn)
+	conn = socket.New(conn)
 	ss := s.newSession(conn, peer, local)
 	if err := s.admit(ss); err != nil {
 		ss.log().Info("connection refused", "err", err)

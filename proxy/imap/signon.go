@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +26,6 @@ type signOn struct {
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
-	out    io.Writer
 	caps   capSet
 	hello  string // who the client is: a command that goes ahead of the login, "" for none
 	prefix string
@@ -40,11 +38,8 @@ func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts 
 	deadline, _ := ctx.Deadline()
 	nc.SetDeadline(deadline)
 	unhook = context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	so = &signOn{texts: texts, server: server, nc: nc, out: nc, prefix: "." + rand.Text()[:6] + "-"}
+	so = &signOn{texts: texts, server: server, nc: nc, prefix: "." + rand.Text()[:6] + "-"}
 	so.read()
-	if tcp, ok := nc.Conn.(*net.TCPConn); ok {
-		so.out = newSocket(tcp)
-	}
 	return so, unhook
 }
 
@@ -52,7 +47,7 @@ func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts 
 // of their own.
 func (so *signOn) read() {
 	so.in = newReader(so.nc)
-	so.in.ack = rawConn(so.nc.NetConn())
+	so.in.ack = so.nc.Acknowledge
 	so.in.wait = so.in.quickAck
 }
 
@@ -123,7 +118,6 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 		return err
 	}
 	so.read()
-	so.out = so.nc
 	if known != nil {
 		so.caps = known
 		return nil
@@ -192,7 +186,7 @@ func (so *signOn) conclude(x *exchangeSASL) (st status, code, text string, err e
 			if err != nil {
 				return 0, "", "", err
 			}
-			if _, err := io.WriteString(so.out, answer+"\r\n"); err != nil {
+			if _, err := io.WriteString(so.nc, answer+"\r\n"); err != nil {
 				return 0, "", "", fmt.Errorf("%w: %w", errProtocol, err)
 			}
 			continue
@@ -236,7 +230,7 @@ func (so *signOn) send(cmds ...string) (tag string, err error) {
 		tag = so.prefix + strconv.Itoa(so.seq)
 		text.WriteString(tag + " " + cmd + "\r\n")
 	}
-	if _, err := io.WriteString(so.out, text.String()); err != nil {
+	if _, err := io.WriteString(so.nc, text.String()); err != nil {
 		return "", fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	return tag, nil

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package imap
-
-func (r *reader) quickAck() {}
