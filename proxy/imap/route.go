@@ -221,21 +221,22 @@ func (s *session) gone(c *conn) {
 // process, and reports whether any unused ones are left.
 func (s *session) idleConns() bool {
 	left := false
-	inbox, _ := s.cfg.Directory.View().Get(s.view.Inbox())
 	for _, c := range s.conns {
-		limit := s.cfg.Limits.BackendIdle
-		if c.server == inbox.Location.Server() {
-			limit = s.cfg.Limits.HomeIdle
-		}
-		switch {
+		switch unused := time.Since(c.used); {
 		case c == s.sel:
-		case c.broken() != nil || time.Since(c.used) >= limit:
+		case c.broken() != nil, unused >= s.cfg.Limits.HomeIdle, unused >= s.cfg.Limits.BackendIdle && !s.isHome(c.server):
 			s.drop(c)
 		default:
 			left = true
 		}
 	}
 	return left
+}
+
+// isHome reports whether the user's INBOX is on a server.
+func (s *session) isHome(server mbox.Server) bool {
+	inbox, _ := s.cfg.Directory.View().Get(s.view.Inbox())
+	return inbox.Location.Server() == server
 }
 
 // at is the connection to a server, nil if there is none.
