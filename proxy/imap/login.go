@@ -27,18 +27,6 @@ func (s *session) greet() {
 	s.say("* OK [CAPABILITY " + s.capabilities() + "] " + s.cfg.Hostname + " IMAP server ready\r\n")
 }
 
-// deepen lets the stack of a new goroutine grow in one step to what a login and the first command need. Growing by and
-// by it would be copied twice more, with all that is on it by then: a twentieth of what a session costs.
-//
-//go:noinline
-func deepen() {
-	var frame [12 << 10]byte
-	use(&frame)
-}
-
-//go:noinline
-func use(*[12 << 10]byte) {}
-
 // login executes LOGIN (RFC 9051 section 6.2.3).
 func (s *session) login(c *command) error {
 	if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {
@@ -47,7 +35,6 @@ func (s *session) login(c *command) error {
 	if err := s.readWhole(c); err != nil {
 		return err
 	}
-	deepen()
 	args, err := c.exactly(2)
 	if err != nil {
 		return err
@@ -69,7 +56,6 @@ func (s *session) authenticate(c *command) error {
 	if err := s.readWhole(c); err != nil {
 		return err
 	}
-	deepen()
 	mech, err := c.arg()
 	if err != nil {
 		return err
