@@ -25,7 +25,9 @@ var (
 	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
 	// errCredentials is an operator's matter; the user only hears that the server is not available.
 	errCredentials = fmt.Errorf("our own identity is refused: %w", backend.ErrDown)
-	errProtocol    = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
+	// errStale means that the login was of a kind which the server does not take any more: nobody has been judged.
+	errStale    = fmt.Errorf("no such login: %w", errProtocol)
+	errProtocol = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
 )
 
 // signOnPause is how long a backend that has refused our own identity is left alone, so that a wrong
@@ -90,7 +92,7 @@ func (a access) signOn(ctx context.Context, server mbox.Server, hello string, l 
 	known := a.caps.greeted(server)
 	so, err := a.attempt(ctx, server, hello, l, known)
 	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
-	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late {
+	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late && !(l.guess() && so.heard(err)) {
 		// It may be another server by now. In good order it says what is wrong.
 		a.caps.greet(server, nil)
 		so, err = a.attempt(ctx, server, hello, l, nil)
@@ -124,6 +126,8 @@ type ownLogin struct {
 	backends Backends
 	authz    string
 }
+
+func (l ownLogin) guess() bool { return false }
 
 func (l ownLogin) begin(so *signOn) (*exchangeSASL, error) {
 	var offered []string
@@ -179,7 +183,11 @@ func (s *session) take(so *signOn) (*conn, error) {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Time{})
-	return s.newConn(so), nil
+	c := s.newConn(so)
+	if so.caps.has("ID") { // which a server may offer after the login only
+		c.hello = so.hello
+	}
+	return c, nil
 }
 
 // introduction is the command that tells a backend where the client comes from, "" for none.

@@ -103,7 +103,13 @@ func (s *session) aside(server mbox.Server) (*signOn, error) {
 		return nil, err
 	}
 	so.nc.SetDeadline(time.Now().Add(s.cfg.Limits.BackendReply))
-	if err := so.enable(s.enabled); err != nil {
+	if so.hello != "" && so.caps.has("ID") {
+		_, err = so.ask(so.hello)
+	}
+	if err == nil {
+		err = so.enable(s.enabled)
+	}
+	if err != nil {
 		so.nc.Close()
 		return nil, err
 	}

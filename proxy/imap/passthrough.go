@@ -78,6 +78,9 @@ func (p *PassThrough) server(ctx context.Context, user string) (mbox.Server, err
 // alarms the operator nor makes us pause.
 func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, password string) (bool, error) {
 	k := keeperOf(ctx)
+	if k != nil && k.err != nil {
+		return false, k.err
+	}
 	l := &userLogin{user: user, password: password, clear: p.Backends.Settings(server).AllowPlaintext, kept: k != nil}
 	so, err := access{p.Backends, &p.caps, cmp.Or(p.Timeout, 10*time.Second)}.signOn(ctx, server, k.introduction(), l)
 	switch {
@@ -89,6 +92,8 @@ func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, passw
 	case l.ok:
 		so.nc.SetWriteDeadline(time.Now().Add(time.Second))
 		so.send("LOGOUT")
+	case !so.apt:
+		p.caps.greet(server, nil) // maybe it takes no such login any more: the next one hears for itself
 	}
 	so.nc.Close()
 	return l.ok, l.err
@@ -103,6 +108,8 @@ type userLogin struct {
 	ok  bool
 	err error
 }
+
+func (l *userLogin) guess() bool { return true }
 
 func (l *userLogin) begin(so *signOn) (*exchangeSASL, error) {
 	if !so.nc.Secured() && !l.clear {
@@ -130,6 +137,7 @@ func (l *userLogin) end(so *signOn, st status, code, text string) error {
 // there once more, by our identity, is spared.
 type keeper struct {
 	hello string // to be said on it
+	err   error  // why there must be none
 	so    *signOn
 	user  string
 }
@@ -165,10 +173,7 @@ func (k *keeper) drop() {
 // verifying returns the context in which the client is to be verified, and what keeps the connection.
 func (s *session) verifying() (context.Context, *keeper) {
 	hello, err := s.introduction()
-	k := &keeper{hello: hello}
-	if err != nil {
-		return s.ctx, k // such a client gets no connection
-	}
+	k := &keeper{hello: hello, err: err}
 	return context.WithValue(s.ctx, keeperKey{}, k), k
 }
 

@@ -140,3 +140,88 @@ func passThrough(t *testing.T, cfg auth.Config, play func(t *testing.T, r *rig))
 		play(t, r)
 	})
 }
+
+// What a server offered when it was last heard may not hold any more. The password of a user is tried all the same, and a
+// wrong one no more than once.
+func TestPassThroughAtChangedServer(t *testing.T) {
+	const before = "IMAP4rev1 LITERAL+ ID AUTH=PLAIN SASL-IR"
+	for _, c := range []struct {
+		name, greets, fault, password, answer string
+		tries                                 int
+	}{
+		{"right", before, "", "secret", "OK ...", 1},
+		{"wrong", before, "", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
+		{"wrong, and it hangs up", before, "close", "guess", "NO [UNAVAILABLE] ...", 1},
+		{"its answer makes no sense", before, "TAG BAD what?", "guess", "NO [UNAVAILABLE] ...", 1},
+		{"no initial response any more", "IMAP4rev1 ID AUTH=PLAIN", "TAG BAD what?", "secret", "OK ...", 2},
+		{"no such mechanism any more", "IMAP4rev1 ID AUTH=GSSAPI SASL-IR", "TAG NO no mechanism available", "secret", "OK ...", 1},
+		{"neither, and wrong", "IMAP4rev1 ID", "TAG NO no mechanism available", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
+				b1 := r.stubs["b1"]
+				first := r.open("W")
+				first.expect("* OK ...")
+				first.send("w LOGIN alice secret")
+				first.expect("w OK ...")
+				b1.change(func(b *stub) { b.greets = c.greets })
+				b1.forget()
+				if c.fault != "" {
+					b1.fail("AUTHENTICATE", c.fault)
+				}
+				d := r.open("A")
+				d.expect("* OK ...")
+				d.send("a LOGIN alice " + c.password)
+				d.expect("a " + c.answer)
+				if n := times(b1.commands(), ": AUTHENTICATE"); n != c.tries {
+					t.Errorf("tried %d times, want %d: %q", n, c.tries, b1.commands())
+				}
+			})
+		})
+	}
+}
+
+// times counts the commands that begin like that.
+func times(commands []string, begin string) (n int) {
+	for _, c := range commands {
+		if strings.HasPrefix(c, begin) {
+			n++
+		}
+	}
+	return n
+}
+
+// A server may say after the login only that it can be told who the client is.
+func TestIdentificationOfferedLate(t *testing.T) {
+	passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
+		for _, b := range r.stubs {
+			b.change(func(b *stub) { b.greets = "IMAP4rev1 LITERAL+ AUTH=PLAIN SASL-IR" })
+		}
+		d := r.open("A")
+		d.expect("* OK ...")
+		d.send("a LOGIN alice secret")
+		d.expect("a OK ...")
+		d.send("b STATUS INBOX (MESSAGES)")
+		d.until("b")
+		d.send("c STATUS INBOX (MESSAGES)")
+		d.until("c")
+		if got := r.stubs["b1"].commands(); times(got, `alice: ID ("x-originating-ip"`) != 1 || times(got, "alice: STATUS") != 2 {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// Proxies that take one another for backends do not go on asking for ever.
+func TestPassThroughInACircle(t *testing.T) {
+	passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
+		d := r.open("A")
+		d.expect("* OK ...")
+		d.send(`i ID ("x-proxy-ttl" "1")`)
+		d.until("i")
+		d.send("a LOGIN alice secret")
+		d.expect("a NO [UNAVAILABLE] ...")
+		if got := r.stubs["b1"].commands(); times(got, ": AUTHENTICATE") != 0 {
+			t.Errorf("%q", got)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -27,7 +28,10 @@ type signOn struct {
 	nc     *backend.Conn
 	in     *reader
 	caps   capSet
-	hello  string // who the client is: a command that goes ahead of the login, "" for none
+	told   bool   // caps are what has been said on this connection
+	apt    bool   // and the login was one of these
+	ready  bool   // it has greeted
+	hello  string // who the client is: a command that goes ahead of the login, "" for none; what has not been said yet
 	prefix string
 	seq    int
 	unhook func() bool // of a connection opened by aside
@@ -55,6 +59,8 @@ func (so *signOn) read() {
 type login interface {
 	// begin sends it. The capabilities before login are known then.
 	begin(*signOn) (*exchangeSASL, error)
+	// guess reports whether it may be wrong: then a server that has heard it is not asked twice.
+	guess() bool
 	// end judges the server's word about it. With an error the connection is of no use.
 	end(so *signOn, st status, code, text string) error
 }
@@ -77,12 +83,29 @@ func (so *signOn) run(ctx context.Context, l login, known capSet) (before capSet
 			return nil, err
 		}
 	}
-	before = so.caps
+	so.ready = true
+	before, so.apt = so.caps, so.told && so.takes(x)
 	st, code, text, err := so.conclude(x)
 	if err != nil {
 		return nil, err
 	}
+	if st != statusOK && known != nil && !so.apt && (so.told || st == statusBad) {
+		return nil, fmt.Errorf("%w: %.200s", errStale, text)
+	}
 	return before, l.end(so, st, code, text)
+}
+
+// heard reports whether a login that failed may have been judged.
+func (so *signOn) heard(err error) bool {
+	return so.ready && !errors.Is(err, errStale) && !errors.Is(err, errCredentials) // the latter: it challenges where it did not
+}
+
+// takes reports whether the server offers to be logged in to like that.
+func (so *signOn) takes(x *exchangeSASL) bool {
+	if x.client == nil {
+		return !so.caps.has("LOGINDISABLED")
+	}
+	return so.caps.has("AUTH="+x.mech) && (!x.early || so.caps.has("SASL-IR"))
 }
 
 // greet reads the greeting and secures the connection as the policy says.
@@ -107,6 +130,7 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 	if !so.nc.NeedStartTLS() {
 		return nil
 	}
+	so.told = false
 	if known == nil && !so.caps.has("STARTTLS") {
 		return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
 	}
@@ -128,7 +152,7 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 // capsFrom takes the capabilities of a response code, or asks.
 func (so *signOn) capsFrom(code string) error {
 	if codeName(code) == "CAPABILITY" {
-		so.caps = so.texts.parse(code[len("CAPABILITY"):])
+		so.caps, so.told = so.texts.parse(code[len("CAPABILITY"):]), true
 		return nil
 	}
 	untagged, err := so.ask("CAPABILITY")
@@ -137,7 +161,7 @@ func (so *signOn) capsFrom(code string) error {
 	}
 	for _, line := range untagged {
 		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* CAPABILITY "); ok {
-			so.caps = so.texts.parse(rest)
+			so.caps, so.told = so.texts.parse(rest), true
 		}
 	}
 	return nil
@@ -146,8 +170,10 @@ func (so *signOn) capsFrom(code string) error {
 // exchangeSASL is a SASL exchange that has been begun.
 type exchangeSASL struct {
 	client sasl.Client // nil for LOGIN, which is none
+	mech   string
 	tag    string
 	ir     []byte // not sent yet
+	early  bool   // it has been sent with the command
 }
 
 func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, error) {
@@ -155,11 +181,11 @@ func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	x := &exchangeSASL{client: client, ir: ir}
+	x := &exchangeSASL{client: client, mech: mech, ir: ir}
 	cmd := "AUTHENTICATE " + mech
 	if ir != nil && so.caps.has("SASL-IR") {
 		cmd += " " + encodeIR(ir)
-		x.ir = nil
+		x.ir, x.early = nil, true
 	}
 	x.tag, err = so.sendLogin(cmd)
 	return x, err
@@ -168,10 +194,12 @@ func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, err
 // sendLogin sends the command that logs in, and ahead of it, in the same packet, who the client is: ID may be said in
 // any state (RFC 2971 section 3.1), and so the server also knows whose login it is that fails.
 func (so *signOn) sendLogin(cmd string) (tag string, err error) {
-	if so.hello != "" && so.caps.has("ID") {
-		return so.send(so.hello, cmd)
+	hello := so.hello
+	if hello == "" || !so.caps.has("ID") {
+		return so.send(cmd)
 	}
-	return so.send(cmd)
+	so.hello = ""
+	return so.send(hello, cmd)
 }
 
 // conclude runs an exchange to its end and returns the server's word about it.
