@@ -223,14 +223,21 @@ func (s *session) introduction() (string, error) {
 	return "ID (" + strings.Join(list, " ") + ")", nil
 }
 
-// introduceAgain has the servers at which the user is logged in already told what the client now says of itself.
+// introduceAgain has the servers at which the user is logged in already told what the client now says of itself: others
+// ahead of their next command, that of the selected mailbox at once. It may take the occasion to tell which messages are
+// gone (RFC 9051 section 7.5.1), which must not happen when the client has given a command that names messages by their
+// numbers. Cyrus 3.6 tells of new flags only.
 func (s *session) introduceAgain() {
 	hello, err := s.introduction()
 	if err != nil {
 		return // it gets no more connections, and keeps those it has
 	}
 	for _, c := range s.conns {
-		if c.caps.has("ID") {
+		switch {
+		case hello == "" || !c.caps.has("ID"):
+		case c == s.sel:
+			c.do(&exchange{all: true, stall: s.cfg.Limits.BackendReply}, func(tag string) []byte { return []byte(tag + " " + hello + "\r\n") })
+		default:
 			c.hello = hello
 		}
 	}

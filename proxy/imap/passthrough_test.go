@@ -225,3 +225,72 @@ func TestPassThroughInACircle(t *testing.T) {
 		}
 	})
 }
+
+// What a program says of itself late goes ahead of a command, but of none that may name messages by their numbers: the
+// server takes the occasion to tell which are gone, and the numbers would mean others.
+func TestIdentificationWithMailbox(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		b1 := r.stubs["b1"]
+		b1.add("user.alice", "alice\tlrswipkxtecda\t", "one", "two", "three")
+		d := r.login("A", "alice")
+		d.send("a SELECT INBOX")
+		d.until("a")
+		b1.forget()
+		b1.fail("ID", "lose")
+		d.send(`b ID ("name" "tester")`)
+		told := d.until("b")
+		d.send("c FETCH 2 (UID)")
+		fetched := d.until("c")
+		if !slices.Contains(told, "* 2 EXPUNGE") || slices.Contains(fetched, "* 2 EXPUNGE") {
+			t.Errorf("told %q, then %q", told, fetched)
+		}
+		if got := b1.commands(); times(got, "alice: ID") != 1 || !b1.saw(`"name" "tester"`) {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// The connection lasts as long as the session is its user's, and no longer; nobody else ever has it.
+func TestPassThroughLeavesNothing(t *testing.T) {
+	passThrough(t, auth.Config{Proxies: []string{"bob"}}, func(t *testing.T, r *rig) {
+		open := func(want int) {
+			t.Helper()
+			eventually(t, "connections to backends", func() bool {
+				n := 0
+				for _, b := range r.stubs {
+					b.mu.Lock()
+					n += len(b.conns)
+					b.mu.Unlock()
+				}
+				return n == want
+			})
+		}
+		d := r.open("A")
+		d.expect("* OK ...")
+		d.send("a LOGIN alice secret")
+		d.expect("a OK ...")
+		open(1)
+		d.send("b SELECT INBOX")
+		d.until("b")
+		open(1)
+		d.send("c UNAUTHENTICATE")
+		d.until("c")
+		open(0)
+		d.send("d AUTHENTICATE PLAIN")
+		d.expect("+ ")
+		d.send("*")
+		d.expect("d BAD ...")
+		d.send("e AUTHENTICATE PLAIN " + encodeIR([]byte("bob\x00alice\x00secret")))
+		d.expect("e NO ...") // alice may not
+		d.send("f AUTHENTICATE PLAIN " + encodeIR([]byte("nobody\x00bob\x00secret")))
+		d.expect("f OK ...")
+		open(0)
+		d.send("g UNAUTHENTICATE")
+		d.until("g")
+		d.send("h LOGIN bob secret")
+		d.expect("h OK ...")
+		open(1)
+		d.conn.Close()
+		open(0)
+	})
+}
