@@ -10,25 +10,6 @@ import (
 // most is how much one system call writes at most: the processor belongs to it meanwhile.
 const most = 64 << 10
 
-// ReadNow reads what is there. It fails with syscall.EAGAIN if that is nothing.
-func ReadNow(fd uintptr, p []byte) (int, error) { return now(syscall.SYS_READ, fd, p) }
-
-// writeNow writes what there is room for.
-func writeNow(fd uintptr, p []byte) (int, error) { return now(syscall.SYS_WRITE, fd, p) }
-
-func now(trap, fd uintptr, p []byte) (int, error) {
-	for {
-		n, _, e := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch e {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-		default:
-			return 0, e
-		}
-	}
-}
-
 // Conn is a TCP connection that reads and writes in this way. There may be one reader and one writer
 // at a time.
 type Conn struct {
