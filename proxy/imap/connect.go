@@ -25,8 +25,8 @@ var (
 	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
 	// errCredentials is an operator's matter; the user only hears that the server is not available.
 	errCredentials = fmt.Errorf("our own identity is refused: %w", backend.ErrDown)
-	// errStale means that the login was of a kind which the server does not take any more: nobody has been judged.
-	errStale    = fmt.Errorf("no such login: %w", errProtocol)
+	// errStale means that the server is not as it was when it was last heard: nobody has been judged.
+	errStale    = fmt.Errorf("the server has changed: %w", errProtocol)
 	errProtocol = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
 )
 
@@ -92,7 +92,7 @@ func (a access) signOn(ctx context.Context, server mbox.Server, hello string, l 
 	known := a.caps.greeted(server)
 	so, err := a.attempt(ctx, server, hello, l, known)
 	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
-	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late && !(l.guess() && so.heard(err)) {
+	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late && !(l.once() && so.judged(err)) {
 		// It may be another server by now. In good order it says what is wrong.
 		a.caps.greet(server, nil)
 		so, err = a.attempt(ctx, server, hello, l, nil)
@@ -127,7 +127,7 @@ type ownLogin struct {
 	authz    string
 }
 
-func (l ownLogin) guess() bool { return false }
+func (l ownLogin) once() bool { return false }
 
 func (l ownLogin) begin(so *signOn) (*exchangeSASL, error) {
 	var offered []string

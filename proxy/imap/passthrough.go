@@ -92,7 +92,7 @@ func (p *PassThrough) login(ctx context.Context, server mbox.Server, user, passw
 	case l.ok:
 		so.nc.SetWriteDeadline(time.Now().Add(time.Second))
 		so.send("LOGOUT")
-	case !so.apt:
+	default:
 		p.caps.greet(server, nil) // maybe it takes no such login any more: the next one hears for itself
 	}
 	so.nc.Close()
@@ -109,7 +109,7 @@ type userLogin struct {
 	err error
 }
 
-func (l *userLogin) guess() bool { return true }
+func (l *userLogin) once() bool { return true }
 
 func (l *userLogin) begin(so *signOn) (*exchangeSASL, error) {
 	if !so.nc.Secured() && !l.clear {

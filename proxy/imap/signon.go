@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -28,10 +29,8 @@ type signOn struct {
 	nc     *backend.Conn
 	in     *reader
 	caps   capSet
-	told   bool   // caps are what has been said on this connection
-	apt    bool   // and the login was one of these
 	ready  bool   // it has greeted
-	hello  string // who the client is: a command that goes ahead of the login, "" for none; what has not been said yet
+	hello  string // what is to be said ahead of the login: who the client is; "" for nothing, or once it has been said
 	prefix string
 	seq    int
 	unhook func() bool // of a connection opened by aside
@@ -59,8 +58,8 @@ func (so *signOn) read() {
 type login interface {
 	// begin sends it. The capabilities before login are known then.
 	begin(*signOn) (*exchangeSASL, error)
-	// guess reports whether it may be wrong: then a server that has heard it is not asked twice.
-	guess() bool
+	// once reports whether a server that may have judged it must not be asked again: it may be wrong.
+	once() bool
 	// end judges the server's word about it. With an error the connection is of no use.
 	end(so *signOn, st status, code, text string) error
 }
@@ -83,29 +82,21 @@ func (so *signOn) run(ctx context.Context, l login, known capSet) (before capSet
 			return nil, err
 		}
 	}
-	so.ready = true
-	before, so.apt = so.caps, so.told && so.takes(x)
+	so.ready, before = true, so.caps
 	st, code, text, err := so.conclude(x)
 	if err != nil {
 		return nil, err
 	}
-	if st != statusOK && known != nil && !so.apt && (so.told || st == statusBad) {
+	if st != statusOK && known != nil && !maps.Equal(before, known) {
 		return nil, fmt.Errorf("%w: %.200s", errStale, text)
 	}
 	return before, l.end(so, st, code, text)
 }
 
-// heard reports whether a login that failed may have been judged.
-func (so *signOn) heard(err error) bool {
-	return so.ready && !errors.Is(err, errStale) && !errors.Is(err, errCredentials) // the latter: it challenges where it did not
-}
-
-// takes reports whether the server offers to be logged in to like that.
-func (so *signOn) takes(x *exchangeSASL) bool {
-	if x.client == nil {
-		return !so.caps.has("LOGINDISABLED")
-	}
-	return so.caps.has("AUTH="+x.mech) && (!x.early || so.caps.has("SASL-IR"))
+// judged reports whether a login that failed may have been judged. It has not where the server asks for what it did not
+// ask before (errCredentials).
+func (so *signOn) judged(err error) bool {
+	return so.ready && !errors.Is(err, errStale) && !errors.Is(err, errCredentials)
 }
 
 // greet reads the greeting and secures the connection as the policy says.
@@ -130,7 +121,6 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 	if !so.nc.NeedStartTLS() {
 		return nil
 	}
-	so.told = false
 	if known == nil && !so.caps.has("STARTTLS") {
 		return fmt.Errorf("%w: STARTTLS is not offered", backend.ErrTLS)
 	}
@@ -152,7 +142,7 @@ func (so *signOn) greet(ctx context.Context, known capSet) error {
 // capsFrom takes the capabilities of a response code, or asks.
 func (so *signOn) capsFrom(code string) error {
 	if codeName(code) == "CAPABILITY" {
-		so.caps, so.told = so.texts.parse(code[len("CAPABILITY"):]), true
+		so.caps = so.texts.parse(code[len("CAPABILITY"):])
 		return nil
 	}
 	untagged, err := so.ask("CAPABILITY")
@@ -161,7 +151,7 @@ func (so *signOn) capsFrom(code string) error {
 	}
 	for _, line := range untagged {
 		if rest, ok := strings.CutPrefix(strings.ToUpper(line), "* CAPABILITY "); ok {
-			so.caps, so.told = so.texts.parse(rest), true
+			so.caps = so.texts.parse(rest)
 		}
 	}
 	return nil
@@ -170,10 +160,8 @@ func (so *signOn) capsFrom(code string) error {
 // exchangeSASL is a SASL exchange that has been begun.
 type exchangeSASL struct {
 	client sasl.Client // nil for LOGIN, which is none
-	mech   string
 	tag    string
 	ir     []byte // not sent yet
-	early  bool   // it has been sent with the command
 }
 
 func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, error) {
@@ -181,11 +169,11 @@ func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	x := &exchangeSASL{client: client, mech: mech, ir: ir}
+	x := &exchangeSASL{client: client, ir: ir}
 	cmd := "AUTHENTICATE " + mech
 	if ir != nil && so.caps.has("SASL-IR") {
 		cmd += " " + encodeIR(ir)
-		x.ir, x.early = nil, true
+		x.ir = nil
 	}
 	x.tag, err = so.sendLogin(cmd)
 	return x, err
