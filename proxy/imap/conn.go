@@ -14,7 +14,6 @@ import (
 	"murder/internal/backend"
 	"murder/internal/imapwire"
 	"murder/internal/mbox"
-	"murder/internal/socket"
 )
 
 // errLost means that a backend connection ended before the answer was complete.
@@ -51,7 +50,6 @@ type conn struct {
 	relaying  bool // within relay, with the lock on the client's writer
 	begun     bool // relay has passed something on
 	putClient func([]byte) error
-	direct    func(int64) (bool, error)
 
 	mu       sync.Mutex
 	queue    []*exchange
@@ -62,7 +60,6 @@ type conn struct {
 	due      time.Time // when it will have been silent for too long; zero: it may be
 	until    time.Time // the read deadline, which may be earlier (see quiet)
 	again    bool      // the wait that begins is the rest of the one before
-	carried  bool      // the kernel reads a literal by itself
 	seen     int64     // octets that had come when the pump last waited
 	acked    int64     // octets that need no acknowledgement of their own (see quickAck)
 	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
@@ -114,10 +111,6 @@ func (s *session) newConn(so *signOn) *conn {
 	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
 	c.putClient = c.put
 	c.in.wait, c.in.late = c.waiting, c.late
-	from, clear := so.nc.Conn.(*socket.Conn)
-	if to, ok := s.conn.(*socket.Conn); ok && clear {
-		c.direct = func(n int64) (bool, error) { return c.splice(to.TCPConn, from.TCPConn, n) }
-	}
 	s.noteConns(append(slices.Clone(s.conns), c))
 	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()
 	return c
@@ -214,7 +207,7 @@ func (c *conn) arm() {
 		c.due = c.armed.Add(c.queue[0].stall)
 	}
 	at := c.due
-	if hot := c.s.srv.hot; hot > 0 && !c.carried {
+	if hot := c.s.srv.hot; hot > 0 {
 		if quiet := c.armed.Add(hot); at.IsZero() || quiet.Before(at) {
 			at = quiet
 		}

@@ -241,15 +241,15 @@ func (t *transfer) body(head []byte) (bool, error) {
 	t.dst.out.Lock()
 	defer t.dst.out.Unlock()
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
-	wait, direct := t.src.in.wait, t.src.in.direct
-	t.src.in.wait, t.src.in.direct = func() { t.dst.out.flush(); t.src.anew() }, nil
+	wait := t.src.in.wait
+	t.src.in.wait = func() { t.dst.out.flush(); t.src.anew() }
 	err = t.src.in.copyN(lit.Size, func(p []byte) error {
 		put(p)
 		t.src.extend()
 		t.dst.extend() // it cannot answer yet
 		return nil
 	})
-	t.src.in.wait, t.src.in.direct = wait, direct
+	t.src.in.wait = wait
 	if err != nil {
 		return true, err
 	}

@@ -173,15 +173,6 @@ func (c *conn) late() bool {
 	return c.patient()
 }
 
-// carry tells that the kernel is to read by itself, or has done so: a read that nobody looks after may take as long
-// as the backend may be silent, from now on, whatever else is sent meanwhile.
-func (c *conn) carry(carried bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.carried = carried
-	c.arm()
-}
-
 // patient makes the next read wait for as long as the backend may be silent, and reports whether that is not
 // over; c.mu is held.
 func (c *conn) patient() bool {

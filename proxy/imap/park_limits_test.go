@@ -21,7 +21,7 @@ import (
 // off when that is over, and no earlier.
 func TestStallsWhileParking(t *testing.T) {
 	const limit = 300 * time.Millisecond
-	long := strings.Repeat("x", spliceMin)
+	long := strings.Repeat("x", longLiteral)
 	for _, c := range []struct {
 		name   string
 		state  string
@@ -43,7 +43,7 @@ func TestStallsWhileParking(t *testing.T) {
 		{name: "backend within a line", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FL"},
 		{name: "backend within a literal", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (BODY[] {6}\r\nabc"},
 		{name: "backend within a long literal", state: "selected", client: "a FETCH 1 X\r\n",
-			answer: fmt.Sprintf("* 1 FETCH (BODY[] {%d}\r\n%s", 2*spliceMin, long)},
+			answer: fmt.Sprintf("* 1 FETCH (BODY[] {%d}\r\n%s", 2*longLiteral, long)},
 		{name: "backend between two lines", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FLAGS ())\r\n"},
 		{name: "backend before the end", state: "selected", client: "a FETCH 1 X\r\n", answer: "* 1 FETCH (FLAGS ())\r\na OK do"},
 	} {

@@ -285,12 +285,14 @@ func TestBackendPausesWithinAnAnswer(t *testing.T) {
 	}
 }
 
-// A backend that pauses within a long literal, which the kernel carries, is waited for, also when the client gives the
-// next command meanwhile.
+// longLiteral does not fit into any buffer of ours.
+const longLiteral = 16 * chunk
+
+// A backend that pauses within a long literal is waited for, also when the client gives the next command meanwhile.
 func TestBackendPausesWithinALongLiteral(t *testing.T) {
 	r := parkRig(t, false, false, soon)
 	d := r.rest("A", "selected")
-	half := strings.Repeat("x", spliceMin)
+	half := strings.Repeat("x", longLiteral)
 	d.send("a NOOP") // so that the connection is known
 	d.until("a")
 	b1 := r.stubs["b1"]
@@ -299,9 +301,9 @@ func TestBackendPausesWithinALongLiteral(t *testing.T) {
 	for backend = range b1.conns {
 	}
 	b1.mu.Unlock()
-	fmt.Fprintf(backend, "* 1 FETCH (BODY[] {%d}\r\n%s", 2*spliceMin, half)
+	fmt.Fprintf(backend, "* 1 FETCH (BODY[] {%d}\r\n%s", 2*longLiteral, half)
 	d.expect("* 1 FETCH ...")
-	got := make([]byte, spliceMin)
+	got := make([]byte, longLiteral)
 	if _, err := io.ReadFull(d.r, got); err != nil {
 		t.Fatal(err)
 	}

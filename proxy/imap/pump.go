@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"time"
 )
 
@@ -141,13 +139,7 @@ func (c *conn) put(p []byte) error {
 func (c *conn) relay() bool {
 	c.s.out.Lock()
 	c.relaying, c.begun = true, false
-	if c.direct == nil || c.s.deflated {
-		c.in.direct = nil
-	} else {
-		c.in.direct = c.direct
-	}
 	err := c.in.copyResponse(c.putClient)
-	c.in.direct = nil
 	c.relaying = false
 	if err != nil {
 		c.s.out.flush() // the client may have all that came
@@ -158,28 +150,6 @@ func (c *conn) relay() bool {
 		return false
 	}
 	return true
-}
-
-// splice lets the kernel carry n octets of a literal from one socket to the other.
-func (c *conn) splice(to, from *net.TCPConn, n int64) (bool, error) {
-	if err := c.s.out.flush(); err != nil {
-		return true, err
-	}
-	defer c.carry(false)
-	for n > 0 {
-		c.carry(true)
-		c.in.quickAck()
-		to.SetWriteDeadline(time.Now().Add(c.s.cfg.Limits.Write))
-		k, err := io.CopyN(to, from, min(n, 1<<20))
-		n -= k
-		c.in.total += k
-		c.s.out.total.Add(k)
-		if err != nil {
-			c.s.out.err = err
-			return true, unexpected(err)
-		}
-	}
-	return true, nil
 }
 
 // skip drops one response line.

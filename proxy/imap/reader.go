@@ -44,8 +44,6 @@ type reader struct {
 	wait func()
 	// late, if not nil, is asked when a read has met the deadline; true means that it is to be tried again.
 	late func() bool
-	// direct, if not nil, may pass the whole of a long literal to its destination by itself.
-	direct func(n int64) (bool, error)
 
 	try    func(fd uintptr) bool // bound once, so that waiting does not allocate
 	tryN   int
@@ -275,21 +273,12 @@ func (r *reader) quickAck() {
 	}
 }
 
-// spliceMin is from where on a literal is worth going past the buffers. Below it, the wish to
-// acknowledge at once (see quickAck), which only our own reads can repeat, is worth more.
-const spliceMin = 1 << 20
-
 // copyN passes the next n octets to put in pieces.
 func (r *reader) copyN(n int64, put func([]byte) error) error {
 	defer func() { r.left = 0 }()
 	for n > 0 {
 		r.left = n
 		if len(r.buffered()) == 0 {
-			if n >= spliceMin && r.direct != nil {
-				if done, err := r.direct(n); done || err != nil {
-					return err
-				}
-			}
 			if err := r.fill(); err != nil {
 				return unexpected(err)
 			}
