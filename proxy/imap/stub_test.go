@@ -336,6 +336,8 @@ func (c *stubConn) one() bool {
 		io.Copy(io.Discard, c.r)
 		return false
 	case "gush": // a message of any size, out of nothing
+		// By then the session waits for its client. Else it may wait for its writer, a mutex, and virtual time stands still.
+		time.Sleep(time.Millisecond)
 		block := make([]byte, 1<<16)
 		c.say("* 1 FETCH (BODY[] {%d}", gushSize)
 		for n := 0; n < gushSize; n += len(block) {

@@ -29,7 +29,10 @@ type operation[C io.Closer] struct {
 
 type imapOperation = operation[*imapline.Conn]
 
-const bulkMessages, bulkSize = 200, 100 << 10
+const (
+	bulkMessages, bulkSize = 200, 100 << 10
+	pipelined              = 50 // commands in one piece
+)
 
 func operations() (list []imapOperation) {
 	inbox := func(user, mailbox string) func(string) (*imapline.Conn, error) {
@@ -56,12 +59,17 @@ func operations() (list []imapOperation) {
 			return err
 		}
 	}
+	many := func(command string) func(*imapline.Conn, string) error {
+		return func(c *imapline.Conn, _ string) error { return c.Pipeline(pipelined, command) }
+	}
 	m := message()
 	for _, conns := range []int{1, 8} {
 		list = append(list,
 			imapOperation{name: "login+select+logout", conns: conns, do: session},
 			imapOperation{name: "NOOP", conns: conns, open: inbox("u1", "INBOX"), do: one("NOOP")},
 			imapOperation{name: "FETCH 2 kB", conns: conns, open: inbox("u1", "INBOX"), do: one("FETCH 1 BODY.PEEK[]")},
+			imapOperation{name: "50 NOOP at once", conns: conns, open: inbox("u1", "INBOX"), do: many("NOOP")},
+			imapOperation{name: "50 FETCH at once", conns: conns, open: inbox("u1", "INBOX"), do: many("FETCH 1 (UID FLAGS)")},
 			imapOperation{name: "APPEND 2 kB", conns: conns, open: inbox("u3", "INBOX"), do: one("APPEND INBOX {%d+}\r\n%s", len(m), m)})
 	}
 	return append(list, imapOperation{name: "FETCH 20 MB", conns: 1, size: bulkMessages * bulkSize,

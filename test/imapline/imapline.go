@@ -173,6 +173,29 @@ func (c *Conn) Drain(format string, args ...any) error {
 	}
 }
 
+// Pipeline sends a command n times in one piece, without waiting for answers, and reads these. All must be OK.
+func (c *Conn) Pipeline(n int, command string) error {
+	var all strings.Builder
+	first := c.tag + 1
+	for range n {
+		c.tag++
+		fmt.Fprintf(&all, "t%d %s\r\n", c.tag, command)
+	}
+	if err := c.Raw(all.String()); err != nil {
+		return err
+	}
+	for i := range n {
+		r, err := c.Answer("t" + strconv.Itoa(first+i))
+		if err != nil {
+			return err
+		}
+		if r.Status != "OK" {
+			return &RefusedError{Command: command, Status: r.Status, Text: r.Text}
+		}
+	}
+	return nil
+}
+
 // Append stores one message, with a literal that asks for no continuation (RFC 7888).
 func (c *Conn) Append(mailbox, message string) error {
 	_, err := c.OK("APPEND %s {%d+}\r\n%s", Quote(mailbox), len(message), message)
