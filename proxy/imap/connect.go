@@ -159,15 +159,20 @@ func (l ownLogin) end(so *signOn, st status, code, text string) error {
 // open gives the session a connection to server: signed on as the user, with everything enabled
 // there that the user has enabled, and with the user's origin in the server's log.
 func (s *session) open(server mbox.Server) (*conn, error) {
-	hello, err := s.introduction()
-	if err != nil {
-		return nil, err
-	}
-	so, err := s.srv.connect(s.ctx, server, string(s.user), hello)
+	so, err := s.signOn(server)
 	if err != nil {
 		return nil, err
 	}
 	return s.take(so)
+}
+
+// signOn opens a connection to server as the user, and says there who the client is.
+func (s *session) signOn(server mbox.Server) (*signOn, error) {
+	hello, err := s.introduction()
+	if err != nil {
+		return nil, err
+	}
+	return s.srv.connect(s.ctx, server, string(s.user), hello)
 }
 
 // take makes a connection that is signed on as the user one of the session's.

@@ -94,11 +94,7 @@ func (s *session) searchAt(tag string, server mbox.Server, items []listed, crite
 
 // aside opens a connection that is signed on as the user and belongs to one command only.
 func (s *session) aside(server mbox.Server) (*signOn, error) {
-	hello, err := s.introduction()
-	if err != nil {
-		return nil, err
-	}
-	so, err := s.srv.connect(s.ctx, server, string(s.user), hello)
+	so, err := s.signOn(server)
 	if err != nil {
 		return nil, err
 	}
