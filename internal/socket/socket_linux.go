@@ -3,6 +3,7 @@ package socket
 import (
 	"io"
 	"net"
+	"sync"
 	"syscall"
 	"unsafe"
 )
@@ -10,15 +11,10 @@ import (
 // most is how much one system call writes at most: the processor belongs to it meanwhile.
 const most = 64 << 10
 
-// Conn is a TCP connection that reads and writes in this way. There may be one reader and one writer
-// at a time.
+// Conn is a TCP connection that reads and writes in this way. It is small, because most connections are idle.
 type Conn struct {
 	*net.TCPConn
-	raw           syscall.RawConn
-	in, out       []byte
-	read, written int
-	inErr, outErr error
-	tryIn, tryOut func(fd uintptr) bool // bound once, so that nothing is allocated
+	raw syscall.RawConn
 }
 
 // New returns conn as a *Conn if it is TCP, else as it is.
@@ -31,61 +27,80 @@ func New(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn
 	}
-	c := &Conn{TCPConn: tcp, raw: raw}
-	c.tryIn, c.tryOut = c.readOnce, c.writeAll
-	return c
+	return &Conn{tcp, raw}
 }
 
 // SyscallConn implements syscall.Conn.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+
+// call is one call of Read or Write.
+type call struct {
+	p           []byte
+	n           int
+	err         error
+	read, write func(fd uintptr) bool // bound once, so that nothing is allocated
+}
+
+var calls = sync.Pool{New: func() any {
+	c := &call{}
+	c.read, c.write = c.readOnce, c.writeAll
+	return c
+}}
+
+func begin(p []byte) *call {
+	c := calls.Get().(*call)
+	c.p, c.n, c.err = p, 0, nil
+	return c
+}
+
+// end returns what has come of the call, which the socket has ended with err.
+func (c *call) end(err error) (int, error) {
+	n := c.n
+	if err == nil {
+		err = c.err
+	}
+	c.p, c.err = nil, nil
+	calls.Put(c)
+	return n, err
+}
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	c.in, c.read, c.inErr = p, 0, nil
-	err := c.raw.Read(c.tryIn)
-	c.in = nil
-	if err == nil {
-		err = c.inErr
-	}
-	return c.read, err
+	call := begin(p)
+	return call.end(c.raw.Read(call.read))
 }
 
-func (c *Conn) readOnce(fd uintptr) bool {
-	n, err := ReadNow(fd, c.in)
+func (c *call) readOnce(fd uintptr) bool {
+	n, err := ReadNow(fd, c.p)
 	if err == syscall.EAGAIN {
 		return false
 	}
-	if c.read, c.inErr = n, err; n == 0 && err == nil {
-		c.inErr = io.EOF
+	if c.n, c.err = n, err; n == 0 && err == nil {
+		c.err = io.EOF
 	}
 	return true
 }
 
 // Write implements net.Conn.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.out, c.written, c.outErr = p, 0, nil
-	err := c.raw.Write(c.tryOut)
-	c.out = nil
-	if err == nil {
-		err = c.outErr
-	}
-	return c.written, err
+	call := begin(p)
+	return call.end(c.raw.Write(call.write))
 }
 
-func (c *Conn) writeAll(fd uintptr) bool {
-	for c.written < len(c.out) {
-		n, err := writeNow(fd, c.out[c.written:min(len(c.out), c.written+most)])
+func (c *call) writeAll(fd uintptr) bool {
+	for c.n < len(c.p) {
+		n, err := writeNow(fd, c.p[c.n:min(len(c.p), c.n+most)])
 		if err == syscall.EAGAIN {
 			return false
 		}
 		if err != nil {
-			c.outErr = err
+			c.err = err
 			return true
 		}
-		c.written += n
+		c.n += n
 	}
 	return true
 }
