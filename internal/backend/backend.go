@@ -138,7 +138,6 @@ func (s *Set) Update(def Settings, servers map[mbox.Server]Settings) {
 	defer s.mu.Unlock()
 	s.cfg.Default, s.cfg.Servers = def, servers
 	for _, srv := range s.servers {
-		srv.sessions = tls.NewLRUClientSessionCache(sessionCache)
 		srv.current = nil
 	}
 }
@@ -211,31 +210,36 @@ func (set Settings) port(svc Service) int {
 type server struct {
 	name     mbox.Server
 	conns    atomic.Int64
-	sessions tls.ClientSessionCache
-	current  *Settings // which connections share; nil: not looked up yet
+	current  *terms // nil: not looked up yet
 	breakers [services]breaker
 	turns    [services]chan struct{} // held by connections that wait for the greeting
 }
 
-const sessionCache = 32
+// terms are the settings of a server and what follows from them. Connections share them, and nobody changes them.
+type terms struct {
+	Settings
+	tls    *tls.Config // with the sessions that can be resumed
+	tlsErr error
+}
 
-// use returns the settings of a server and what is known about it.
-func (s *Set) use(name mbox.Server) (*Settings, *server, tls.ClientSessionCache) {
+// use returns the terms of a server and what is known about it.
+func (s *Set) use(name mbox.Server) (*terms, *server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	srv := s.servers[name]
 	if srv == nil {
-		srv = &server{name: name, sessions: tls.NewLRUClientSessionCache(sessionCache)}
+		srv = &server{name: name}
 		for svc := range srv.turns {
 			srv.turns[svc] = make(chan struct{}, approach)
 		}
 		s.servers[name] = srv
 	}
 	if srv.current == nil {
-		set := s.settings(name)
-		srv.current = &set
+		t := &terms{Settings: s.settings(name)}
+		t.tls, t.tlsErr = t.tlsConfig()
+		srv.current = t
 	}
-	return srv.current, srv, srv.sessions
+	return srv.current, srv
 }
 
 // State describes one service of one server for status output.
@@ -301,7 +305,7 @@ func (s *Set) looped(srv *server, svc Service, err error) {
 // LoginFailed notes that a server refused our own identity, which an operator must hear of. It does
 // not open the breaker, and is logged once a minute for each server and service.
 func (s *Set) LoginFailed(name mbox.Server, svc Service, err error) {
-	_, srv, _ := s.use(name)
+	_, srv := s.use(name)
 	s.metrics.logins.WithLabelValues(string(name), svc.String()).Inc()
 	if srv.breakers[svc].refused(time.Now(), err) {
 		s.log.Error("backend refuses our identity", "backend", string(name), "service", svc.String(), "err", err)

@@ -214,7 +214,7 @@ func TestSilentServerBreaks(t *testing.T) {
 		}
 	})
 	s := New(Config{Default: Settings{TLS: NoTLS, Ports: map[Service]int{IMAP: port}}})
-	_, srv, _ := s.use("127.0.0.1")
+	_, srv := s.use("127.0.0.1")
 	for range 3 {
 		c, err := s.Dial(t.Context(), "127.0.0.1", IMAP)
 		if err != nil {

@@ -2,14 +2,13 @@ package backend
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,8 +63,8 @@ func (s *Set) Dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 }
 
 func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, error) {
-	set, srv, sessions := s.use(name)
-	if n := srv.conns.Add(1); set.MaxConns > 0 && n > int64(set.MaxConns) {
+	terms, srv := s.use(name)
+	if n := srv.conns.Add(1); terms.MaxConns > 0 && n > int64(terms.MaxConns) {
 		srv.conns.Add(-1)
 		return nil, ErrBusy
 	}
@@ -77,7 +76,7 @@ func (s *Set) dial(ctx context.Context, name mbox.Server, svc Service) (*Conn, e
 	}
 	b.count(1)
 	began := time.Now()
-	c := &Conn{set: s, settings: set, srv: srv, svc: svc, sessions: sessions, probe: probe, began: began}
+	c := &Conn{set: s, terms: terms, srv: srv, svc: svc, probe: probe, began: began}
 	if err := c.open(ctx); err != nil {
 		switch {
 		case errors.Is(err, ErrLoop):
@@ -127,17 +126,17 @@ func (srv *server) admit(ctx context.Context, svc Service, waiting prometheus.Ga
 func (c *Conn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialAll)
 	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", c.settings.Host)
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", c.terms.Host)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	port := c.settings.port(c.svc)
+	port := c.terms.port(c.svc)
 	dialer := net.Dialer{
 		KeepAliveConfig: keepAlive,
 		Control:         boundRetransmission,
 	}
-	if c.settings.Bind.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.settings.Bind, 0))
+	if c.terms.Bind.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.terms.Bind, 0))
 	}
 	dial := c.set.cfg.Dial
 	if dial == nil {
@@ -147,7 +146,7 @@ func (c *Conn) open(ctx context.Context) error {
 	}
 	var errs []error
 	for i, addr := range addrs {
-		if bind := c.settings.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
+		if bind := c.terms.Bind; bind.IsValid() && bind.Is4() != addr.Unmap().Is4() {
 			continue
 		}
 		at := netip.AddrPortFrom(addr.Unmap(), uint16(port))
@@ -162,10 +161,8 @@ func (c *Conn) open(ctx context.Context) error {
 		conn, err := dial(each, at.String())
 		stop()
 		if err == nil {
-			c.raw, c.Conn = conn, socket.New(conn)
-			if sys, ok := conn.(syscall.Conn); ok {
-				c.sys, _ = sys.SyscallConn()
-			}
+			c.raw = socket.New(conn)
+			c.Conn = c.raw
 			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Inc()
 			break
 		}
@@ -176,7 +173,7 @@ func (c *Conn) open(ctx context.Context) error {
 	if c.Conn == nil {
 		return fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(errs...))
 	}
-	if c.settings.TLS == Implicit {
+	if c.terms.TLS == Implicit {
 		return c.StartTLS(ctx)
 	}
 	return nil
@@ -185,38 +182,36 @@ func (c *Conn) open(ctx context.Context) error {
 // Conn is a connection to a backend. Reading and writing may go on at the same time; Close and the
 // deadlines may be called at any time, also during StartTLS.
 type Conn struct {
-	net.Conn // replaced by StartTLS
-	raw      net.Conn
-	sys      syscall.RawConn // of raw; nil if that is no socket
+	net.Conn          // replaced by StartTLS
+	raw      net.Conn // the socket
 
-	set      *Set
-	settings *Settings // shared, never changed
-	srv      *server
-	svc      Service
-	sessions tls.ClientSessionCache
-	probe    bool
-	began    time.Time
-
-	judged sync.Once
-	closed sync.Once
+	set    *Set
+	terms  *terms
+	srv    *server
+	svc    Service
+	began  time.Time
 	mu     sync.Mutex // for replacing Conn against Close
+	judged atomic.Bool
+	closed atomic.Bool
+	probe  bool
 	secure bool
 }
 
 // judge tells the breaker, once, what this connection says about the server.
 func (c *Conn) judge(err error, decided bool) {
-	c.judged.Do(func() {
-		b := &c.srv.breakers[c.svc]
-		switch {
-		case decided && err == nil:
-			b.ok(time.Now())
-		case decided && !c.hurried(err):
-			b.failed(c.began, time.Now(), c.probe, err)
-		case c.probe:
-			b.undecided()
-		}
-		<-c.srv.turns[c.svc]
-	})
+	if c.judged.Load() || c.judged.Swap(true) {
+		return
+	}
+	b := &c.srv.breakers[c.svc]
+	switch {
+	case decided && err == nil:
+		b.ok(time.Now())
+	case decided && !c.hurried(err):
+		b.failed(c.began, time.Now(), c.probe, err)
+	case c.probe:
+		b.undecided()
+	}
+	<-c.srv.turns[c.svc]
 }
 
 // hurried reports whether a caller gave up too soon to say anything of the server: most of his time was over when it
@@ -239,20 +234,20 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {
-	var err error
-	c.closed.Do(func() {
-		c.judge(nil, false)
-		c.srv.conns.Add(-1)
-		c.srv.breakers[c.svc].count(-1)
-		c.mu.Lock()
-		conn := c.Conn
-		c.mu.Unlock()
-		if conn != nil {
-			c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Dec()
-			err = conn.Close()
-		}
-	})
-	return err
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.judge(nil, false)
+	c.srv.conns.Add(-1)
+	c.srv.breakers[c.svc].count(-1)
+	c.mu.Lock()
+	conn := c.Conn
+	c.mu.Unlock()
+	if conn == nil {
+		return nil
+	}
+	c.set.metrics.conns.WithLabelValues(string(c.srv.name), c.svc.String()).Dec()
+	return conn.Close()
 }
 
 // NetConn returns the socket below, on which only waiting for something to read is safe.
@@ -272,8 +267,8 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadli
 // before it are acknowledged: that would take the system 40 ms. It forgets the wish soon, so it is to be uttered before
 // each wait for the rest of an answer; what has come before a command is acknowledged by that.
 func (c *Conn) Acknowledge() {
-	if c.sys != nil {
-		socket.AckNow(c.sys)
+	if s, ok := c.raw.(*socket.Conn); ok {
+		s.AckNow()
 	}
 }
 

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ func TestOneLostProbeIsNoReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	raw, err := conn.raw.(*net.TCPConn).SyscallConn()
+	raw, err := conn.raw.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // NeedStartTLS reports whether the policy demands StartTLS and it has not happened yet.
-func (c *Conn) NeedStartTLS() bool { return c.settings.TLS == StartTLS && !c.secure }
+func (c *Conn) NeedStartTLS() bool { return c.terms.TLS == StartTLS && !c.secure }
 
 // Secured reports whether a password may be sent: TLS, or a server on this host.
 func (c *Conn) Secured() bool {
@@ -36,11 +36,10 @@ func (c *Conn) StartTLS(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, dialAll)
 		defer cancel()
 	}
-	cfg, err := c.settings.tlsConfig(c.sessions)
-	if err != nil {
+	if err := c.terms.tlsErr; err != nil {
 		return fmt.Errorf("%w: %w", ErrTLS, err)
 	}
-	conn := tls.Client(c.raw, cfg)
+	conn := tls.Client(c.raw, c.terms.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrTLS, err)
 	}
@@ -50,12 +49,15 @@ func (c *Conn) StartTLS(ctx context.Context) error {
 	return nil
 }
 
-func (set Settings) tlsConfig(sessions tls.ClientSessionCache) (*tls.Config, error) {
+// sessionCache is how many sessions of a server can be resumed.
+const sessionCache = 32
+
+func (set Settings) tlsConfig() (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         set.TLSName,
 		RootCAs:            set.RootCAs,
-		ClientSessionCache: sessions,
+		ClientSessionCache: tls.NewLRUClientSessionCache(sessionCache),
 	}
 	if cfg.ServerName == "" {
 		cfg.ServerName = set.Host
