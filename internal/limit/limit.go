@@ -33,39 +33,48 @@ func NewConns(total, perAddress int) *Conns {
 	return &Conns{total: total, perAddress: perAddress, counts: make(map[netip.Addr]int)}
 }
 
-// Acquire admits a connection or returns ErrTotal or ErrAddress. Release must be called when an
-// admitted connection ends; calling it again does nothing.
-func (c *Conns) Acquire(addr netip.Addr) (release func(), err error) {
+// Acquire admits a connection or returns ErrTotal or ErrAddress. Release must be called, once, when an
+// admitted connection ends.
+func (c *Conns) Acquire(addr netip.Addr) error {
 	if c == nil {
-		return func() {}, nil
+		return nil
 	}
-	key := Network(addr)
+	key, counted := c.key(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.total > 0 && c.all >= c.total {
-		return nil, ErrTotal
+		return ErrTotal
 	}
-	counted := c.perAddress > 0 && key.IsValid() && !key.IsLoopback()
 	if counted {
 		if c.counts[key] >= c.perAddress {
-			return nil, ErrAddress
+			return ErrAddress
 		}
 		c.counts[key]++
 	}
 	c.all++
-	var once sync.Once
-	return func() {
-		once.Do(func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.all--
-			if counted {
-				if c.counts[key]--; c.counts[key] == 0 {
-					delete(c.counts, key)
-				}
-			}
-		})
-	}, nil
+	return nil
+}
+
+// Release makes room again.
+func (c *Conns) Release(addr netip.Addr) {
+	if c == nil {
+		return
+	}
+	key, counted := c.key(addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	if counted {
+		if c.counts[key]--; c.counts[key] == 0 {
+			delete(c.counts, key)
+		}
+	}
+}
+
+// key is what an address is counted by, if it is.
+func (c *Conns) key(addr netip.Addr) (key netip.Addr, counted bool) {
+	key = Network(addr)
+	return key, c.perAddress > 0 && key.IsValid() && !key.IsLoopback()
 }
 
 // Len returns the number of admitted connections.

@@ -10,7 +10,7 @@ import (
 
 func TestConns(t *testing.T) {
 	c := NewConns(4, 2)
-	var release []func()
+	var admitted []netip.Addr
 	for i, step := range []struct {
 		addr string
 		want error
@@ -22,21 +22,21 @@ func TestConns(t *testing.T) {
 		{"2001:db8::2", nil},
 		{"2001:db8:0:1::1", ErrTotal},
 	} {
-		done, err := c.Acquire(netip.MustParseAddr(step.addr))
+		addr := netip.MustParseAddr(step.addr)
+		err := c.Acquire(addr)
 		if !errors.Is(err, step.want) || (err == nil) != (step.want == nil) {
 			t.Errorf("step %d: %v, want %v", i, err, step.want)
 		}
 		if err == nil {
-			release = append(release, done)
+			admitted = append(admitted, addr)
 		}
 	}
-	release[3]()
-	release[3]()
-	if _, err := c.Acquire(netip.MustParseAddr("2001:db8::9")); err != nil || c.Len() != 4 {
+	c.Release(admitted[3])
+	if err := c.Acquire(netip.MustParseAddr("2001:db8::9")); err != nil || c.Len() != 4 {
 		t.Errorf("after a release: %v, %d", err, c.Len())
 	}
-	for _, done := range release {
-		done()
+	for _, addr := range admitted[:3] {
+		c.Release(addr)
 	}
 	if c.Len() != 1 || len(c.counts) != 1 {
 		t.Errorf("left over: %d %v", c.Len(), c.counts)
@@ -47,17 +47,16 @@ func TestConnsFromLoopbackAreNotCounted(t *testing.T) {
 	c := NewConns(0, 1)
 	for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), {}} {
 		for range 3 {
-			if _, err := c.Acquire(addr); err != nil {
+			if err := c.Acquire(addr); err != nil {
 				t.Errorf("%v: %v", addr, err)
 			}
 		}
 	}
 	var none *Conns
-	if done, err := none.Acquire(netip.Addr{}); err != nil || none.Len() != 0 {
+	if err := none.Acquire(netip.Addr{}); err != nil || none.Len() != 0 {
 		t.Error(err)
-	} else {
-		done()
 	}
+	none.Release(netip.Addr{})
 }
 
 func TestFailures(t *testing.T) {

@@ -55,14 +55,13 @@ func (g *Gate[S]) Serve(ln net.Listener, serve func(net.Conn)) error {
 // Enter lets a session in, and returns how it leaves. The error is ErrClosing, or says which limit has
 // been reached.
 func (g *Gate[S]) Enter(from netip.Addr, s S) (leave func(), err error) {
-	release, err := g.Limit.Acquire(from)
-	if err != nil {
+	if err := g.Limit.Acquire(from); err != nil {
 		return nil, err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {
-		release()
+		g.Limit.Release(from)
 		return nil, ErrClosing
 	}
 	if g.inside == nil {
@@ -73,7 +72,7 @@ func (g *Gate[S]) Enter(from netip.Addr, s S) (leave func(), err error) {
 		g.mu.Lock()
 		delete(g.inside, s)
 		g.mu.Unlock()
-		release()
+		g.Limit.Release(from)
 	}, nil
 }
 

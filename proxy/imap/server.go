@@ -121,18 +121,17 @@ var errClosing = errors.New("server is shutting down")
 
 // admit counts a session until it is forgotten, unless there are enough.
 func (s *Server) admit(ss *session) error {
-	release, err := s.conns.Acquire(ss.peer.Addr())
-	if err != nil {
+	if err := s.conns.Acquire(ss.peer.Addr()); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		release()
+		s.conns.Release(ss.peer.Addr())
 		return errClosing
 	}
 	s.work.Add(1)
-	s.sessions[ss.id], ss.release = ss, release
+	s.sessions[ss.id] = ss
 	s.metrics.sessions.Inc()
 	return nil
 }
@@ -164,7 +163,7 @@ func (s *Server) forget(ss *session) {
 	delete(s.sessions, ss.id)
 	s.mu.Unlock()
 	s.metrics.sessions.Dec()
-	ss.release()
+	s.conns.Release(ss.peer.Addr())
 	s.work.Done()
 }
 

@@ -74,10 +74,9 @@ type session struct {
 	selName  mbox.Name
 	selExt   string
 	special  specialUse
-	release  func() // of the room that it takes
-	unsynced bool   // the map may lack an operation of this session
-	first    bool   // nothing has been read yet
-	bad      int    // wrong commands in a row
+	unsynced bool // the map may lack an operation of this session
+	first    bool // nothing has been read yet
+	bad      int  // wrong commands in a row
 
 	pumps sync.WaitGroup
 
