@@ -261,7 +261,7 @@ func (s *session) capabilities() string {
 		return s.promised.text
 	}
 	list := strings.Fields(own)
-	if s.cfg.TLS != nil && s.tls == nil {
+	if s.cfg.TLS != nil && !s.secure() {
 		list = append(list, "STARTTLS")
 	}
 	if !s.cfg.Auth.PlaintextAllowed(s.authConn()) {

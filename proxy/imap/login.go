@@ -145,14 +145,12 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account,
 		s.log().Info("login refused", "user", account.Name, "err", errTooMany)
 		return errTooMany
 	}
-	s.user, s.admin, s.groups, s.groupsAt = mbox.UserID(account.Name), account.Admin, account.Groups, time.Now()
+	s.setUser(mbox.UserID(account.Name))
+	s.admin, s.groups, s.groupsAt = account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
-	s.mu.Lock()
-	s.info.User = account.Name
-	s.mu.Unlock()
 	s.srv.metrics.logins.WithLabelValues("ok").Inc()
-	facts := []any{"mech", mech, "tls", s.tls != nil, "admin", s.admin}
+	facts := []any{"mech", mech, "tls", s.secure(), "admin", s.admin}
 	if authc != account.Name {
 		facts = append(facts, "by", authc)
 	}
@@ -168,17 +166,23 @@ func (s *session) leave() {
 	if s.user == "" {
 		return
 	}
-	s.log().Info("logout", "dur", time.Since(s.since).Round(time.Millisecond), "in", s.in.total-s.inAt, "out", s.out.total.Load()-s.outAt)
+	s.log().Info("logout", "dur", (time.Since(s.since) - s.before).Round(time.Millisecond), "in", s.in.total-s.inAt, "out", s.out.total.Load()-s.outAt)
 	if !s.admin {
 		s.srv.users.Release(string(s.user))
 	}
-	s.user = ""
+	s.setUser("")
+}
+
+func (s *session) setUser(user mbox.UserID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.user = user
 }
 
 // starttls executes STARTTLS. What the client has sent behind it in clear is dropped, never
 // executed (RFC 9051 section 6.2.1).
 func (s *session) starttls(c *command) error {
-	if s.cfg.TLS == nil || s.tls != nil {
+	if s.cfg.TLS == nil || s.secure() {
 		return bad("STARTTLS is not available")
 	}
 	if err := s.say(c.tag + " OK Begin TLS negotiation\r\n"); err != nil {
@@ -200,8 +204,6 @@ func (s *session) startTLS(cfg *tls.Config) error {
 		s.srv.metrics.tlsFailed.Inc()
 		return err
 	}
-	state := conn.ConnectionState()
-	s.tls, s.conn = &state, conn
 	total := s.in.total
 	s.in = s.newReader(conn)
 	s.in.total = total
@@ -209,7 +211,7 @@ func (s *session) startTLS(cfg *tls.Config) error {
 	s.out.dst, s.out.conn = conn, conn
 	s.out.Unlock()
 	s.mu.Lock()
-	s.info.TLS = true
+	s.conn = conn
 	s.mu.Unlock()
 	return nil
 }
@@ -255,15 +257,12 @@ func (s *session) unauthenticate(c *command) error {
 		s.gone(b)
 	}
 	s.leave()
-	s.since, s.inAt, s.outAt = time.Now(), s.in.total, s.out.total.Load()
+	s.before, s.inAt, s.outAt = time.Since(s.since), s.in.total, s.out.total.Load()
 	s.admin, s.groups, s.view, s.promised = false, nil, mbox.Viewer{}, offer{}
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
 	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))
 	s.deadline, s.short = time.Time{}, false
-	s.mu.Lock()
-	s.info.User = ""
-	s.mu.Unlock()
 	return okCode("CAPABILITY "+s.capabilities(), "Unauthenticated")
 }
 

@@ -65,10 +65,7 @@ func (s *session) late() bool {
 func (s *session) park() bool {
 	until := s.restUntil
 	s.restUntil = time.Time{}
-	if cap(s.buf) > small {
-		s.buf = nil
-	}
-	s.in.first = nil
+	s.buf, s.in.first = nil, nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending != nil || s.dead || s.severed {

@@ -52,11 +52,11 @@ func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, err
 	}
 	if st, _, _ := condition(x.tagged); st == statusOK {
 		b = s.at(server)
-		s.sel, s.selName, s.selExt, s.phase = b, "", ext, selected
+		s.selName = ""
 		s.mu.Lock()
 		s.moved = false
-		s.info.Mailbox, s.info.Backend = ext, string(server)
 		s.mu.Unlock()
+		s.setSelected(b, ext)
 		s.srv.follow.watch(s, e.Name, server)
 		b.setSelected(true)
 	}
@@ -70,10 +70,19 @@ func (s *session) deselect() {
 	}
 	s.sel.setSelected(false)
 	s.srv.follow.unwatch(s)
-	s.sel, s.selName, s.selExt, s.phase = nil, "", "", authed
+	s.selName = ""
+	s.setSelected(nil, "")
+}
+
+// setSelected notes which mailbox is open, and where; nil stands for none.
+func (s *session) setSelected(b *conn, ext string) {
+	s.phase = authed
+	if b != nil {
+		s.phase = selected
+	}
 	s.mu.Lock()
-	s.info.Mailbox, s.info.Backend = "", ""
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.sel, s.selExt = b, ext
 }
 
 // leaveMailbox closes the selected mailbox at its backend, without expunging, and tells the client.
@@ -111,7 +120,7 @@ func (s *session) unselect(c *command) error {
 		return err
 	}
 	if st, _, _ := condition(x.tagged); st != statusOK {
-		s.sel, s.selExt, s.phase = b, ext, selected
+		s.setSelected(b, ext)
 		s.srv.follow.watch(s, name, b.server)
 		b.setSelected(true)
 	}
@@ -139,7 +148,7 @@ func (s *session) noop(c *command) error {
 func (s *session) mailboxMoved() {
 	s.mu.Lock()
 	s.moved = true
-	idle := s.info.Command == "IDLE"
+	idle := s.command == "IDLE"
 	s.mu.Unlock()
 	if idle {
 		s.end("UNAVAILABLE", "Mailbox moved, reconnect")

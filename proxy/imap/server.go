@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,14 +147,12 @@ func (s *session) newReader(src io.Reader) *reader {
 func (s *Server) newSession(nc net.Conn, peer, local netip.AddrPort) *session {
 	now := time.Now()
 	ss := &session{
-		srv: s, cfg: &s.cfg, id: rand.Text()[:12], sock: nc, conn: nc, clear: nc, peer: peer, local: local,
-		phase: fresh, first: true,
+		srv: s, cfg: &s.cfg, id: strings.Clone(rand.Text()[:12]), sock: nc, conn: nc, clear: nc, peer: peer, local: local,
+		phase: fresh, first: true, since: now, began: now,
 	}
 	ss.in = ss.newReader(nc)
 	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
 	ss.awaken()
-	ss.since = now
-	ss.info = SessionInfo{ID: ss.id, Peer: ss.peer.String(), Since: now, Active: now}
 	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
 	return ss
 }
@@ -257,20 +256,27 @@ func (s *Server) Sessions() []SessionInfo {
 	defer s.mu.Unlock()
 	list := make([]SessionInfo, 0, len(s.sessions))
 	for _, ss := range s.sessions {
-		ss.mu.Lock()
-		info := ss.info
-		for _, c := range ss.conns {
-			info.Backends = append(info.Backends, string(c.server))
-		}
-		slices.Sort(info.Backends)
-		ss.mu.Unlock()
-		info.Out = ss.out.total.Load()
-		list = append(list, info)
+		list = append(list, ss.info())
 	}
 	slices.SortFunc(list, func(a, b SessionInfo) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
 	})
 	return list
+}
+
+func (s *session) info() SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := SessionInfo{ID: s.id, User: string(s.user), Peer: s.peer.String(), TLS: s.secure(), Since: s.since, Active: s.began,
+		Command: s.command, Mailbox: s.selExt, In: s.came, Out: s.out.total.Load()}
+	if s.sel != nil {
+		i.Backend = string(s.sel.server)
+	}
+	for _, c := range s.conns {
+		i.Backends = append(i.Backends, string(c.server))
+	}
+	slices.Sort(i.Backends)
+	return i
 }
 
 // kickGrace is how long a session that is kicked may take to the end of its command.

@@ -39,11 +39,9 @@ type session struct {
 	ctx context.Context // of the driver: ends with the session, or when it is parked
 
 	sock        net.Conn // the client's socket
-	conn        net.Conn // sock, or TLS over it
+	conn        net.Conn // sock, or TLS over it; by mu
 	clear       net.Conn // takes the read deadline: sock, or where decompressed text comes from; by mu
 	peer, local netip.AddrPort
-	tls         *tls.ConnectionState
-	deflated    bool
 	in          *reader
 	out         writer    // shared
 	buf         []byte    // of the current line
@@ -52,17 +50,20 @@ type session struct {
 	idleFrom    time.Time // since when a command has been waited for; zero while one is executed
 	idling      *idling   // while IDLE is executed
 	restUntil   time.Time // not zero: may be parked until then
-	short       bool      // deadline is that of the next pause (see late)
-	restless    bool      // cannot be parked
-	woken       bool      // has just been parked, and so has written nothing
 
-	// since when, and from how many octets on, the session has been that of one user.
-	since       time.Time
+	since time.Time // when the client came
+	// How long, and for how many octets, the session was not that of the present user.
+	before      time.Duration
 	inAt, outAt int64
 
 	phase    phase
-	user     mbox.UserID
 	admin    bool
+	deflated bool
+	unsynced bool // the map may lack an operation of this session
+	first    bool // nothing has been read yet
+	short    bool // deadline is that of the next pause (see late)
+	restless bool // cannot be parked
+	woken    bool // has just been parked, and so has written nothing
 	groups   []string
 	groupsAt time.Time // when they were last asked for
 	view     mbox.Viewer
@@ -70,23 +71,27 @@ type session struct {
 	enabled  []string
 	id0      [][2]string // the client's own ID parameters
 	conns    []*conn     // at most one for each server; also read by others, by mu, and never changed in place
-	sel      *conn
 	selName  mbox.Name
-	selExt   string
 	special  specialUse
-	unsynced bool // the map may lack an operation of this session
-	first    bool // nothing has been read yet
-	bad      int  // wrong commands in a row
+	bad      int // wrong commands in a row
 
 	pumps sync.WaitGroup
 
-	mu      sync.Mutex // shared from here
-	info    SessionInfo
+	mu sync.Mutex // shared from here
+
+	// What operators see. The driver writes it with the lock, and reads it without.
+	user    mbox.UserID // "" before login
+	sel     *conn       // of the selected mailbox, nil if there is none
+	selExt  string      // that mailbox, as the client named it
+	command string      // verb being executed, "" when idle
+	began   time.Time   // when the last command began
+	came    int64       // octets up to that
+
 	stop    context.CancelFunc // of ctx; nil while parked
 	ending  *farewell
-	waiting bool        // the driver waits for the client, between two lines
 	parked  ticket      // while the driver is no goroutine; else 0
 	alarm   *time.Timer // rouses it
+	waiting bool        // the driver waits for the client, between two lines
 	dead    bool
 	severed bool
 	moved   bool                // the selected mailbox is elsewhere now
@@ -125,7 +130,7 @@ func (s *session) rest() {
 // Any goroutine may call it.
 func (s *session) log() *slog.Logger {
 	s.mu.Lock()
-	user := s.info.User // s.user is the driver's
+	user := s.user
 	s.mu.Unlock()
 	if user == "" {
 		return s.bare()
@@ -468,10 +473,21 @@ func (s *session) newAlert(line []byte) bool {
 func (s *session) busy(cmd string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info.Command, s.info.Active, s.info.In = cmd, at, s.in.total
+	s.command, s.began, s.came = cmd, at, s.in.total
 }
 
 // authConn describes the client to package auth.
 func (s *session) authConn() auth.Conn {
-	return auth.Conn{Protocol: "imap", Peer: s.peer, Local: s.local, TLS: s.tls, SessionID: s.id}
+	c := auth.Conn{Protocol: "imap", Peer: s.peer, Local: s.local, SessionID: s.id}
+	if conn, ok := s.conn.(*tls.Conn); ok {
+		state := conn.ConnectionState()
+		c.TLS = &state
+	}
+	return c
+}
+
+// secure reports whether the client's connection is encrypted.
+func (s *session) secure() bool {
+	_, ok := s.conn.(*tls.Conn)
+	return ok
 }
