@@ -93,7 +93,10 @@ func (ns Namespace) IsDeleted(n Name) bool {
 	return top == ns.deleted()
 }
 
-func (ns Namespace) deleted() string { return orElse(ns.Deleted, "DELETED") }
+func (ns Namespace) deleted() string      { return orElse(ns.Deleted, "DELETED") }
+func (ns Namespace) userPrefix() string   { return orElse(ns.UserPrefix, "Other Users") }
+func (ns Namespace) sharedPrefix() string { return orElse(ns.SharedPrefix, "Shared Folders") }
+func (ns Namespace) altPrefix() string    { return orElse(ns.AltPrefix, "Alt Folders") }
 
 func (ns Namespace) qualify(domain, local string) Name {
 	if domain == "" || domain == ns.DefaultDomain {
@@ -104,7 +107,7 @@ func (ns Namespace) qualify(domain, local string) Name {
 
 // Viewer translates names for one user. It is a value; make one for each login.
 type Viewer struct {
-	ns     Namespace
+	ns     *Namespace
 	user   UserID
 	inbox  Name
 	domain string
@@ -114,11 +117,8 @@ type Viewer struct {
 
 // View returns the viewer for a user. Administrators see every name from the top, whatever the
 // namespace of users. With utf8 the client's form of names is UTF-8 (RFC 6855, RFC 9051), otherwise
-// modified UTF-7.
-func (ns Namespace) View(user UserID, admin, utf8 bool) Viewer {
-	ns.UserPrefix = orElse(ns.UserPrefix, "Other Users")
-	ns.SharedPrefix = orElse(ns.SharedPrefix, "Shared Folders")
-	ns.AltPrefix = orElse(ns.AltPrefix, "Alt Folders")
+// modified UTF-7. The viewer goes by ns, which must not be changed.
+func (ns *Namespace) View(user UserID, admin, utf8 bool) Viewer {
 	v := Viewer{ns: ns, user: user, inbox: ns.Inbox(user), admin: admin, utf8: utf8}
 	v.domain, _ = v.inbox.Split()
 	return v
@@ -134,7 +134,7 @@ func (v Viewer) Separator() byte { return v.ns.Separator() }
 // the NAMESPACE answer (RFC 2342).
 func (v Viewer) Prefixes() (other, shared string) {
 	if v.alt() {
-		return v.ns.UserPrefix, v.ns.SharedPrefix
+		return v.ns.userPrefix(), v.ns.sharedPrefix()
 	}
 	return "user", ""
 }
@@ -220,16 +220,16 @@ func (v Viewer) fromAlt(parts []string) (Name, error) {
 	switch first := parts[0]; {
 	case strings.EqualFold(first, "INBOX"):
 		return v.inbox + "." + Name(v.join(append([]string{"INBOX"}, parts[1:]...))), nil
-	case first == v.ns.AltPrefix && len(parts) > 1:
+	case first == v.ns.altPrefix() && len(parts) > 1:
 		return v.inbox + "." + Name(v.join(parts[1:])), nil
-	case first == v.ns.UserPrefix && len(parts) > 1:
+	case first == v.ns.userPrefix() && len(parts) > 1:
 		return v.ofUser(parts[1:])
-	case first == v.ns.SharedPrefix && len(parts) > 1:
+	case first == v.ns.sharedPrefix() && len(parts) > 1:
 		if parts[1] == "user" || parts[1] == v.ns.deleted() {
 			return "", ErrNotMailbox
 		}
 		return v.ns.qualify(v.domain, v.join(parts[1:])), nil
-	case first == v.ns.AltPrefix || first == v.ns.UserPrefix || first == v.ns.SharedPrefix:
+	case first == v.ns.altPrefix() || first == v.ns.userPrefix() || first == v.ns.sharedPrefix():
 		return "", ErrNotMailbox
 	}
 	return v.inbox + "." + Name(v.join(parts)), nil
@@ -314,7 +314,7 @@ func (v Viewer) userForm(n Name, domain, local string) (string, bool) {
 	case top != "user" && domain != v.domain:
 		return "", false // a shared name has no place for a domain
 	case top != "user" && v.ns.Alt:
-		return v.ns.SharedPrefix + sep + v.show(local), true
+		return v.ns.sharedPrefix() + sep + v.show(local), true
 	case top != "user":
 		return v.show(local), true
 	}
@@ -340,8 +340,8 @@ func (v Viewer) ownAlt(rest string) string {
 	switch {
 	case first == "INBOX" && deep:
 		return "INBOX" + sep + below
-	case strings.EqualFold(first, "INBOX"), first == v.ns.AltPrefix, first == v.ns.UserPrefix, first == v.ns.SharedPrefix:
-		return v.ns.AltPrefix + sep + shown
+	case strings.EqualFold(first, "INBOX"), first == v.ns.altPrefix(), first == v.ns.userPrefix(), first == v.ns.sharedPrefix():
+		return v.ns.altPrefix() + sep + shown
 	}
 	return shown
 }

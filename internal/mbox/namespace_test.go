@@ -67,7 +67,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestNamesOneWay(t *testing.T) {
-	alice := Namespace{Alt: true}.View("alice", false, false)
+	alice := (&Namespace{Alt: true}).View("alice", false, false)
 	for ext, want := range map[Extern]Name{
 		"inbox":                                 "user.alice",
 		"inbox/x":                               "user.alice.INBOX.x",
@@ -103,7 +103,7 @@ func TestNamesOneWay(t *testing.T) {
 			t.Errorf("%q shows as %q, want hidden", n, got)
 		}
 	}
-	utf := Namespace{Alt: true}.View("alice", false, true)
+	utf := (&Namespace{Alt: true}).View("alice", false, true)
 	if got, err := utf.Internal("Entwürfe"); got != "user.alice.Entw&APw-rfe" || err != nil {
 		t.Errorf("UTF-8 name: got %q %v", got, err)
 	}
@@ -113,13 +113,13 @@ func TestNamesOneWay(t *testing.T) {
 }
 
 func TestScanFrom(t *testing.T) {
-	admin := Namespace{Alt: true}.View("cyrus", true, false)
+	admin := (&Namespace{Alt: true}).View("cyrus", true, false)
 	for pattern, want := range map[string]Name{"user/al*": "user.al", "user/j.s/%": "user.j^s.", "*": "", "%": "", "shared": "shared", "inbox": ""} {
 		if got := admin.ScanFrom(CompilePattern("", pattern, '/')); got != want {
 			t.Errorf("%q: got %q, want %q", pattern, got, want)
 		}
 	}
-	if got := (Namespace{Alt: true}).View("alice", false, false).ScanFrom(CompilePattern("", "Work", '/')); got != "" {
+	if got := (&Namespace{Alt: true}).View("alice", false, false).ScanFrom(CompilePattern("", "Work", '/')); got != "" {
 		t.Errorf("a user's: %q", got)
 	}
 }

@@ -70,12 +70,12 @@ type guide struct {
 
 func (g *guide) admin() Account { return g.o.Admins[0] }
 
-func (g *guide) namespace() mbox.Namespace {
+func (g *guide) namespace() *mbox.Namespace {
 	c, err := g.plan.configure(g.plan.frontend())
 	if err != nil { // it was configured before
-		return mbox.Namespace{}
+		return &mbox.Namespace{}
 	}
-	return mbox.Namespace{Alt: c.Namespace.Alt, Dot: !c.Namespace.UnixHierarchy, Virtual: c.Namespace.VirtDomains, DefaultDomain: c.Namespace.DefaultDomain}
+	return &mbox.Namespace{Alt: c.Namespace.Alt, Dot: !c.Namespace.UnixHierarchy, Virtual: c.Namespace.VirtDomains, DefaultDomain: c.Namespace.DefaultDomain}
 }
 
 func (g *guide) inbox(a Account) mbox.Name { return g.namespace().Inbox(mbox.UserID(a.Name)) }
