@@ -19,8 +19,8 @@
 // answers back while any is outstanding or a mailbox is selected. Literals stream through one pooled
 // buffer in either direction; whoever does not read stops the other side.
 //
-// Most clients are silent most of the time. On Linux a session that has been silent for two seconds,
-// after a command or in IDLE, holds no goroutine, and neither does the pump of its mailbox: their sockets
+// Most clients are silent most of the time. On Linux a session that is in IDLE, or has been silent for two
+// seconds after a command, holds no goroutine, and neither does the pump of its mailbox: their sockets
 // are watched by one goroutine for all (see park.go), which starts another for whoever has something to
 // read. So a session costs what it has to remember, and the kernel's two sockets. One that is compressed
 // keeps its goroutines, as does one that is not logged in, or has sent half a line.

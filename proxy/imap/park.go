@@ -11,7 +11,8 @@ import (
 // goroutine is started when there is something to read, when the session has to do something by itself, or when
 // it is to end. The same goes for the pump of the connection that has its mailbox selected. Both are sleepers.
 
-// hotFor is how long a goroutine goes on waiting for its peer before it parks: those who are busy never do.
+// hotFor is how long a goroutine goes on waiting for its peer before it parks: those who are busy never do. In IDLE it
+// parks at once, so that when all clients come back together not each of them needs two goroutines.
 const hotFor = 2 * time.Second
 
 // errQuiet means that the client has been silent long enough for the session to be parked.
@@ -135,6 +136,17 @@ func (c *conn) quiet(goroutine bool) bool {
 	}
 	c.patient()
 	return false
+}
+
+// rest has the pump parked as soon as what has come from a backend in IDLE is handled: it is silent for long. A read that
+// is too late from the outset is what finds out that nothing is left, below TLS too.
+func (c *conn) rest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.s.srv.lot != nil && len(c.queue) == 1 && c.queue[0].rests {
+		c.until = c.armed
+		c.nc.SetReadDeadline(c.until)
+	}
 }
 
 func (c *conn) wake(t ticket) {

@@ -124,6 +124,26 @@ func TestParkedIsThere(t *testing.T) {
 	}
 }
 
+// Whoever begins IDLE is parked at once, and the pump of the mailbox after each piece of news.
+func TestIdleParksAtOnce(t *testing.T) {
+	for _, secure := range [][2]bool{{false, false}, {true, true}} {
+		t.Run(fmt.Sprintf("client tls=%v/backend tls=%v", secure[0], secure[1]), func(t *testing.T) {
+			r := parkRig(t, secure[0], secure[1], time.Hour)
+			d := r.rest("A", "idling")
+			for i := range 3 {
+				line := fmt.Sprintf("* %d EXISTS", 100+i)
+				r.stubs["b1"].tell(line)
+				d.expect(line)
+				r.asleep()
+			}
+			d.send("DONE")
+			d.expect("i OK ...")
+			d.send("n NOOP")
+			d.until("n")
+		})
+	}
+}
+
 // A parked session is listed, hears why it must go, and goes.
 func TestParkedIsKicked(t *testing.T) {
 	for _, state := range states {

@@ -36,6 +36,9 @@ func (c *conn) read(last *exchange) {
 		}
 		c.extend()
 		if last == nil {
+			if x != nil && x.rests {
+				c.rest()
+			}
 			continue
 		}
 		select {

@@ -194,8 +194,12 @@ func (s *session) await(until time.Time) ([]byte, error) {
 	if !s.woken && bytes.IndexByte(s.in.buffered(), '\n') < 0 {
 		s.flush() // a pump that is within a message may keep the writer for long, and then nothing is ours
 	}
+	quiet := time.Now().Add(s.srv.hot)
+	if s.idling != nil && !s.woken {
+		quiet = time.Now().Add(-s.srv.slack()) // a client that has just begun IDLE is silent for long
+	}
 	s.woken = false
-	if quiet := time.Now().Add(s.srv.hot); s.mayPark() && quiet.Before(until) {
+	if s.mayPark() && quiet.Before(until) {
 		line, err := s.awaitLine(quiet, true)
 		if s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return line, err
