@@ -125,11 +125,19 @@ func (s *Server) Expires() time.Time { return s.loaded.Load().cert.Leaf.NotAfter
 // TLS returns a configuration for a listener. protocols are the names for ALPN (RFC 7301): imap,
 // pop3, managesieve; a client that asks for others only is refused, one that asks for none is not.
 func (s *Server) TLS(protocols ...string) *tls.Config {
+	type made struct {
+		of *loaded
+		*tls.Config
+	}
+	var last atomic.Pointer[made] // which connections share
 	return &tls.Config{
 		MinVersion: s.cfg.MinVersion,
 		// Tickets are sealed with the keys of the outer configuration, so sessions outlive a reload.
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			l := s.current()
+			if m := last.Load(); m != nil && m.of == l {
+				return m.Config, nil
+			}
 			cfg := &tls.Config{
 				MinVersion:   s.cfg.MinVersion,
 				NextProtos:   protocols,
@@ -138,6 +146,7 @@ func (s *Server) TLS(protocols ...string) *tls.Config {
 			if l.clients != nil {
 				cfg.ClientCAs, cfg.ClientAuth = l.clients, tls.VerifyClientCertIfGiven
 			}
+			last.Store(&made{l, cfg})
 			return cfg, nil
 		},
 	}

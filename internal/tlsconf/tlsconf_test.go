@@ -123,16 +123,16 @@ func TestServer(t *testing.T) {
 	}
 
 	// A renewal is picked up by the next handshake after the pause; a broken one is not.
-	first := serial(t, s)
+	first := serial(t, server)
 	if err := WriteSelfSigned(cert, key, "mail.example"); err != nil {
 		t.Fatal(err)
 	}
 	os.Chtimes(cert, time.Now(), time.Now().Add(time.Hour))
-	if serial(t, s) != first {
+	if serial(t, server) != first {
 		t.Error("looked at the files in every handshake")
 	}
 	s.checked.Store(0)
-	second := serial(t, s)
+	second := serial(t, server)
 	if second == first {
 		t.Error("renewal not picked up")
 	}
@@ -140,7 +140,7 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.checked.Store(0)
-	if serial(t, s) != second {
+	if serial(t, server) != second {
 		t.Error("broken key replaced a good one")
 	}
 	if err := s.Reload(); err == nil {
@@ -148,9 +148,9 @@ func TestServer(t *testing.T) {
 	}
 }
 
-func serial(t *testing.T, s *Server) string {
+func serial(t *testing.T, server *tls.Config) string {
 	t.Helper()
-	state, _, err := handshake(t, s.TLS(), &tls.Config{InsecureSkipVerify: true})
+	state, _, err := handshake(t, server, &tls.Config{InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
