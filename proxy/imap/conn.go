@@ -47,9 +47,8 @@ type conn struct {
 	hello string
 
 	// Of the pump.
-	relaying  bool // within relay, with the lock on the client's writer
-	begun     bool // relay has passed something on
-	putClient func([]byte) error
+	relaying bool // within relay, with the lock on the client's writer
+	begun    bool // relay has passed something on
 
 	mu       sync.Mutex
 	queue    []*exchange
@@ -109,8 +108,7 @@ func (s *session) newConn(so *signOn) *conn {
 	c := &conn{s: s, server: so.server, nc: so.nc, in: so.in, caps: so.caps, prefix: so.prefix, seq: so.seq,
 		enabled: len(s.enabled), used: time.Now()}
 	c.out = writer{dst: so.nc, conn: so.nc, stall: s.cfg.Limits.BackendStall}
-	c.putClient = c.put
-	c.in.wait, c.in.late = c.waiting, c.late
+	c.in.wait, c.in.owner = c.waiting, c
 	s.noteConns(append(slices.Clone(s.conns), c))
 	s.srv.metrics.conns.WithLabelValues(string(so.server)).Inc()
 	return c

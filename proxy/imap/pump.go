@@ -120,7 +120,7 @@ func (c *conn) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.queue) > 0 && c.in.total != c.acked {
-		c.in.quickAck()
+		quickAck(c.in, c.nc)
 		c.acked = c.in.total
 	}
 	c.seen = c.in.total
@@ -142,7 +142,7 @@ func (c *conn) put(p []byte) error {
 func (c *conn) relay() bool {
 	c.s.out.Lock()
 	c.relaying, c.begun = true, false
-	err := c.in.copyResponse(c.putClient)
+	err := c.in.copyResponse(c.put)
 	c.relaying = false
 	if err != nil {
 		c.s.out.flush() // the client may have all that came

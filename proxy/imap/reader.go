@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"murder/internal/backend"
 	"murder/internal/imapwire"
 	"murder/internal/socket"
 )
@@ -31,7 +32,6 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 type reader struct {
 	src   io.Reader
 	raw   syscall.RawConn // of src, when src is a socket in clear
-	ack   func()          // see backend.Conn.Acknowledge; nil for none
 	buf   []byte          // pooled or first
 	pool  *[chunk]byte
 	first []byte
@@ -41,21 +41,35 @@ type reader struct {
 
 	// wait, if not nil, is called when nothing has arrived and the reader is about to wait: the
 	// moment to send on what has been gathered.
-	wait func()
-	// late, if not nil, is asked when a read has met the deadline; true means that it is to be tried again.
-	late func() bool
-
-	try    func(fd uintptr) bool // bound once, so that waiting does not allocate
-	tryN   int
-	tryErr error
+	wait  func()
+	owner owner // nil for none
 }
+
+// owner is who has set a reader's deadline.
+type owner interface {
+	// late is asked when a read has met the deadline; true means that it is to be tried again.
+	late() bool
+}
+
+// attempt is one read from a socket in clear.
+type attempt struct {
+	r   *reader
+	n   int
+	err error
+	try func(fd uintptr) bool // bound once, so that waiting does not allocate
+}
+
+var attempts = sync.Pool{New: func() any {
+	a := &attempt{}
+	a.try = a.readSocket
+	return a
+}}
 
 func newReader(src io.Reader) *reader {
 	r := &reader{src: src}
 	if conn, ok := src.(net.Conn); ok {
 		r.raw = rawConn(conn)
 	}
-	r.try = r.readSocket
 	return r
 }
 
@@ -101,7 +115,7 @@ func (r *reader) release() {
 func (r *reader) fill() error {
 	for {
 		err := r.fillOnce()
-		if r.late == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !r.late() {
+		if r.owner == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !r.owner.late() {
 			return err
 		}
 	}
@@ -160,11 +174,15 @@ func (r *reader) fillIdle() error {
 
 func (r *reader) fillSocket() error {
 	r.release()
-	r.tryN, r.tryErr = 0, nil
-	if err := r.raw.Read(r.try); err != nil {
-		return err
+	a := attempts.Get().(*attempt)
+	a.r, a.n, a.err = r, 0, nil
+	err := r.raw.Read(a.try)
+	if err == nil {
+		err = r.got(a.n, a.err)
 	}
-	return r.got(r.tryN, r.tryErr)
+	a.r, a.err = nil, nil
+	attempts.Put(a)
+	return err
 }
 
 // silent reports whether a socket on which nobody reads has neither data nor an end to tell of.
@@ -186,8 +204,8 @@ func (r *reader) silent() bool {
 }
 
 // readSocket is called when the socket may have data; false means wait until it has.
-func (r *reader) readSocket(fd uintptr) bool {
-	p := chunks.Get().(*[chunk]byte)
+func (a *attempt) readSocket(fd uintptr) bool {
+	r, p := a.r, chunks.Get().(*[chunk]byte)
 	n, err := socket.ReadNow(fd, p[:])
 	switch {
 	case err == syscall.EAGAIN:
@@ -196,12 +214,12 @@ func (r *reader) readSocket(fd uintptr) bool {
 		return false
 	case n > 0:
 		r.pool, r.buf, r.r, r.w = p, p[:], 0, 0
-		r.tryN = n
+		a.n = n
 	default:
 		chunks.Put(p)
-		r.tryErr = err
+		a.err = err
 		if err == nil {
-			r.tryErr = io.EOF
+			a.err = io.EOF
 		}
 	}
 	return true
@@ -266,10 +284,11 @@ func (r *reader) finishLine(dst []byte, start, limit int) ([]byte, error) {
 	}
 }
 
-// quickAck acknowledges what has come. In the middle of a long literal that would only make more and smaller packets of it.
-func (r *reader) quickAck() {
-	if r.ack != nil && r.left <= chunk {
-		r.ack()
+// quickAck acknowledges what has come from nc. In the middle of a long literal that would only make more and smaller packets
+// of it.
+func quickAck(r *reader, nc *backend.Conn) {
+	if r.left <= chunk {
+		nc.Acknowledge()
 	}
 }
 

@@ -140,7 +140,7 @@ func (s *Server) admit(ss *session) error {
 // newReader reads what the client sends.
 func (s *session) newReader(src io.Reader) *reader {
 	r := newReader(src)
-	r.late = s.late
+	r.owner = s
 	return r
 }
 

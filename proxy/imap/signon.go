@@ -50,8 +50,7 @@ func newSignOn(ctx context.Context, server mbox.Server, nc *backend.Conn, texts 
 // of their own.
 func (so *signOn) read() {
 	so.in = newReader(so.nc)
-	so.in.ack = so.nc.Acknowledge
-	so.in.wait = so.in.quickAck
+	so.in.wait = func() { quickAck(so.in, so.nc) }
 }
 
 // login is how a connection comes to be somebody's.
