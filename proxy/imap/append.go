@@ -73,9 +73,13 @@ func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchan
 	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	if err := s.stream(c, b, x, head); err != nil {
+	b.out.Lock()
+	err = s.stream(c, b, x, head)
+	b.out.Unlock()
+	if err != nil {
 		return nil, err
 	}
+	b.push()
 	<-x.done
 	st, _, _ := condition(x.tagged)
 	s.srv.metrics.atBackend(server, st)

@@ -235,6 +235,7 @@ func (c *conn) drain() { c.drainUntil(context.Background()) }
 
 // drainUntil is drain that fails when ctx ends.
 func (c *conn) drainUntil(ctx context.Context) error {
+	c.push()
 	c.mu.Lock()
 	var last *exchange
 	if n := len(c.queue); n > 0 {
@@ -274,7 +275,18 @@ func (c *conn) room() {
 	}
 	c.mu.Unlock()
 	if first != nil {
+		c.push()
 		<-first.done
+	}
+}
+
+// push sends what has been gathered: whoever waits, for the backend or for the client, does that first.
+func (c *conn) push() {
+	c.out.Lock()
+	err := c.out.flush()
+	c.out.Unlock()
+	if err != nil {
+		c.lost(err, true)
 	}
 }
 

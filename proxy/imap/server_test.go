@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -289,6 +290,44 @@ func TestClientFloods(t *testing.T) {
 			t.Fatalf("%q", lines)
 		}
 	}
+}
+
+// Commands that come in one piece go on in one piece, whatever becomes of those between and behind them.
+func TestPipelineIsGathered(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	var sent writes
+	r.srv.mu.Lock()
+	for _, s := range r.srv.sessions {
+		s.mu.Lock()
+		c := s.at("b1")
+		s.mu.Unlock()
+		c.out.Lock()
+		sent.Writer, c.out.dst = c.out.dst, &sent
+		c.out.Unlock()
+	}
+	r.srv.mu.Unlock()
+	d.raw("b NOOP\r\nc NOOP with an argument\r\nd FETCH 1 FLAGS\r\ne CHECK\r\nf NOOP with an argument\r\n")
+	for _, tag := range []string{"c", "f"} {
+		d.expect(tag + " BAD ...")
+	}
+	d.until("e")
+	if want := []string{"b NOOP\r\nd FETCH 1 FLAGS\r\ne CHECK\r\n"}; !slices.Equal(sent.list, want) {
+		t.Errorf("%q", sent.list)
+	}
+}
+
+// writes are what has been written, piece by piece.
+type writes struct {
+	io.Writer
+	list []string
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.list = append(w.list, string(p))
+	return w.Writer.Write(p)
 }
 
 // A client that dies inside a literal must not complete a command at the backend.

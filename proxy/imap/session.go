@@ -188,6 +188,9 @@ func (s *session) step() bool {
 // meanwhile: it is to be called again then.
 func (s *session) await(until time.Time) ([]byte, error) {
 	if !s.woken && bytes.IndexByte(s.in.buffered(), '\n') < 0 {
+		if s.sel != nil {
+			s.sel.push()
+		}
 		s.flush() // a pump that is within a message may keep the writer for long, and then nothing is ours
 	}
 	s.woken = false
