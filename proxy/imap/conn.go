@@ -224,7 +224,7 @@ func (c *conn) setSelected(selected bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.selected = selected; selected {
-		c.start()
+		c.listen()
 	} else if len(c.queue) == 0 {
 		c.unpark() // an unused connection is looked at when it is used again
 	}

@@ -42,7 +42,7 @@ func (c *conn) read(last *exchange) {
 		case <-last.done:
 			c.mu.Lock()
 			c.pumping = false
-			c.start()
+			c.listen()
 			c.mu.Unlock()
 			return
 		default:
