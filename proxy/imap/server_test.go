@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/flate"
@@ -453,26 +454,25 @@ func TestBarriers(t *testing.T) {
 
 // A reserved name that is being moved is waited for.
 func TestMoveWait(t *testing.T) {
-	r := newRig(t)
-	d := r.login("A", "alice")
-	transfer := func() {
-		r.dir.mu.Lock()
-		defer r.dir.mu.Unlock()
-		r.dir.put(mbox.Entry{Name: "user.alice.Work", Location: "b1!default", State: mbox.Reserved, Transfer: true})
-	}
-	transfer()
-	d.send("a LIST \"\" Work")
-	d.expect(`* LIST ...`)
-	d.expect("a OK ...")
-	d.send("b STATUS Work (MESSAGES)")
-	d.expect("b NO [UNAVAILABLE] The mailbox is being moved...")
-	go func() {
-		time.Sleep(20 * time.Millisecond)
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		transfer := func() {
+			r.dir.mu.Lock()
+			defer r.dir.mu.Unlock()
+			r.dir.put(mbox.Entry{Name: "user.alice.Work", Location: "b1!default", State: mbox.Reserved, Transfer: true})
+		}
+		transfer()
+		d.send("a LIST \"\" Work")
+		d.expect(`* LIST ...`)
+		d.expect("a OK ...")
+		d.send("b STATUS Work (MESSAGES)")
+		d.expect("b NO [UNAVAILABLE] The mailbox is being moved...")
+		d.send("c STATUS Work (MESSAGES)")
+		synctest.Wait() // it waits
 		r.dir.set("user.alice.Work", "b1!default", "alice\tlrswip\t")
-	}()
-	d.send("c STATUS Work (MESSAGES)")
-	d.expect("* STATUS ...")
-	d.expect("c OK ...")
+		d.expect("* STATUS ...")
+		d.expect("c OK ...")
+	})
 }
 
 // Own tags are compared whole; a client may use tags that look like them.
