@@ -12,10 +12,10 @@ import (
 // of them is sent when the driver waits (see push).
 func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
-	b, start := s.sel, time.Now()
+	b := s.sel
 	b.room()
 	x := &exchange{tag: c.tag, all: true, relayMore: true, whole: !c.open, finish: func(st status) {
-		s.srv.metrics.command(c, st.String(), "", start)
+		s.srv.metrics.command(c, st.String(), "")
 		s.srv.metrics.atBackend(b.server, st)
 	}}
 	if err := b.begin(x); err != nil {
