@@ -84,13 +84,7 @@ func newBatchRig(t *testing.T) *batchRig {
 
 func (r *batchRig) waitEntries(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for r.log.count() < n {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d entries, want %d", r.log.count(), n)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, fmt.Sprintf("%d entries", n), func() bool { return r.log.count() >= n })
 }
 
 func emptyUnit(flow string, n int, done func(error)) *unit {
@@ -181,10 +175,7 @@ func TestBatcherLimits(t *testing.T) {
 		}
 		r.log.gate <- struct{}{}
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for r.waiting() > 0 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "all are in the log", func() bool { return r.waiting() == 0 })
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
 	for _, e := range r.log.entries {
@@ -245,9 +236,7 @@ func TestBatcherSurvivesSilence(t *testing.T) {
 	b.submit(emptyUnit("a", 1, func(err error) { errs <- err }))
 	done := make(chan struct{})
 	go func() { b.run(ctx); close(done) }()
-	for l.count() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "an entry", func() bool { return l.count() > 0 })
 	cancel()
 	close(dead)
 	<-done

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -142,6 +143,7 @@ func TestPipelinedWritesKeepOrder(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, 3, 1)
 	stop := make(chan struct{})
+	var written atomic.Int64
 	var wg sync.WaitGroup
 	for _, id := range []string{"f1", "c1", "c2"} {
 		n := r.nodes[id]
@@ -171,6 +173,7 @@ func TestPipelinedWritesKeepOrder(t *testing.T) {
 					t.Errorf("%s: write %d of round %d: %v", id, k, i, vs[k].Outcome)
 					return
 				}
+				written.Add(1)
 			}
 		})
 	}
@@ -179,7 +182,8 @@ func TestPipelinedWritesKeepOrder(t *testing.T) {
 		if err := l.Transfer(testContext(t), ""); err != nil {
 			t.Logf("transfer: %v", err)
 		}
-		time.Sleep(200 * time.Millisecond)
+		before := written.Load()
+		r.eventually("writing goes on", func() bool { return written.Load() >= before+60 })
 	}
 	close(stop)
 	wg.Wait()

@@ -281,15 +281,18 @@ func (r *rig) waitVoters(want int) {
 }
 
 // eventually polls a condition; what waits for an event of ours uses the event instead.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(longEnough); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(longEnough)
-	for !ok() {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("never happened: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually(r.t, what, ok)
 }
 
 // leader returns a node that leads now, or nil.

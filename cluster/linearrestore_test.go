@@ -28,7 +28,8 @@ func TestLinearizableAcrossRestores(t *testing.T) {
 		if err := c.node(ids[rnd.IntN(len(ids))]).Backup(testContext(t), &backup); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond) // the map changes meanwhile
+		_, writes, open := c.hist.Count()
+		c.enough(writes + open + 40) // the map changes meanwhile
 		switch round {
 		case 3:
 			r.sever()

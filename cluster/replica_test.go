@@ -200,15 +200,11 @@ func TestReplicaWait(t *testing.T) {
 			done <- i + 1
 		}()
 	}
-	for {
+	eventually(t, "all wait", func() bool {
 		r.mu.Lock()
-		n := len(r.waiters)
-		r.mu.Unlock()
-		if n == 10 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer r.mu.Unlock()
+		return len(r.waiters) == 10
+	})
 	r.put(4, "user.a")
 	for range 4 {
 		if i := <-done; i > 4 {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -199,10 +198,14 @@ func TestCommitsCostNoEntries(t *testing.T) {
 	writes := 0
 	for i := range 20 {
 		for id, n := range r.nodes {
-			write(t, n, activate(fmt.Sprintf("user.%s.%d", id, i)))
+			vs := write(t, n, activate(fmt.Sprintf("user.%s.%d", id, i)))
 			writes++
+			for _, each := range r.nodes {
+				if err := each.replica.wait(testContext(t), vs[0].Index); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	// Joins and promotions are over; a tick or a word of a node to the registry may come between.
 	if entries := int(l.engine.Load().raft.LastIndex() - before); entries < writes || entries > writes+10 {

@@ -2,6 +2,7 @@ package lmtp
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -331,11 +332,23 @@ func (c *client) send(commands []string, patience time.Duration) error {
 	return err
 }
 
+// waits reports whether the next reply has not come, or not all of it: Cyrus writes 4 kB at a time, in which the line of a
+// recipient need not end.
+func (c *client) waits() bool {
+	come, _ := c.in.Peek(c.in.Buffered())
+	for line := range bytes.Lines(come) {
+		if bytes.HasSuffix(line, []byte("\n")) && (len(line) < 4 || line[3] != '-') {
+			return false
+		}
+	}
+	return true
+}
+
 // replies hands the replies to the commands n to end-1 to take. It returns the number of the first
 // command without a reply.
 func (c *client) replies(n, end int, patience time.Duration, take func(i int, rep reply) error) (int, error) {
 	for first := n; n < end; {
-		if c.in.Buffered() == 0 {
+		if c.waits() {
 			if n > first {
 				c.conn.Acknowledge()
 			}

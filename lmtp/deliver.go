@@ -411,7 +411,7 @@ func (t *transfer) judge(rc *recipient, rep reply) {
 func (t *transfer) replies(rcpts []*recipient) *failure {
 	taken := true
 	for i, rc := range rcpts {
-		if t.c.in.Buffered() == 0 {
+		if t.c.waits() {
 			t.tell()
 			if i > 0 {
 				t.c.conn.Acknowledge()
@@ -450,6 +450,7 @@ func (t *transfer) forAll(rep reply) bool {
 	if rep.code != 552 || code != "5.2.3" && code != "5.3.4" {
 		return false
 	}
+	t.c.conn.Acknowledge()
 	t.c.conn.SetReadDeadline(time.Now().Add(t.cfg.Limits.Straggle))
 	_, err := t.c.in.Peek(1)
 	return err != nil

@@ -2,7 +2,6 @@ package imap
 
 import (
 	"errors"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -11,7 +10,6 @@ import (
 // backend ready before the first message is taken, and the messages pass through as they come. They
 // are never kept, so a command whose backend is lost is never sent again.
 func (s *session) appendMessage(c *command) error {
-	start := time.Now()
 	ext, head, err := s.firstArg(c)
 	if err != nil {
 		return err
@@ -32,7 +30,7 @@ func (s *session) appendMessage(c *command) error {
 	if st, code, _ := condition(x.tagged); st == statusNo && (isMissing(x.tagged) || codeName(code) == "REFERRAL") {
 		return s.tryCreate(s.whyMissing(e)) // the client still has the message, and knows when to come again
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // whyMissing explains the answer of a backend that does not know a mailbox of the map: it has been
@@ -73,9 +71,13 @@ func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchan
 	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	if err := s.stream(c, b, x, head); err != nil {
+	b.out.Lock()
+	err = s.stream(c, b, x, head)
+	b.out.Unlock()
+	if err != nil {
 		return nil, err
 	}
+	b.push()
 	<-x.done
 	st, _, _ := condition(x.tagged)
 	s.srv.metrics.atBackend(server, st)

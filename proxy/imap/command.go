@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"murder/internal/imapwire"
 )
@@ -19,6 +20,8 @@ type command struct {
 	args int    // where the arguments start in line
 	lit  imapwire.Literal
 	open bool // line ends in the announcement lit, whose octets have not been read
+	// began is when the first line had been read.
+	began time.Time
 
 	parser // over raw, once readWhole has run
 }

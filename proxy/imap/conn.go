@@ -222,7 +222,7 @@ func (c *conn) setSelected(selected bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.selected = selected; selected {
-		c.start()
+		c.listen()
 	} else if len(c.queue) == 0 {
 		c.unpark() // an unused connection is looked at when it is used again
 	}
@@ -233,6 +233,7 @@ func (c *conn) drain() { c.drainUntil(context.Background()) }
 
 // drainUntil is drain that fails when ctx ends.
 func (c *conn) drainUntil(ctx context.Context) error {
+	c.push()
 	c.mu.Lock()
 	var last *exchange
 	if n := len(c.queue); n > 0 {
@@ -272,7 +273,18 @@ func (c *conn) room() {
 	}
 	c.mu.Unlock()
 	if first != nil {
+		c.push()
 		<-first.done
+	}
+}
+
+// push sends what has been gathered: whoever waits, for the backend or for the client, does that first.
+func (c *conn) push() {
+	c.out.Lock()
+	err := c.out.flush()
+	c.out.Unlock()
+	if err != nil {
+		c.lost(err, true)
 	}
 }
 

@@ -25,7 +25,7 @@ var (
 	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
 	// errCredentials is an operator's matter; the user only hears that the server is not available.
 	errCredentials = fmt.Errorf("our own identity is refused: %w", backend.ErrDown)
-	// errStale means that the server is not as it was when it was last heard: nobody has been judged.
+	// errStale means that the server does not take such a login any more: nobody has been judged.
 	errStale    = fmt.Errorf("the server has changed: %w", errProtocol)
 	errProtocol = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
 )

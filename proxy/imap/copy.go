@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -12,7 +11,6 @@ import (
 // copyMessages executes COPY, MOVE and their UID forms. Within one server they are relayed;
 // between two, messages go from one to the other through here (see copyacross.go).
 func (s *session) copyMessages(c *command) error {
-	start := time.Now()
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: a set of messages is needed", errSyntax)
 	}
@@ -41,7 +39,7 @@ func (s *session) copyMessages(c *command) error {
 	if err := s.sel.do(x, func(string) []byte { return append(bytes.Clone(c.line), "\r\n"...) }); err != nil {
 		return err
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // isSequenceSet reports whether set is one (RFC 9051 section 9), or "$" (RFC 5182).

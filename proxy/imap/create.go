@@ -3,7 +3,6 @@ package imap
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -11,7 +10,6 @@ import (
 // create executes CREATE. The parent's backend gets the mailbox; where there is no parent, the
 // administrator's choice or the placement policy decides.
 func (s *session) create(c *command) error {
-	start := time.Now()
 	ext, err := c.mailbox()
 	if err != nil {
 		return err
@@ -50,7 +48,7 @@ func (s *session) create(c *command) error {
 			return err
 		}
 		s.special.forget()
-		return s.conclude(c, x, start)
+		return s.conclude(c, x)
 	}
 	return no("UNAVAILABLE", "No server accepts new mailboxes now")
 }

@@ -12,7 +12,6 @@ const ghostGrace = 300 * time.Millisecond
 
 // remove executes DELETE at the mailbox's backend, and sees to it that the map follows.
 func (s *session) remove(c *command) error {
-	start := time.Now()
 	args, err := c.exactly(1)
 	if err != nil {
 		return err
@@ -30,7 +29,7 @@ func (s *session) remove(c *command) error {
 		s.mapChanged()
 		s.removeGhosts(gone)
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // deletedWith returns the records that go with e: everything of a user when it is an INBOX.

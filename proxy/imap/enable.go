@@ -97,7 +97,7 @@ func (s *session) compress(c *command) error {
 	if err := s.say(c.tag + " OK DEFLATE active\r\n"); err != nil {
 		return err
 	}
-	s.srv.metrics.command(c, "OK", "", time.Now())
+	s.srv.metrics.command(c, "OK", "")
 	s.deflated = true
 	s.inflate()
 	s.out.Lock()

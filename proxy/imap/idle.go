@@ -58,11 +58,11 @@ func (s *session) goOnIdling() bool {
 	if stopErr := s.stopIdle(i.x); stopErr != nil && err == nil {
 		err = os.ErrDeadlineExceeded // the session has been asked to end
 	}
-	c := &command{tag: i.tag, name: "IDLE", verb: verbs["IDLE"]}
+	c := &command{tag: i.tag, name: "IDLE", verb: verbs["IDLE"], began: i.start}
 	switch {
 	case err == nil && strings.EqualFold(string(line), "DONE"):
 		s.say(i.tag + " OK Completed\r\n")
-		s.srv.metrics.command(c, "OK", "", i.start)
+		s.srv.metrics.command(c, "OK", "")
 	case err == nil:
 		err = bad("DONE expected")
 	case !errors.Is(err, os.ErrDeadlineExceeded) || s.wish() != nil || !time.Now().Before(i.limit):
@@ -76,7 +76,7 @@ func (s *session) goOnIdling() bool {
 	}
 	s.idling = nil
 	s.busy("", i.start)
-	return s.finish(c, err, i.start)
+	return s.finish(c, err)
 }
 
 // startIdle begins IDLE at the backend of the selected mailbox; nil means that it must be polled.

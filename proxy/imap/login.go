@@ -149,16 +149,17 @@ func (s *session) loggedIn(c *command, mech, authc string, account auth.Account,
 	s.admin, s.groups, s.groupsAt = account.Admin, account.Groups, time.Now()
 	s.view = s.cfg.Namespace.View(s.user, s.admin, false)
 	s.phase = authed
+	s.adopt(kept)
+	s.promised = s.srv.caps.offered()
+	s.autocreate()
+	s.reply(c, okCode("CAPABILITY "+s.capabilities(), "Logged in"))
 	s.srv.metrics.logins.WithLabelValues("ok").Inc()
 	facts := []any{"mech", mech, "tls", s.secure(), "admin", s.admin}
 	if authc != account.Name {
 		facts = append(facts, "by", authc)
 	}
-	s.log().Info("login", facts...)
-	s.adopt(kept)
-	s.promised = s.srv.caps.offered()
-	s.autocreate()
-	return okCode("CAPABILITY "+s.capabilities(), "Logged in")
+	s.log().Info("login", facts...) // which the client does not wait for
+	return nil
 }
 
 // leave ends the time of a user, if one is logged in: the log says so, and there is room for another.
@@ -241,7 +242,7 @@ func (c *belowTLS) Write(p []byte) (int, error) {
 
 func (s *session) logout(c *command) error {
 	s.say("* BYE Logging out\r\n" + c.tag + " OK Completed\r\n")
-	s.srv.metrics.command(c, "OK", "", time.Now())
+	s.srv.metrics.command(c, "OK", "")
 	return errLogout
 }
 

@@ -2,7 +2,6 @@ package imap
 
 import (
 	"bytes"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -10,7 +9,6 @@ import (
 // atMailbox executes commands whose first argument is a mailbox at that mailbox's backend, and
 // relays the answer as it is.
 func (s *session) atMailbox(c *command) error {
-	start := time.Now()
 	ext, err := c.mailbox()
 	if err != nil {
 		return err
@@ -22,21 +20,20 @@ func (s *session) atMailbox(c *command) error {
 	if err != nil {
 		return err
 	}
-	return s.conclude(c, x, start)
+	return s.conclude(c, x)
 }
 
 // conclude relays the tagged line of a command that may have changed the map: the map must show it
 // before the client hears OK.
-func (s *session) conclude(c *command, x *exchange, start time.Time) error {
+func (s *session) conclude(c *command, x *exchange) error {
 	if st, _, _ := condition(x.tagged); st == statusOK && c.verb.barrier {
 		s.mapChanged()
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // atHome executes a command at the backend of the user's INBOX.
 func (s *session) atHome(c *command) error {
-	start := time.Now()
 	server, err := s.home()
 	if err != nil {
 		return err
@@ -45,13 +42,12 @@ func (s *session) atHome(c *command) error {
 	if err != nil {
 		return err
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // subscribe executes SUBSCRIBE and UNSUBSCRIBE. The home backend keeps the list; it cannot know
 // mailboxes elsewhere, so we check that there is one (and it needs "allowallsubscribe: yes").
 func (s *session) subscribe(c *command) error {
-	start := time.Now()
 	args, err := c.exactly(1)
 	if err != nil {
 		return err
@@ -80,13 +76,12 @@ func (s *session) subscribe(c *command) error {
 		s.log().Warn("home backend refuses a subscription to a mailbox elsewhere", "backend", server,
 			"mailbox", e.Name, "hint", "set allowallsubscribe: yes there", "answer", string(bytes.TrimSpace(x.tagged)))
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // quota executes GETQUOTA and SETQUOTA, whose argument is a quota root: the name of the mailbox at
 // its top.
 func (s *session) quota(c *command) error {
-	start := time.Now()
 	root, err := c.mailbox()
 	if err != nil {
 		return err
@@ -108,5 +103,5 @@ func (s *session) quota(c *command) error {
 	if err != nil {
 		return err
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -143,7 +142,6 @@ func metadataTarget(c *command) (options string, mailboxes []string, err error) 
 
 // setMetadata executes SETMETADATA at the mailbox's backend.
 func (s *session) setMetadata(c *command) error {
-	start := time.Now()
 	ext, err := c.mailbox()
 	if err != nil {
 		return err
@@ -162,5 +160,5 @@ func (s *session) setMetadata(c *command) error {
 		return err
 	}
 	s.special.forget()
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }

@@ -54,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 // command counts a command of the client. Names that are not in the table count as one.
-func (m *metrics) command(c *command, status, code string, start time.Time) {
+func (m *metrics) command(c *command, status, code string) {
 	name := c.name
 	if c.verb == nil {
 		name = "other"
@@ -64,7 +64,7 @@ func (m *metrics) command(c *command, status, code string, start time.Time) {
 		outcome = "unavailable"
 	}
 	m.commands.WithLabelValues(name, outcome).Inc()
-	m.seconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
+	m.seconds.WithLabelValues(name).Observe(time.Since(c.began).Seconds())
 }
 
 func (m *metrics) atBackend(server mbox.Server, st status) {

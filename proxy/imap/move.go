@@ -17,7 +17,6 @@ const maxMove = 10_000
 // xfer executes "XFER pattern server [partition]". The source backends do the work; a frontend has
 // nothing to send.
 func (s *session) xfer(c *command) error {
-	start := time.Now()
 	if !c.eat(' ') {
 		return fmt.Errorf("%w: an argument is missing", errSyntax)
 	}
@@ -48,7 +47,7 @@ func (s *session) xfer(c *command) error {
 	if err != nil {
 		return err
 	}
-	return s.move(c, list, mbox.At(mbox.Server(server), partition), start)
+	return s.move(c, list, mbox.At(mbox.Server(server), partition))
 }
 
 // matching returns the mailboxes a pattern names. A pattern with wildcards means whole users and
@@ -84,7 +83,7 @@ func (s *session) matching(pattern string) ([]mbox.Entry, error) {
 
 // move sends each mailbox from where it is to want, one after the other, relays the progress the
 // backends report, and believes the map about the end of it.
-func (s *session) move(c *command, list []mbox.Entry, want mbox.Location, start time.Time) error {
+func (s *session) move(c *command, list []mbox.Entry, want mbox.Location) error {
 	target := want.Server()
 	list = slices.DeleteFunc(list, func(e mbox.Entry) bool { return e.Location.Server() == target })
 	if len(list) == 0 {
@@ -103,7 +102,7 @@ func (s *session) move(c *command, list []mbox.Entry, want mbox.Location, start 
 				return err
 			}
 			x.tagged = append([]byte(c.tag+" "), bytes.SplitN(x.tagged, []byte(" "), 2)[1]...)
-			return s.tagged(c, x, start)
+			return s.tagged(c, x)
 		}
 	}
 	s.mapChanged()

@@ -126,21 +126,41 @@ func (c *conn) quiet(goroutine bool) bool {
 		case len(c.queue) == 0 && !c.selected:
 			c.pumping = false
 			return true
-		case c.s.srv.lot != nil && (len(c.queue) == 0 || idle):
-			if t, err := c.s.srv.lot.enter(c.nc.NetConn(), c); err == nil {
-				c.parked, c.pumping = t, false
-				c.in.first = nil
-				return true
-			}
+		case (len(c.queue) == 0 || idle) && c.rest():
+			c.pumping = false
+			c.in.first = nil
+			return true
 		}
 	}
 	c.patient()
 	return false
 }
 
-// rest has the pump parked as soon as what has come from a backend in IDLE is handled: it is silent for long. A read that
+// rest gives the pump to the lot, if it can; c.mu is held.
+func (c *conn) rest() bool {
+	if c.s.srv.lot == nil {
+		return false
+	}
+	t, err := c.s.srv.lot.enter(c.nc.NetConn(), c)
+	c.parked = t
+	return err == nil
+}
+
+// listen has somebody hear what the backend says next, if there is anything to hear; c.mu is held, and nothing is being
+// read. A selected mailbox alone needs no goroutine: below TLS, however, something may have been read already.
+func (c *conn) listen() {
+	switch {
+	case c.pumping || c.parked != 0 || c.err != nil:
+	case len(c.queue) > 0:
+		c.start()
+	case c.selected && (c.in.raw == nil || len(c.in.buffered()) > 0 || !c.rest()):
+		c.start()
+	}
+}
+
+// calm has the pump parked as soon as what has come from a backend in IDLE is handled: it is silent for long. A read that
 // is too late from the outset is what finds out that nothing is left, below TLS too.
-func (c *conn) rest() {
+func (c *conn) calm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.s.srv.lot != nil && len(c.queue) == 1 && c.queue[0].rests {

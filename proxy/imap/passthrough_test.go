@@ -156,28 +156,41 @@ func TestPassThroughAtChangedServer(t *testing.T) {
 		{"no initial response any more", "IMAP4rev1 ID AUTH=PLAIN", "TAG BAD what?", "secret", "OK ...", 2},
 		{"no such mechanism any more", "IMAP4rev1 ID AUTH=GSSAPI SASL-IR", "TAG NO no mechanism available", "secret", "OK ...", 1},
 		{"neither, and wrong", "IMAP4rev1 ID", "TAG NO no mechanism available", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
+		{"the same not offered but taken, and wrong", "IMAP4rev1 ID AUTH=PLAIN", "", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
+		{"wrong, and it leaves then", before, `TAG NO no\nTHEN-CLOSE`, "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
+		{"more than before, and wrong", before + " AUTH=X", "", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
-				b1 := r.stubs["b1"]
-				first := r.open("W")
-				first.expect("* OK ...")
-				first.send("w LOGIN alice secret")
-				first.expect("w OK ...")
-				b1.change(func(b *stub) { b.greets = c.greets })
-				b1.forget()
-				if c.fault != "" {
-					b1.fail("AUTHENTICATE", c.fault)
-				}
-				d := r.open("A")
-				d.expect("* OK ...")
-				d.send("a LOGIN alice " + c.password)
-				d.expect("a " + c.answer)
-				if n := times(b1.commands(), ": AUTHENTICATE"); n != c.tries {
-					t.Errorf("tried %d times, want %d: %q", n, c.tries, b1.commands())
-				}
+		for _, greeting := range []string{"", "tells nothing", "before TLS"} {
+			t.Run(c.name+", greeting "+greeting, func(t *testing.T) {
+				passThrough(t, auth.Config{}, func(t *testing.T, r *rig) {
+					b1 := r.stubs["b1"]
+					b1.change(func(b *stub) { b.terse = greeting == "tells nothing" })
+					if greeting == "before TLS" {
+						b1.change(func(b *stub) { b.startTLS = selfSigned(t) })
+						set := r.srv.cfg.Backends.(*backend.Set)
+						settings := set.Settings("b1")
+						settings.TLS, settings.Verify = backend.StartTLS, backend.VerifyNone
+						set.Update(backend.Settings{}, map[mbox.Server]backend.Settings{"b1": settings})
+					}
+					first := r.open("W")
+					first.expect("* OK ...")
+					first.send("w LOGIN alice secret")
+					first.expect("w OK ...")
+					b1.change(func(b *stub) { b.greets = c.greets })
+					b1.forget()
+					if c.fault != "" {
+						b1.fail("AUTHENTICATE", c.fault)
+					}
+					d := r.open("A")
+					d.expect("* OK ...")
+					d.send("a LOGIN alice " + c.password)
+					d.expect("a " + c.answer)
+					if n := times(b1.commands(), ": AUTHENTICATE"); n != c.tries {
+						t.Errorf("tried %d times, want %d: %q", n, c.tries, b1.commands())
+					}
+				})
 			})
-		})
+		}
 	}
 }
 

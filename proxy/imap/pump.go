@@ -37,7 +37,7 @@ func (c *conn) read(last *exchange) {
 		c.extend()
 		if last == nil {
 			if x != nil && x.rests {
-				c.rest()
+				c.calm()
 			}
 			continue
 		}
@@ -45,7 +45,7 @@ func (c *conn) read(last *exchange) {
 		case <-last.done:
 			c.mu.Lock()
 			c.pumping = false
-			c.start()
+			c.listen()
 			c.mu.Unlock()
 			return
 		default:

@@ -7,19 +7,22 @@ import (
 	"time"
 )
 
-// relay sends a command about messages to the backend of the selected mailbox, literals and all,
-// and returns at once: the pump relays the answer. The next command may follow before it.
+// relay passes a command about messages on to the backend of the selected mailbox, literals and all, and returns
+// before the answer, which the pump relays. Commands that the client has sent in one piece go on in one piece: the last
+// of them is sent when the driver waits (see push).
 func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
-	b, start := s.sel, time.Now()
+	b := s.sel
 	b.room()
 	x := &exchange{tag: c.tag, all: true, relayMore: true, whole: !c.open, finish: func(st status) {
-		s.srv.metrics.command(c, st.String(), "", start)
+		s.srv.metrics.command(c, st.String(), "")
 		s.srv.metrics.atBackend(b.server, st)
 	}}
 	if err := b.begin(x); err != nil {
 		return s.refuseLiteral(c, errBackendDown)
 	}
+	b.out.Lock()
+	defer b.out.Unlock()
 	return s.stream(c, b, x, c.line)
 }
 
@@ -38,26 +41,19 @@ func (s *session) noteCondstore(line []byte) {
 	}
 }
 
-// stream sends a command whose first line is head to b while it arrives from the client. A
+// stream queues a command whose first line is head for b while it arrives from the client; the lock on b.out is held. A
 // synchronising literal waits for the backend's consent, which the pump relays; if the backend
 // refuses instead, the client does not send the rest of its command. When the backend is lost, what
 // the client still sends of this command is dropped. The error is about the client only.
 func (s *session) stream(c *command, b *conn, x *exchange, head []byte) error {
-	b.out.Lock()
-	defer b.out.Unlock()
-	if err := s.streamOn(c, b, x, head); err == error(errTooBig) {
+	err := s.streamOn(c, b, x, head)
+	if err == error(errTooBig) {
 		return s.giveUp(c, b, x, err)
-	} else if err != nil {
-		return err
 	}
-	if err := b.out.flush(); err != nil {
-		b.lost(err, true)
-	}
-	return nil
+	return err
 }
 
-// streamOn is stream from the line text on, without the last flush; the lock on b.out is held. No line goes to b that
-// announces a message beyond our limit.
+// streamOn is stream from the line text on. No line goes to b that announces a message beyond our limit.
 func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error {
 	for {
 		if c.verb.stream && s.tooBig(c) {

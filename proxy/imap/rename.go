@@ -2,7 +2,6 @@ package imap
 
 import (
 	"fmt"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -10,7 +9,6 @@ import (
 // rename executes RENAME at the old name's backend, subtree and all. With a location, which only
 // administrators may give, it moves the mailbox instead (see move.go).
 func (s *session) rename(c *command) error {
-	start := time.Now()
 	from, err := c.arg()
 	if err != nil {
 		return err
@@ -27,7 +25,7 @@ func (s *session) rename(c *command) error {
 		if err := c.finish(); err != nil {
 			return err
 		}
-		return s.renameTo(c, from, to, word, start)
+		return s.renameTo(c, from, to, word)
 	}
 	name, err := s.view.Internal(mbox.Extern(to))
 	if err != nil {
@@ -50,11 +48,11 @@ func (s *session) rename(c *command) error {
 		return err
 	}
 	s.special.forget()
-	return s.conclude(c, x, start)
+	return s.conclude(c, x)
 }
 
 // renameTo executes "RENAME name name location": between partitions of a server, or to another.
-func (s *session) renameTo(c *command, from, to, word string, start time.Time) error {
+func (s *session) renameTo(c *command, from, to, word string) error {
 	if !s.admin {
 		return no("NOPERM", "Only administrators move mailboxes")
 	}
@@ -70,7 +68,7 @@ func (s *session) renameTo(c *command, from, to, word string, start time.Time) e
 		return err
 	}
 	if server := want.Server(); server != "" && server != e.Location.Server() {
-		return s.move(c, []mbox.Entry{e}, want, start)
+		return s.move(c, []mbox.Entry{e}, want)
 	}
 	if want.Partition() == "" {
 		return ok("Mailbox is there already")
@@ -84,5 +82,5 @@ func (s *session) renameTo(c *command, from, to, word string, start time.Time) e
 	if err != nil {
 		return err
 	}
-	return s.conclude(c, x, start)
+	return s.conclude(c, x)
 }

@@ -1,14 +1,10 @@
 package imap
 
-import (
-	"strings"
-	"time"
-)
+import "strings"
 
 // replace executes REPLACE (RFC 8508). The backend does it if it can and has both mailboxes; else the new
 // message is appended first, and the old one removed when the other is safe.
 func (s *session) replace(c *command) error {
-	start := time.Now()
 	p := parser{b: c.line, pos: c.args}
 	set, err := p.arg()
 	if err != nil {
@@ -29,7 +25,7 @@ func (s *session) replace(c *command) error {
 		if err != nil {
 			return err
 		}
-		return s.tagged(c, x, start)
+		return s.tagged(c, x)
 	}
 	if strings.Trim(set, "0123456789*") != "" {
 		return s.refuseLiteral(c, bad("One message is replaced at a time"))
@@ -47,7 +43,7 @@ func (s *session) replace(c *command) error {
 	}
 	st, code, _ := condition(x.tagged)
 	if st != statusOK {
-		return s.tagged(c, x, start)
+		return s.tagged(c, x)
 	}
 	if code != "" {
 		s.writeRaw([]byte("* OK [" + code + "] Replacement is there\r\n"))

@@ -295,14 +295,14 @@ func (s *session) pass(server mbox.Server, c *command) (*exchange, error) {
 }
 
 // tagged relays a backend's tagged line and counts the command.
-func (s *session) tagged(c *command, x *exchange, start time.Time) error {
+func (s *session) tagged(c *command, x *exchange) error {
 	s.refresh()
 	x.tagged = withCode(x.tagged)
 	if err := s.say(string(x.tagged)); err != nil {
 		return err
 	}
 	st, code, _ := condition(x.tagged)
-	s.srv.metrics.command(c, st.String(), code, start)
+	s.srv.metrics.command(c, st.String(), code)
 	return nil
 }
 

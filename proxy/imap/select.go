@@ -3,7 +3,6 @@ package imap
 import (
 	"bytes"
 	"errors"
-	"time"
 
 	"murder/internal/mbox"
 )
@@ -12,7 +11,6 @@ import (
 // backend says, and exactly one CLOSED code when another mailbox was open (RFC 7162 section
 // 3.2.11): from the backend when both are there, else from us. Whatever fails, the old mailbox is closed.
 func (s *session) selectMailbox(c *command) error {
-	start := time.Now()
 	ext, err := c.mailbox()
 	if err != nil {
 		return err
@@ -26,7 +24,7 @@ func (s *session) selectMailbox(c *command) error {
 		}
 		return err
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // selectAt opens a mailbox at its backend. That connection is made first, so that a backend that
@@ -107,7 +105,6 @@ func (s *session) leaveMailbox() {
 
 // unselect executes CLOSE and UNSELECT.
 func (s *session) unselect(c *command) error {
-	start := time.Now()
 	b, name, ext := s.sel, s.selName, s.selExt
 	s.deselect() // from here the loss of this backend is no longer the end
 	x := &exchange{tag: c.tag, all: true}
@@ -124,7 +121,7 @@ func (s *session) unselect(c *command) error {
 		s.srv.follow.watch(s, name, b.server)
 		b.setSelected(true)
 	}
-	return s.tagged(c, x, start)
+	return s.tagged(c, x)
 }
 
 // noop executes NOOP: the backend of the selected mailbox tells its news.

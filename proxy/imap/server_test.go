@@ -11,9 +11,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/flate"
@@ -291,6 +293,44 @@ func TestClientFloods(t *testing.T) {
 	}
 }
 
+// Commands that come in one piece go on in one piece, whatever becomes of those between and behind them.
+func TestPipelineIsGathered(t *testing.T) {
+	r := newRig(t)
+	d := r.login("A", "alice")
+	d.send("a SELECT INBOX")
+	d.until("a")
+	var sent writes
+	r.srv.mu.Lock()
+	for _, s := range r.srv.sessions {
+		s.mu.Lock()
+		c := s.at("b1")
+		s.mu.Unlock()
+		c.out.Lock()
+		sent.Writer, c.out.dst = c.out.dst, &sent
+		c.out.Unlock()
+	}
+	r.srv.mu.Unlock()
+	d.raw("b NOOP\r\nc NOOP with an argument\r\nd FETCH 1 FLAGS\r\ne CHECK\r\nf NOOP with an argument\r\n")
+	for _, tag := range []string{"c", "f"} {
+		d.expect(tag + " BAD ...")
+	}
+	d.until("e")
+	if want := []string{"b NOOP\r\nd FETCH 1 FLAGS\r\ne CHECK\r\n"}; !slices.Equal(sent.list, want) {
+		t.Errorf("%q", sent.list)
+	}
+}
+
+// writes are what has been written, piece by piece.
+type writes struct {
+	io.Writer
+	list []string
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.list = append(w.list, string(p))
+	return w.Writer.Write(p)
+}
+
 // A client that dies inside a literal must not complete a command at the backend.
 func TestClientDiesInLiteral(t *testing.T) {
 	r := newRig(t)
@@ -414,26 +454,25 @@ func TestBarriers(t *testing.T) {
 
 // A reserved name that is being moved is waited for.
 func TestMoveWait(t *testing.T) {
-	r := newRig(t)
-	d := r.login("A", "alice")
-	transfer := func() {
-		r.dir.mu.Lock()
-		defer r.dir.mu.Unlock()
-		r.dir.put(mbox.Entry{Name: "user.alice.Work", Location: "b1!default", State: mbox.Reserved, Transfer: true})
-	}
-	transfer()
-	d.send("a LIST \"\" Work")
-	d.expect(`* LIST ...`)
-	d.expect("a OK ...")
-	d.send("b STATUS Work (MESSAGES)")
-	d.expect("b NO [UNAVAILABLE] The mailbox is being moved...")
-	go func() {
-		time.Sleep(20 * time.Millisecond)
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		transfer := func() {
+			r.dir.mu.Lock()
+			defer r.dir.mu.Unlock()
+			r.dir.put(mbox.Entry{Name: "user.alice.Work", Location: "b1!default", State: mbox.Reserved, Transfer: true})
+		}
+		transfer()
+		d.send("a LIST \"\" Work")
+		d.expect(`* LIST ...`)
+		d.expect("a OK ...")
+		d.send("b STATUS Work (MESSAGES)")
+		d.expect("b NO [UNAVAILABLE] The mailbox is being moved...")
+		d.send("c STATUS Work (MESSAGES)")
+		synctest.Wait() // it waits
 		r.dir.set("user.alice.Work", "b1!default", "alice\tlrswip\t")
-	}()
-	d.send("c STATUS Work (MESSAGES)")
-	d.expect("* STATUS ...")
-	d.expect("c OK ...")
+		d.expect("* STATUS ...")
+		d.expect("c OK ...")
+	})
 }
 
 // Own tags are compared whole; a client may use tags that look like them.

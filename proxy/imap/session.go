@@ -192,6 +192,9 @@ func (s *session) step() bool {
 // meanwhile: it is to be called again then.
 func (s *session) await(until time.Time) ([]byte, error) {
 	if !s.woken && bytes.IndexByte(s.in.buffered(), '\n') < 0 {
+		if s.sel != nil {
+			s.sel.push()
+		}
 		s.flush() // a pump that is within a message may keep the writer for long, and then nothing is ours
 	}
 	quiet := time.Now().Add(s.srv.hot)
@@ -294,6 +297,7 @@ func (s *session) readFailed(err error) bool {
 
 func (s *session) execute(line []byte) bool {
 	c, err := parseCommand(line)
+	c.began = time.Now()
 	if err == nil {
 		c.verb = verbs[c.name]
 	}
@@ -303,8 +307,7 @@ func (s *session) execute(line []byte) bool {
 		return false
 	}
 	s.first = false
-	start := time.Now()
-	s.busy(c.name, start)
+	s.busy(c.name, c.began)
 	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay) {
 		s.sel.drain() // answers come in the order of the commands
 	}
@@ -319,9 +322,9 @@ func (s *session) execute(line []byte) bool {
 		err = s.dispatch(c)
 	}
 	if s.idling == nil {
-		s.busy("", start)
+		s.busy("", c.began)
 	}
-	return s.finish(c, err, start)
+	return s.finish(c, err)
 }
 
 // dispatch does what the table says about a command.
@@ -375,7 +378,7 @@ func (s *session) wrongPhase(v *verb) *result {
 }
 
 // finish sends the result of a command that has one.
-func (s *session) finish(c *command, err error, start time.Time) bool {
+func (s *session) finish(c *command, err error) bool {
 	if err == nil { // answered already, or by the pump
 		s.bad = 0
 		return s.alive()
@@ -398,8 +401,7 @@ func (s *session) finish(c *command, err error, start time.Time) bool {
 	} else if r.code == "UNAVAILABLE" {
 		s.log().Warn("command refused for now", "cmd", c.name, "err", err)
 	}
-	s.say(c.tag + " " + r.Error() + "\r\n")
-	s.srv.metrics.command(c, r.status, r.code, start)
+	s.reply(c, r)
 	if r.status != "BAD" {
 		s.bad = 0
 	} else if s.bad++; s.bad >= s.cfg.Limits.BadLines {
@@ -407,6 +409,12 @@ func (s *session) finish(c *command, err error, start time.Time) bool {
 		return false
 	}
 	return s.alive()
+}
+
+// reply ends a command.
+func (s *session) reply(c *command, r *result) {
+	s.say(c.tag + " " + r.Error() + "\r\n")
+	s.srv.metrics.command(c, r.status, r.code)
 }
 
 func (s *session) alive() bool {

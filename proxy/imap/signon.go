@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -86,10 +85,20 @@ func (so *signOn) run(ctx context.Context, l login, known capSet) (before capSet
 	if err != nil {
 		return nil, err
 	}
-	if st != statusOK && known != nil && !maps.Equal(before, known) {
+	if st != statusOK && known != nil && l.once() && !so.takes(x, st) {
 		return nil, fmt.Errorf("%w: %.200s", errStale, text)
 	}
 	return before, l.end(so, st, code, text)
+}
+
+// takes asks the server, which has refused a login, whether it takes such ones: its greeting need not have said so, and
+// holds no more under TLS. Then it has judged it.
+func (so *signOn) takes(x *exchangeSASL, st status) bool {
+	so.capsFrom("") // if it does not say, it is taken to be as it was
+	if x.client == nil {
+		return !so.caps.has("LOGINDISABLED")
+	}
+	return so.caps.has("AUTH="+x.mech) && (!x.early || st == statusNo || so.caps.has("SASL-IR"))
 }
 
 // judged reports whether a login that failed may have been judged. It has not where the server asks for what it did not
@@ -159,6 +168,8 @@ func (so *signOn) capsFrom(code string) error {
 // exchangeSASL is a SASL exchange that has been begun.
 type exchangeSASL struct {
 	client sasl.Client // nil for LOGIN, which is none
+	mech   string
+	early  bool // the initial response went with the command
 	tag    string
 	ir     []byte // not sent yet
 }
@@ -168,11 +179,11 @@ func (so *signOn) beginSASL(mech string, client sasl.Client) (*exchangeSASL, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCredentials, err)
 	}
-	x := &exchangeSASL{client: client, ir: ir}
+	x := &exchangeSASL{client: client, mech: mech, ir: ir}
 	cmd := "AUTHENTICATE " + mech
 	if ir != nil && so.caps.has("SASL-IR") {
 		cmd += " " + encodeIR(ir)
-		x.ir = nil
+		x.ir, x.early = nil, true
 	}
 	x.tag, err = so.sendLogin(cmd)
 	return x, err

@@ -22,14 +22,15 @@ import (
 // stub is a small backend that really speaks IMAP: enough of it for the stories, with faults to
 // order. It registers what it creates in the map, as a Cyrus backend does.
 type stub struct {
-	tls  *tls.Config // from the first octet, unless nil
-	t    testing.TB
-	net  *memoryNet // nil: TCP
-	name mbox.Server
-	addr string
-	dir  *memory
-	ns   mbox.Namespace
-	caps string
+	tls      *tls.Config // from the first octet, unless nil
+	startTLS *tls.Config // at STARTTLS, unless nil
+	t        testing.TB
+	net      *memoryNet // nil: TCP
+	name     mbox.Server
+	addr     string
+	dir      *memory
+	ns       mbox.Namespace
+	caps     string
 
 	mu sync.Mutex
 	ln net.Listener
@@ -44,6 +45,7 @@ type stub struct {
 	gushed  int
 	free    string // of its partitions, "free;total"
 	greets  string // capabilities of the greeting
+	terse   bool   // they are told only to those who ask
 	hello   string // its first word: OK
 	// passwords are those of users, who may log in without us.
 	passwords map[string]string
@@ -202,16 +204,17 @@ func (b *stub) forget() {
 
 // stubConn is one connection to a stub.
 type stubConn struct {
-	b    *stub
-	conn net.Conn
-	r    *bufio.Reader
-	user string
-	view mbox.Viewer
-	sel  mbox.Name
-	caps string
-	told int  // how many messages the client knows of
-	in   bool // logged in
-	mute bool
+	b      *stub
+	conn   net.Conn
+	r      *bufio.Reader
+	user   string
+	view   mbox.Viewer
+	sel    mbox.Name
+	caps   string // of a user
+	before string // of those who have not logged in
+	told   int    // how many messages the client knows of
+	in     bool   // logged in
+	mute   bool
 }
 
 func (c *stubConn) say(format string, args ...any) {
@@ -223,9 +226,16 @@ func (c *stubConn) say(format string, args ...any) {
 func (b *stub) serve(conn net.Conn) {
 	b.mu.Lock()
 	c := &stubConn{b: b, conn: conn, r: bufio.NewReader(conn), caps: b.caps}
-	hello, greets := b.hello, b.greets
+	c.before = b.greets
+	if b.startTLS != nil {
+		c.before += " STARTTLS"
+	}
+	hello := b.hello
+	if !b.terse {
+		hello += " [CAPABILITY " + c.before + "]"
+	}
 	b.mu.Unlock()
-	c.say("* %s [CAPABILITY %s] %s ready", hello, greets, b.name)
+	c.say("* %s %s ready", hello, b.name)
 	for c.one() {
 	}
 }
@@ -378,13 +388,23 @@ func (c *stubConn) one() bool {
 
 func (c *stubConn) run(cmd *command) bool {
 	tag := cmd.tag
-	if !c.in && !slices.Contains([]string{"CAPABILITY", "AUTHENTICATE", "LOGIN", "LOGOUT", "NOOP", "ID"}, cmd.name) {
+	if !c.in && !slices.Contains([]string{"CAPABILITY", "AUTHENTICATE", "LOGIN", "LOGOUT", "NOOP", "ID", "STARTTLS"}, cmd.name) {
 		c.say("%s BAD Please login first", tag)
 		return true
 	}
 	switch cmd.name {
 	case "CAPABILITY":
-		c.say("* CAPABILITY %s", c.caps)
+		if c.in {
+			c.say("* CAPABILITY %s", c.caps)
+		} else {
+			c.say("* CAPABILITY %s", c.before)
+		}
+	case "STARTTLS":
+		c.say("%s OK go on", tag)
+		c.conn = tls.Server(c.conn, c.b.startTLS)
+		c.before = strings.TrimSuffix(c.before, " STARTTLS")
+		c.r = bufio.NewReader(c.conn)
+		return true
 	case "LOGOUT":
 		c.say("* BYE bye")
 		c.say("%s OK done", tag)

@@ -126,7 +126,10 @@ func TestClientDiesInLiteral(t *testing.T) {
 		}
 	}
 	nc.Close()
-	time.Sleep(300 * time.Millisecond) // that nothing comes of it is the point
+	eventually(t, "the session has ended", func() bool {
+		out, err := world.Cluster.Murderctl(t.Context(), "f1", "session", "list", "--user", "frank")
+		return err == nil && !strings.Contains(string(out), nc.LocalAddr().String())
+	})
 	has(t, e.ok("STATUS Half (MESSAGES)"), "...MESSAGES 0...")
 }
 

@@ -45,6 +45,7 @@ func TestMoveUser(t *testing.T) {
 		idle.ok("SELECT INBOX")
 		stop := make(chan struct{})
 		var sent, told, done []string
+		var answers atomic.Int64
 		var wait sync.WaitGroup
 		wait.Go(func() {
 			w := at(t, "dave")
@@ -69,11 +70,17 @@ func TestMoveUser(t *testing.T) {
 				default:
 					t.Errorf("%+v", r)
 				}
+				answers.Add(1)
 			}
 		})
-		time.Sleep(50 * time.Millisecond)
+		goOn := func() {
+			t.Helper()
+			before := answers.Load()
+			eventually(t, "messages come", func() bool { return answers.Load() >= before+5 })
+		}
+		goOn()
 		has(t, admin.ok("RENAME user/dave user/dave be1.rig.test"), "* OK USER ...dave")
-		time.Sleep(50 * time.Millisecond)
+		goOn()
 		close(stop)
 		wait.Wait()
 		t.Logf("%d sent, %d stored, %d told to wait", len(sent), len(done), len(told))
