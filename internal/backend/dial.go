@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -267,8 +268,10 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadli
 // before it are acknowledged: that would take the system 40 ms. It forgets the wish soon, so it is to be uttered before
 // each wait for the rest of an answer; what has come before a command is acknowledged by that.
 func (c *Conn) Acknowledge() {
-	if s, ok := c.raw.(*socket.Conn); ok {
-		s.AckNow()
+	if sys, ok := c.raw.(syscall.Conn); ok {
+		if raw, err := sys.SyscallConn(); err == nil {
+			socket.AckNow(raw)
+		}
 	}
 }
 

@@ -106,7 +106,7 @@ func (c *call) writeAll(fd uintptr) bool {
 }
 
 // AckNow acknowledges what has arrived, and for a while what arrives, at once instead of with the next that is sent.
-func (c *Conn) AckNow() { c.raw.Control(ackNow) }
+func AckNow(raw syscall.RawConn) { raw.Control(ackNow) }
 
 func ackNow(fd uintptr) {
 	on := int32(1)
