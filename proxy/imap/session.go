@@ -300,7 +300,7 @@ func (s *session) execute(line []byte) bool {
 	s.first = false
 	start := time.Now()
 	s.busy(c.name, start)
-	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay) {
+	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay || c.verb.bare && c.open) { // the last has a literal to be skipped
 		s.sel.drain() // answers come in the order of the commands
 	}
 	switch {
