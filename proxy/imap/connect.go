@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -128,6 +129,8 @@ type ownLogin struct {
 }
 
 func (l ownLogin) once() bool { return false }
+
+func (l ownLogin) outdated(known, now capSet) bool { return !maps.Equal(known, now) }
 
 func (l ownLogin) begin(so *signOn) (*exchangeSASL, error) {
 	var offered []string

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-sasl"
@@ -110,6 +111,10 @@ type userLogin struct {
 }
 
 func (l *userLogin) once() bool { return true }
+
+func (l *userLogin) outdated(known, now capSet) bool {
+	return slices.ContainsFunc([]string{"AUTH=PLAIN", "SASL-IR", "LOGINDISABLED"}, func(name string) bool { return known.has(name) != now.has(name) })
+}
 
 func (l *userLogin) begin(so *signOn) (*exchangeSASL, error) {
 	if !so.nc.Secured() && !l.clear {

@@ -153,6 +153,7 @@ func TestPassThroughAtChangedServer(t *testing.T) {
 		{"wrong", before, "", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
 		{"wrong, and it hangs up", before, "close", "guess", "NO [UNAVAILABLE] ...", 1},
 		{"its answer makes no sense", before, "TAG BAD what?", "guess", "NO [UNAVAILABLE] ...", 1},
+		{"wrong, and it offers more", before + " AUTH=GSSAPI X-NEW", "", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},
 		{"no initial response any more", "IMAP4rev1 ID AUTH=PLAIN", "TAG BAD what?", "secret", "OK ...", 2},
 		{"no such mechanism any more", "IMAP4rev1 ID AUTH=GSSAPI SASL-IR", "TAG NO no mechanism available", "secret", "OK ...", 1},
 		{"neither, and wrong", "IMAP4rev1 ID", "TAG NO no mechanism available", "guess", "NO [AUTHENTICATIONFAILED] ...", 1},

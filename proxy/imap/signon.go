@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +59,8 @@ type login interface {
 	begin(*signOn) (*exchangeSASL, error)
 	// once reports whether a server that may have judged it must not be asked again: it may be wrong.
 	once() bool
+	// outdated reports whether a server that offers what it does now may not have judged what was begun by what was known.
+	outdated(known, now capSet) bool
 	// end judges the server's word about it. With an error the connection is of no use.
 	end(so *signOn, st status, code, text string) error
 }
@@ -87,7 +88,7 @@ func (so *signOn) run(ctx context.Context, l login, known capSet) (before capSet
 	if err != nil {
 		return nil, err
 	}
-	if st != statusOK && known != nil && !maps.Equal(before, known) {
+	if st != statusOK && known != nil && l.outdated(known, before) {
 		return nil, fmt.Errorf("%w: %.200s", errStale, text)
 	}
 	return before, l.end(so, st, code, text)
