@@ -84,7 +84,7 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 	}
 	if err != nil {
 		// An incomplete command must not stay open at a backend.
-		b.lost(err, true)
+		b.hangUp(err)
 		return nil, err
 	}
 	<-k.x.done

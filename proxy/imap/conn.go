@@ -55,6 +55,7 @@ type conn struct {
 	pumping  bool
 	selected bool
 	err      error     // why the connection is of no use any more
+	fault    error     // why the driver has hung up, which the pump is to find out
 	armed    time.Time // when the backend was last allowed time
 	due      time.Time // when it will have been silent for too long; zero: it may be
 	until    time.Time // the read deadline, which may be earlier (see quiet)
@@ -284,14 +285,22 @@ func (c *conn) push() {
 	err := c.out.flush()
 	c.out.Unlock()
 	if err != nil {
-		c.lost(err, true)
+		c.hangUp(err)
 	}
 }
 
 func (c *conn) broken() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err
+	return c.over()
+}
+
+// over is broken with c.mu held.
+func (c *conn) over() error {
+	if c.err != nil {
+		return c.err
+	}
+	return c.fault
 }
 
 // write sends p to the backend at once.
@@ -344,13 +353,25 @@ func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 		return err
 	}
 	if err := c.send(x, format(x.tag)); err != nil {
-		c.lost(err, true)
+		c.hangUp(err)
 	}
 	c.await(x)
 	return x.err
 }
 
-// lost ends the connection. clean means that the client's stream stands at the start of a line. If
+// hangUp ends the connection for the driver, who cannot know whether the client's stream stands within a response of this
+// very backend. The pump does, and so it is the pump that finds the connection lost.
+func (c *conn) hangUp(cause error) {
+	c.mu.Lock()
+	if c.fault == nil {
+		c.fault = cause
+	}
+	c.start()
+	c.mu.Unlock()
+	c.nc.Close()
+}
+
+// lost ends the connection. It is the pump's. clean means that the client's stream stands at the start of a line. If
 // the session's mailbox was selected here, the session ends too (the client must not go on with
 // sequence numbers that nobody keeps).
 func (c *conn) lost(cause error, clean bool) {
@@ -359,6 +380,9 @@ func (c *conn) lost(cause error, clean bool) {
 	if c.err != nil {
 		c.mu.Unlock()
 		return
+	}
+	if c.fault != nil {
+		cause = c.fault
 	}
 	c.err = cause
 	queue, selected := c.queue, c.selected

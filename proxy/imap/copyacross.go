@@ -173,7 +173,7 @@ func (t *transfer) copy() (string, error) {
 		return "", err
 	}
 	if err := t.dst.write([]byte("\r\n")); err != nil {
-		t.dst.lost(err, true)
+		t.dst.hangUp(err)
 	}
 	<-t.x.done
 	if t.x.err != nil {

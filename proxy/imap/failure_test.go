@@ -2,6 +2,7 @@ package imap
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -226,4 +227,65 @@ func TestConnectionAfterTheCut(t *testing.T) {
 			t.Error("it is still there")
 		}
 	})
+}
+
+// severed makes everything fail that is sent to b1 from now on.
+func (r *rig) severed() {
+	r.srv.mu.Lock()
+	defer r.srv.mu.Unlock()
+	for _, s := range r.srv.sessions {
+		s.mu.Lock()
+		c := s.at("b1")
+		s.mu.Unlock()
+		c.out.Lock()
+		c.out.dst = brokenPipe{}
+		c.out.Unlock()
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// A backend may turn out to be lost when it is sent something while it is in the middle of a message. Nothing is written
+// into that. Elsewhere the client is told.
+func TestLostBySending(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("a SELECT INBOX")
+		d.until("a")
+		r.stubs["b1"].fail("FETCH", `LATER* 1 FETCH (BODY[] {100}\nabcTHEN-HANG`)
+		d.send("b FETCH 1 BODY[]")
+		d.expect("* 1 FETCH ...")
+		if _, err := io.ReadFull(d.r, make([]byte, len("abc"))); err != nil {
+			t.Fatal(err)
+		}
+		r.severed()
+		d.send("c NOOP")
+		if rest, _ := io.ReadAll(d.r); len(rest) > 0 {
+			t.Errorf("in the message stands %q", rest)
+		}
+	})
+	for _, state := range []string{"selected", "idling"} {
+		inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+			d := r.login("A", "alice")
+			d.send("a SELECT INBOX")
+			d.until("a")
+			end := "b NOOP"
+			if state == "idling" {
+				d.send("b IDLE")
+				d.expect("+ idling")
+				d.expect("* 7 EXISTS")
+				end = "DONE"
+			}
+			time.Sleep(time.Minute) // and so nobody reads
+			r.severed()
+			d.send(end)
+			if state == "selected" {
+				d.expect("b NO [UNAVAILABLE] ...")
+			}
+			d.expect("* BYE [UNAVAILABLE] ...")
+			d.end()
+		})
+	}
 }

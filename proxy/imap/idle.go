@@ -101,18 +101,18 @@ func (s *session) stopIdle(x *exchange) error {
 	select {
 	case <-x.more:
 		if err := s.sel.write([]byte("DONE\r\n")); err != nil {
-			s.sel.lost(err, true)
+			s.sel.hangUp(err)
 		}
 	case <-x.done:
 		return x.err
 	case <-timeout.C:
-		s.sel.lost(os.ErrDeadlineExceeded, true)
+		s.sel.hangUp(os.ErrDeadlineExceeded)
 	}
 	// After a timeout it is done already, or will be at once.
 	select {
 	case <-x.done:
 	case <-timeout.C:
-		s.sel.lost(os.ErrDeadlineExceeded, true)
+		s.sel.hangUp(os.ErrDeadlineExceeded)
 		<-x.done
 	}
 	return x.err

@@ -169,17 +169,7 @@ func (s *session) question(server mbox.Server, verb string, ext mbox.Extern, arg
 // flushAll sends what has been queued for backends.
 func (s *session) flushAll() {
 	for _, c := range s.conns {
-		c.flush()
-	}
-}
-
-// flush sends what has been queued for the backend.
-func (c *conn) flush() {
-	c.out.Lock()
-	err := c.out.flush()
-	c.out.Unlock()
-	if err != nil {
-		c.lost(err, true)
+		c.push()
 	}
 }
 

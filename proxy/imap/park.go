@@ -120,7 +120,7 @@ func (s *session) unpark() {
 func (c *conn) quiet(goroutine bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if goroutine && c.err == nil {
+	if goroutine && c.over() == nil {
 		idle := len(c.queue) == 1 && c.queue[0].rests
 		switch {
 		case len(c.queue) == 0 && !c.selected:

@@ -93,10 +93,11 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 		s.clear.SetReadDeadline(armed.Add(s.cfg.Limits.Idle))
 		s.deadline, s.short = time.Time{}, false
 	}
-	s.in.wait = func() {
+	s.in.wait = func() { // within the line behind it too
 		arm()
 		b.out.flush()
 	}
+	defer func() { s.in.wait = nil }()
 	err := s.in.copyN(c.lit.Size, func(p []byte) error {
 		// A lost backend is found out at the end, unless that is far away.
 		if b.out.put(p) != nil && left > maxSwallow {
@@ -110,7 +111,6 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 		}
 		return nil
 	})
-	s.in.wait = nil
 	if err != nil {
 		// The backend must never see a complete command that the client has not sent.
 		b.nc.Close()

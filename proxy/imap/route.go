@@ -190,7 +190,7 @@ func (s *session) to(server mbox.Server) (*conn, error) {
 // usable reports whether a connection that has been lying about still works.
 func (s *session) usable(c *conn) bool {
 	c.mu.Lock()
-	dead, pumping := c.err != nil, c.pumping
+	dead, pumping := c.over() != nil, c.pumping
 	c.mu.Unlock()
 	if dead || !pumping && !c.in.silent() {
 		return false

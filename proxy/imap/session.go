@@ -308,7 +308,7 @@ func (s *session) execute(line []byte) bool {
 	}
 	s.first = false
 	s.busy(c.name, c.began)
-	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay) {
+	if s.sel != nil && (c.verb == nil || c.verb.route != routeRelay || c.verb.bare && c.open) { // the last has a literal to be skipped
 		s.sel.drain() // answers come in the order of the commands
 	}
 	switch {
