@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -257,6 +258,9 @@ func (d *daemon) start(name string, addrs []string, sockets *config.Socket, serv
 	}
 	var listeners []net.Listener
 	for _, addr := range addrs {
+		if at, err := netip.ParseAddrPort(addr); err == nil {
+			d.own.add(net.TCPAddrFromAddrPort(at)) // before anybody can connect
+		}
 		ln, err := d.listen(addr, sockets)
 		if err != nil {
 			for _, ln := range listeners {
