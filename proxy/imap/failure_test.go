@@ -231,12 +231,7 @@ func TestConnectionAfterTheCut(t *testing.T) {
 
 // severed makes everything fail that is sent to b1 from now on.
 func (r *rig) severed() {
-	r.srv.mu.Lock()
-	defer r.srv.mu.Unlock()
-	for _, s := range r.srv.sessions {
-		s.mu.Lock()
-		c := s.at("b1")
-		s.mu.Unlock()
+	for _, c := range r.connsAt("b1") {
 		c.out.Lock()
 		c.out.dst = brokenPipe{}
 		c.out.Unlock()

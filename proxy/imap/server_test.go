@@ -276,18 +276,13 @@ func TestClientFloods(t *testing.T) {
 	if last >= n {
 		t.Error("the client was not stopped")
 	}
-	r.srv.mu.Lock()
-	for _, s := range r.srv.sessions {
-		s.mu.Lock()
-		c := s.at("b1")
-		s.mu.Unlock()
+	for _, c := range r.connsAt("b1") {
 		c.mu.Lock()
 		if len(c.queue) > maxPipelined {
 			t.Errorf("%d commands wait for answers", len(c.queue))
 		}
 		c.mu.Unlock()
 	}
-	r.srv.mu.Unlock()
 	for i := range n {
 		if lines := d.until(fmt.Sprintf("t%d", i)); len(lines) != 3 {
 			t.Fatalf("%q", lines)
@@ -302,16 +297,11 @@ func TestPipelineIsGathered(t *testing.T) {
 	d.send("a SELECT INBOX")
 	d.until("a")
 	var sent writes
-	r.srv.mu.Lock()
-	for _, s := range r.srv.sessions {
-		s.mu.Lock()
-		c := s.at("b1")
-		s.mu.Unlock()
+	for _, c := range r.connsAt("b1") {
 		c.out.Lock()
 		sent.Writer, c.out.dst = c.out.dst, &sent
 		c.out.Unlock()
 	}
-	r.srv.mu.Unlock()
 	d.raw("b NOOP\r\nc NOOP with an argument\r\nd FETCH 1 FLAGS\r\ne CHECK\r\nf NOOP with an argument\r\n")
 	for _, tag := range []string{"c", "f"} {
 		d.expect(tag + " BAD ...")

@@ -241,6 +241,20 @@ type dialogue struct {
 	patience time.Duration
 }
 
+// connsAt returns the connections of all sessions to a backend.
+func (r *rig) connsAt(server mbox.Server) (list []*conn) {
+	r.srv.mu.Lock()
+	defer r.srv.mu.Unlock()
+	for _, s := range r.srv.sessions {
+		s.mu.Lock()
+		if c := s.at(server); c != nil {
+			list = append(list, c)
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
 func (r *rig) open(name string) *dialogue {
 	r.t.Helper()
 	d := &dialogue{t: r.t, patience: 5 * time.Second}
