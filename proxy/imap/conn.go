@@ -99,6 +99,16 @@ type exchange struct {
 	finish    func(status)
 }
 
+// ended reports whether the fields of the answer are final.
+func (x *exchange) ended() bool {
+	select {
+	case <-x.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // renew makes x ready to be sent again.
 func (x *exchange) renew() {
 	*x = exchange{take: x.take, quiet: x.quiet, stall: x.stall, opens: x.opens}

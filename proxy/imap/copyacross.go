@@ -194,9 +194,7 @@ func (t *transfer) copy() (string, error) {
 
 // refusal returns the destination's answer if it has come before its time.
 func (t *transfer) refusal() error {
-	select {
-	case <-t.x.done:
-	default:
+	if !t.x.ended() {
 		return nil
 	}
 	if t.x.err != nil {
@@ -277,11 +275,9 @@ func (t *transfer) wanted(line []byte) (message, bool) {
 
 // open announces one message at the destination.
 func (t *transfer) open(m message, size int64) {
-	select {
-	case <-t.x.done:
+	if t.x.ended() {
 		t.fail(errLost) // refused already; what it said is told at the end
 		return
-	default:
 	}
 	var b []byte
 	if len(t.copied) == 0 {

@@ -91,7 +91,7 @@ func (s *session) startIdle() *exchange {
 	return x
 }
 
-// stopIdle ends IDLE at the backend, once that has agreed to it.
+// stopIdle ends IDLE at the backend, once that has agreed to it, unless it has ended already.
 func (s *session) stopIdle(x *exchange) error {
 	if x == nil {
 		return nil
@@ -100,11 +100,12 @@ func (s *session) stopIdle(x *exchange) error {
 	defer timeout.Stop()
 	select {
 	case <-x.more:
-		if err := s.sel.write([]byte("DONE\r\n")); err != nil {
-			s.sel.hangUp(err)
+		if !x.ended() { // else DONE would be a command
+			if err := s.sel.write([]byte("DONE\r\n")); err != nil {
+				s.sel.hangUp(err)
+			}
 		}
 	case <-x.done:
-		return x.err
 	case <-timeout.C:
 		s.sel.hangUp(os.ErrDeadlineExceeded)
 	}

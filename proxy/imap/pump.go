@@ -41,14 +41,12 @@ func (c *conn) read(last *exchange) {
 			}
 			continue
 		}
-		select {
-		case <-last.done:
+		if last.ended() {
 			c.mu.Lock()
 			c.pumping = false
 			c.listen()
 			c.mu.Unlock()
 			return
-		default:
 		}
 	}
 }
