@@ -109,6 +109,22 @@ func (x *exchange) ended() bool {
 	}
 }
 
+// granted waits for the consent to a literal, and reports whether it has come, whatever has happened since: a client that
+// has been told sends the literal, which must not be taken for commands.
+func (x *exchange) granted() bool {
+	select {
+	case <-x.more:
+		return true
+	case <-x.done:
+	}
+	select {
+	case <-x.more:
+		return true
+	default:
+		return false
+	}
+}
+
 // renew makes x ready to be sent again.
 func (x *exchange) renew() {
 	*x = exchange{take: x.take, quiet: x.quiet, stall: x.stall, opens: x.opens}
@@ -341,10 +357,8 @@ func (c *conn) send(x *exchange, raw []byte) error {
 		if err := c.write(append(bytes.Clone(text), "}\r\n"...)); err != nil {
 			return err
 		}
-		select {
-		case <-x.more:
-		case <-x.done:
-			return nil // refused
+		if !x.granted() {
+			return nil
 		}
 		// The rest up to the next announcement goes with the literal.
 		end := i + int(lit.Size)

@@ -66,6 +66,38 @@ func TestBackendDiesWithinAMessage(t *testing.T) {
 	}
 }
 
+// A backend that dies when it has just agreed to take a message: the client sends that, and it is not taken for commands.
+func TestBackendDiesAtTheConsent(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		for range 20 {
+			d.send(`x STATUS "Shared Folders/shared" (MESSAGES)`)
+			d.until("x")
+			for _, c := range r.connsAt("b2") {
+				c.out.Lock()
+				c.out.dst = slowly{c.nc}
+				c.out.Unlock()
+			}
+			r.stubs["b2"].fail("APPEND{", "+ send itTHEN-CLOSE")
+			const message = "z CREATE Evil"
+			d.send(fmt.Sprintf(`a APPEND "Shared Folders/shared" {%d}`, len(message)))
+			d.expect("+ send it")
+			d.send(message)
+			d.expect("a NO [UNAVAILABLE] ...")
+			d.send("n NOOP")
+			d.expect("n OK ...")
+		}
+	})
+}
+
+// slowly is what somebody writes to who is the last to go on after it.
+type slowly struct{ io.Writer }
+
+func (w slowly) Write(p []byte) (int, error) {
+	defer synctest.Wait()
+	return w.Writer.Write(p)
+}
+
 // A backend that takes a message slowly stops the client: what lies in between is bounded.
 func TestBackendTakesSlowly(t *testing.T) {
 	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {

@@ -176,18 +176,20 @@ func (c *conn) continuation(x *exchange) bool {
 		c.lost(errors.New("continuation request that nobody asked for"), true)
 		return false
 	}
-	ok := true
-	if x.relayMore {
-		ok = c.relay()
-		c.s.flush()
+	if !x.relayMore {
+		if !c.skip() {
+			return false
+		}
+	} else if !c.relay() {
+		return false // the client has not been told
 	} else {
-		ok = c.skip()
+		c.s.flush()
 	}
 	select {
 	case x.more <- struct{}{}:
 	default:
 	}
-	return ok
+	return true
 }
 
 func (c *conn) taggedLine(head []byte, x *exchange) bool {

@@ -69,9 +69,7 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 				c.open = false // nobody grants the literal now
 				return nil
 			}
-			select {
-			case <-x.more:
-			case <-x.done:
+			if !x.granted() {
 				c.open = false
 				return nil
 			}

@@ -306,7 +306,12 @@ func (c *stubConn) one() bool {
 			c.say("%s OK sunk", tag)
 			return true
 		default:
+			f, gone := strings.CutSuffix(f, "THEN-CLOSE")
 			c.say("%s", strings.ReplaceAll(f, "TAG", tag))
+			if gone {
+				c.conn.Close()
+				return true
+			}
 			return !strings.HasPrefix(f, "*")
 		}
 	})
