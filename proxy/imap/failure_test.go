@@ -261,6 +261,26 @@ func TestConnectionAfterTheCut(t *testing.T) {
 	})
 }
 
+// Whoever waits to say something until a message is complete says nothing when its backend is lost within it.
+func TestNothingIsSaidWithinAMessage(t *testing.T) {
+	r := newRig(t)
+	for i := range 20 {
+		d := r.login(fmt.Sprint(i), "alice")
+		d.send("a SELECT INBOX")
+		d.until("a")
+		r.stubs["b1"].tell("* 1 FETCH (BODY[] {100}\r\nabc")
+		d.expect("* 1 FETCH ...")
+		d.expect("abc")
+		d.send("b CAPABILITY")
+		eventually(t, "the command is executed", func() bool { return r.srv.Sessions()[0].Command == "CAPABILITY" })
+		r.stubs["b1"].hangUp()
+		if rest, _ := io.ReadAll(d.r); len(rest) > 0 {
+			t.Fatalf("in the message stands %q", rest)
+		}
+		eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+	}
+}
+
 // severed makes everything fail that is sent to b1 from now on.
 func (r *rig) severed() {
 	for _, c := range r.connsAt("b1") {

@@ -144,6 +144,9 @@ func (c *conn) relay() bool {
 	c.relaying = false
 	if err != nil {
 		c.s.out.flush() // the client may have all that came
+		if c.begun {
+			c.s.out.err = errLost // and nothing more
+		}
 	}
 	c.s.out.Unlock()
 	if err != nil {
