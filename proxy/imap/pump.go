@@ -9,8 +9,15 @@ import (
 
 // pump reads answers, as a goroutine, until none is outstanding.
 func (c *conn) pump() {
+	ended := false
+	defer func() {
+		if !ended { // somebody may be waiting for an answer
+			c.lost(errors.New("panic"), false)
+		}
+	}()
 	defer c.s.guard("pump")
 	c.read(nil)
+	ended = true
 }
 
 // read is the pump: it handles response lines until no answer is outstanding, or until last has been
@@ -138,7 +145,16 @@ func (c *conn) put(p []byte) error {
 
 // relay passes one response line on to the client.
 func (c *conn) relay() bool {
+	err := c.pass()
+	if err != nil {
+		c.lost(err, !c.begun)
+	}
+	return err == nil
+}
+
+func (c *conn) pass() error {
 	c.s.out.Lock()
+	defer c.s.out.Unlock()
 	c.relaying, c.begun = true, false
 	err := c.in.copyResponse(c.put)
 	c.relaying = false
@@ -148,12 +164,7 @@ func (c *conn) relay() bool {
 			c.s.out.err = errLost // and nothing more
 		}
 	}
-	c.s.out.Unlock()
-	if err != nil {
-		c.lost(err, !c.begun)
-		return false
-	}
-	return true
+	return err
 }
 
 // skip drops one response line.

@@ -413,6 +413,12 @@ func TestPanicIsContained(t *testing.T) {
 	d := r.login("B", "alice")
 	d.send("a XPANIC")
 	d.end()
+	d = r.login("B", "alice")
+	d.send("s SELECT INBOX")
+	d.until("s")
+	d.send("a XPUMP")
+	d.end()
+	eventually(t, "both are gone", func() bool { return len(r.srv.Sessions()) == 1 })
 	other.send("b NOOP")
 	other.expect("b OK ...")
 }
