@@ -77,6 +77,38 @@ func TestCompress(t *testing.T) {
 	d.expect("d NO [COMPRESSIONACTIVE] ...")
 }
 
+// News of the mailbox that come while compression begins are compressed if they come after the answer.
+func TestCompressWithNews(t *testing.T) {
+	r := newRig(t)
+	for i := range 150 {
+		d := r.login(fmt.Sprint(i), "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		stop := make(chan struct{})
+		var world sync.WaitGroup
+		world.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					r.stubs["b1"].tell("* 7 EXISTS")
+					time.Sleep(20 * time.Microsecond)
+				}
+			}
+		})
+		d.send("a COMPRESS DEFLATE")
+		d.until("a")
+		d.r = bufio.NewReader(flate.NewReader(d.r))
+		for range 10 {
+			d.expect("* 7 EXISTS")
+		}
+		close(stop)
+		world.Wait()
+		d.conn.Close()
+	}
+}
+
 // ENABLE is answered once and replayed, before anything else, on a backend opened later.
 func TestEnableReplay(t *testing.T) {
 	r := newRig(t)
