@@ -31,7 +31,9 @@ func (s *session) idle(c *command) error {
 		return err
 	}
 	s.idling = &idling{tag: c.tag, start: now, limit: now.Add(s.cfg.Limits.Idle)}
-	s.renewIdle()
+	if !s.endIfMoved() {
+		s.renewIdle()
+	}
 	return nil
 }
 
