@@ -67,20 +67,15 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 	if err := b.begin(k.x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	b.out.Lock()
 	b.out.put(head[:at])
 	err = k.parts(head[at:])
 	if err == nil {
 		err = b.out.flush()
 	}
-	refused := errors.Is(err, errSyntax) || err == error(errTooBig)
-	if refused {
-		err = s.giveUp(c, b, k.x, err)
-		refused = !errors.Is(err, errClient)
-	}
-	b.out.Unlock()
-	if refused {
-		return nil, err
+	if errors.Is(err, errSyntax) || err == error(errTooBig) {
+		if err = s.giveUp(c, b, k.x, err); !errors.Is(err, errClient) {
+			return nil, err
+		}
 	}
 	if err != nil {
 		// An incomplete command must not stay open at a backend.

@@ -35,7 +35,7 @@ type conn struct {
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
-	out    writer
+	out    writer // the driver's; or, while he waits for it, that of another pump which feeds it (see transfer)
 	caps   capSet
 	// enabled is what the session has enabled here, by the driver.
 	enabled int
@@ -161,9 +161,7 @@ func (c *conn) enqueue(x *exchange) error {
 		if err := c.enqueue(first); err != nil {
 			return err
 		}
-		c.out.Lock()
 		c.out.puts(first.tag + " " + hello + "\r\n")
-		c.out.Unlock()
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
@@ -307,10 +305,7 @@ func (c *conn) room() {
 
 // push sends what has been gathered: whoever waits, for the backend or for the client, does that first.
 func (c *conn) push() {
-	c.out.Lock()
-	err := c.out.flush()
-	c.out.Unlock()
-	if err != nil {
+	if err := c.out.flush(); err != nil {
 		c.hangUp(err)
 	}
 }
@@ -329,20 +324,17 @@ func (c *conn) over() error {
 	return c.fault
 }
 
-// write sends p to the backend at once.
-func (c *conn) write(p []byte) error {
-	c.out.Lock()
-	defer c.out.Unlock()
-	if err := c.out.put(p); err != nil {
-		return err
-	}
-	return c.out.flush()
+// write sends p to the backend at once. Where that fails, no answer comes any more.
+func (c *conn) write(p []byte) {
+	c.out.put(p)
+	c.push()
 }
 
 // send sends a whole command whose literals are all announced as {n+}.
-func (c *conn) send(x *exchange, raw []byte) error {
+func (c *conn) send(x *exchange, raw []byte) {
 	if c.caps.has("LITERAL+") || !bytes.Contains(raw, []byte("+}\r\n")) {
-		return c.write(raw)
+		c.write(raw)
+		return
 	}
 	c.mu.Lock()
 	c.start() // somebody must hear the consent
@@ -351,23 +343,19 @@ func (c *conn) send(x *exchange, raw []byte) error {
 		i := bytes.IndexByte(raw, '\n') + 1
 		lit, ok, _ := imapwire.TrailingLiteral(bytes.TrimRight(raw[:i], "\r\n"))
 		if !ok {
-			return c.write(raw)
+			c.write(raw)
+			return
 		}
 		text := bytes.TrimSuffix(raw[:i], []byte("+}\r\n"))
-		if err := c.write(append(bytes.Clone(text), "}\r\n"...)); err != nil {
-			return err
-		}
+		c.write(append(bytes.Clone(text), "}\r\n"...))
 		if !x.granted() {
-			return nil
+			return
 		}
 		// The rest up to the next announcement goes with the literal.
 		end := i + int(lit.Size)
-		if err := c.write(raw[i:end]); err != nil {
-			return err
-		}
+		c.write(raw[i:end])
 		raw = raw[end:]
 	}
-	return nil
 }
 
 // do sends a whole command and waits for its answer, which is in x. The error is errLost.
@@ -376,9 +364,7 @@ func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 	if err := c.enqueue(x); err != nil {
 		return err
 	}
-	if err := c.send(x, format(x.tag)); err != nil {
-		c.hangUp(err)
-	}
+	c.send(x, format(x.tag))
 	c.await(x)
 	return x.err
 }

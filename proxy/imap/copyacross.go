@@ -172,9 +172,7 @@ func (t *transfer) copy() (string, error) {
 		}
 		return "", err
 	}
-	if err := t.dst.write([]byte("\r\n")); err != nil {
-		t.dst.hangUp(err)
-	}
+	t.dst.write([]byte("\r\n"))
 	<-t.x.done
 	if t.x.err != nil {
 		return "", t.x.err // the outcome is unknown
@@ -236,8 +234,6 @@ func (t *transfer) body(head []byte) (bool, error) {
 	if t.err == nil {
 		put = t.dst.out.put
 	}
-	t.dst.out.Lock()
-	defer t.dst.out.Unlock()
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
 	wait := t.src.in.wait
 	t.src.in.wait = func() { t.dst.out.flush(); t.src.anew() }
@@ -284,9 +280,7 @@ func (t *transfer) open(m message, size int64) {
 		b = appendName([]byte(t.x.tag+" APPEND"), t.to)
 	}
 	b = fmt.Appendf(b, " %s %s {%d+}\r\n", m.flags, m.date, size)
-	t.dst.out.Lock()
 	t.dst.out.put(b)
-	t.dst.out.Unlock()
 	t.copied = append(t.copied, m.uid)
 }
 

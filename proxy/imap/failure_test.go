@@ -74,9 +74,7 @@ func TestBackendDiesAtTheConsent(t *testing.T) {
 			d.send(`x STATUS "Shared Folders/shared" (MESSAGES)`)
 			d.until("x")
 			for _, c := range r.connsAt("b2") {
-				c.out.Lock()
 				c.out.dst = slowly{c.nc}
-				c.out.Unlock()
 			}
 			r.stubs["b2"].fail("APPEND{", "+ send itTHEN-CLOSE")
 			const message = "z CREATE Evil"
@@ -284,9 +282,7 @@ func TestNothingIsSaidWithinAMessage(t *testing.T) {
 // severed makes everything fail that is sent to b1 from now on.
 func (r *rig) severed() {
 	for _, c := range r.connsAt("b1") {
-		c.out.Lock()
 		c.out.dst = brokenPipe{}
-		c.out.Unlock()
 	}
 }
 
@@ -313,13 +309,16 @@ func TestLostBySending(t *testing.T) {
 			t.Errorf("in the message stands %q", rest)
 		}
 	})
-	for _, state := range []string{"selected", "idling"} {
+	for _, state := range []string{"selected", "about to idle", "idling"} {
 		inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
 			d := r.login("A", "alice")
 			d.send("a SELECT INBOX")
 			d.until("a")
 			end := "b NOOP"
-			if state == "idling" {
+			switch state {
+			case "about to idle":
+				end = "b IDLE"
+			case "idling":
 				d.send("b IDLE")
 				d.expect("+ idling")
 				d.expect("* 7 EXISTS")
@@ -328,11 +327,16 @@ func TestLostBySending(t *testing.T) {
 			time.Sleep(time.Minute) // and so nobody reads
 			r.severed()
 			d.send(end)
-			if state == "selected" {
-				d.expect("b NO [UNAVAILABLE] ...")
-			}
-			d.expect("* BYE [UNAVAILABLE] ...")
-			d.end()
+			takes(t, atOnce, atOnce, state, func() {
+				switch state {
+				case "selected":
+					d.expect("b NO [UNAVAILABLE] ...")
+				case "about to idle":
+					d.expect("+ idling")
+				}
+				d.expect("* BYE [UNAVAILABLE] ...")
+				d.end()
+			})
 		})
 	}
 }

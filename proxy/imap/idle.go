@@ -87,9 +87,10 @@ func (s *session) startIdle() *exchange {
 		return nil
 	}
 	x := &exchange{all: true, hold: true, rests: true, stall: idleRenew + time.Minute}
-	if s.sel.begin(x) != nil || s.sel.write([]byte(x.tag+" IDLE\r\n")) != nil {
+	if s.sel.begin(x) != nil {
 		return nil
 	}
+	s.sel.write([]byte(x.tag + " IDLE\r\n"))
 	return x
 }
 
@@ -103,9 +104,7 @@ func (s *session) stopIdle(x *exchange) error {
 	select {
 	case <-x.more:
 		if !x.ended() { // else DONE would be a command
-			if err := s.sel.write([]byte("DONE\r\n")); err != nil {
-				s.sel.hangUp(err)
-			}
+			s.sel.write([]byte("DONE\r\n"))
 		}
 	case <-x.done:
 	case <-timeout.C:

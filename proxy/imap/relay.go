@@ -21,8 +21,6 @@ func (s *session) relay(c *command) error {
 	if err := b.begin(x); err != nil {
 		return s.refuseLiteral(c, errBackendDown)
 	}
-	b.out.Lock()
-	defer b.out.Unlock()
 	return s.stream(c, b, x, c.line)
 }
 
@@ -41,7 +39,7 @@ func (s *session) noteCondstore(line []byte) {
 	}
 }
 
-// stream queues a command whose first line is head for b while it arrives from the client; the lock on b.out is held. A
+// stream queues a command whose first line is head for b while it arrives from the client. A
 // synchronising literal waits for the backend's consent, which the pump relays; if the backend
 // refuses instead, the client does not send the rest of its command. When the backend is lost, what
 // the client still sends of this command is dropped. The error is about the client only.

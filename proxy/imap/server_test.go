@@ -330,9 +330,7 @@ func TestPipelineIsGathered(t *testing.T) {
 	d.until("a")
 	var sent writes
 	for _, c := range r.connsAt("b1") {
-		c.out.Lock()
 		sent.Writer, c.out.dst = c.out.dst, &sent
-		c.out.Unlock()
 	}
 	d.raw("b NOOP\r\nc NOOP with an argument\r\nd FETCH 1 FLAGS\r\ne CHECK\r\nf NOOP with an argument\r\n")
 	for _, tag := range []string{"c", "f"} {

@@ -43,7 +43,7 @@ type session struct {
 	clear       net.Conn // takes the read deadline: sock, or where decompressed text comes from; by mu
 	peer, local netip.AddrPort
 	in          *reader
-	out         writer    // shared
+	out         sharedWriter
 	buf         []byte    // of the current line
 	part        int       // octets of buf that belong to a line not complete yet
 	deadline    time.Time // of clear, for the next command; zero when something else has set one
