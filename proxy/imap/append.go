@@ -67,7 +67,7 @@ func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchan
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	x := &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}
+	x := &exchange{tag: c.tag, hold: true, relayMore: true, more: make(chan struct{}, 1), all: b == s.sel}
 	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}

@@ -58,13 +58,14 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	k := &catenate{s: s, c: c, dst: b, open: make(map[mbox.Server]*signOn), x: &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}}
+	x := &exchange{tag: c.tag, hold: true, relayMore: true, more: make(chan struct{}, 1), all: b == s.sel}
+	k := &catenate{s: s, c: c, dst: b, x: x, open: make(map[mbox.Server]*signOn)}
 	defer func() {
 		for _, so := range k.open {
 			so.close()
 		}
 	}()
-	if err := b.begin(k.x); err != nil {
+	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
 	b.out.put(head[:at])
@@ -73,7 +74,7 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 		err = b.out.flush()
 	}
 	if errors.Is(err, errSyntax) || err == error(errTooBig) {
-		if err = s.giveUp(c, b, k.x, err); !errors.Is(err, errClient) {
+		if err = s.giveUp(c, b, x, err); !errors.Is(err, errClient) {
 			return nil, err
 		}
 	}
@@ -82,8 +83,8 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 		b.hangUp(err)
 		return nil, err
 	}
-	<-k.x.done
-	return k.x, k.x.err
+	<-x.done
+	return x, x.err
 }
 
 // parts passes everything from the first part on.

@@ -89,14 +89,15 @@ type exchange struct {
 	// opens is set for a command whose OK selects a mailbox.
 	opens bool
 
-	whole     bool          // there is no literal in the command, so that nobody waits for more
-	relayMore bool          // the client waits for the "+"
-	more      chan struct{} // "+" came
-	done      chan struct{} // closed when the fields below are final
-	tagged    []byte
-	err       error
-	answered  bool // some octet of an answer was seen
-	finish    func(status)
+	// more takes one "+"; nil if nobody waits for that. It is relayed to the client if relayMore is set.
+	more      chan struct{}
+	relayMore bool
+
+	done     chan struct{} // closed when the fields below are final
+	tagged   []byte
+	err      error
+	answered bool // some octet of an answer was seen
+	finish   func(status)
 }
 
 // ended reports whether the fields of the answer are final.
@@ -165,9 +166,6 @@ func (c *conn) enqueue(x *exchange) error {
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
-	if !x.whole {
-		x.more = make(chan struct{}, 1)
-	}
 	if x.stall == 0 {
 		x.stall = c.s.cfg.Limits.BackendStall
 	}
@@ -361,6 +359,9 @@ func (c *conn) send(x *exchange, raw []byte) {
 // do sends a whole command and waits for its answer, which is in x. The error is errLost.
 func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 	x.hold = true
+	if !c.caps.has("LITERAL+") {
+		x.more = make(chan struct{}, 1)
+	}
 	if err := c.enqueue(x); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func (s *session) startIdle() *exchange {
 	if s.sel == nil || !s.sel.caps.has("IDLE") {
 		return nil
 	}
-	x := &exchange{all: true, hold: true, rests: true, stall: idleRenew + time.Minute}
+	x := &exchange{all: true, hold: true, rests: true, more: make(chan struct{}, 1), stall: idleRenew + time.Minute}
 	if s.sel.begin(x) != nil {
 		return nil
 	}

@@ -14,10 +14,13 @@ func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
 	b := s.sel
 	b.room()
-	x := &exchange{tag: c.tag, all: true, relayMore: true, whole: !c.open, finish: func(st status) {
+	x := &exchange{tag: c.tag, all: true, relayMore: true, finish: func(st status) {
 		s.srv.metrics.command(c, st.String(), "")
 		s.srv.metrics.atBackend(b.server, st)
 	}}
+	if c.open {
+		x.more = make(chan struct{}, 1)
+	}
 	if err := b.begin(x); err != nil {
 		return s.refuseLiteral(c, errBackendDown)
 	}
