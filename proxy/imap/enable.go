@@ -125,5 +125,5 @@ func (s *session) inflate() {
 	s.in.total = total
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clear, s.deadline, s.short = near, time.Time{}, false
+	s.clear, s.deadline = near, time.Time{}
 }

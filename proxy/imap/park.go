@@ -47,16 +47,13 @@ func (s *session) mayPark() bool {
 	return s.srv.lot != nil && s.phase != fresh && !s.deflated && !s.restless
 }
 
-// late is asked when a read has met the deadline. One within a command may have met that which was meant for the
-// pause before it: then it is to read on, for as long as a client may be silent.
+// late is asked when a read has met the deadline. One within a command has met that of the pause before it: then it is
+// to read on, for as long as a client may be silent.
 func (s *session) late() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting || !s.short {
+	if s.waiting || s.deadline.IsZero() {
 		return false
 	}
-	s.short, s.deadline = false, time.Time{}
-	s.clear.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+	s.allow(s.cfg.Limits.Idle)
 	return true
 }
 

@@ -89,8 +89,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	var armed time.Time
 	arm := func() {
 		armed = time.Now()
-		s.clear.SetReadDeadline(armed.Add(s.cfg.Limits.Idle))
-		s.deadline, s.short = time.Time{}, false
+		s.allow(s.cfg.Limits.Idle)
 	}
 	s.in.wait = func() { // within the line behind it too
 		arm()
