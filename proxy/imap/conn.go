@@ -58,8 +58,7 @@ type conn struct {
 	fault    error     // why the driver has hung up, which the pump is to find out
 	armed    time.Time // when the backend was last allowed time
 	due      time.Time // when it will have been silent for too long; zero: it may be
-	until    time.Time // the read deadline, which may be earlier (see quiet)
-	again    bool      // the wait that begins is the rest of the one before
+	deadline time.Time // of reading, which may be earlier (see quiet)
 	seen     int64     // octets that had come when the pump last waited
 	acked    int64     // octets that need no acknowledgement of their own (see quickAck)
 	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
@@ -191,8 +190,7 @@ func (c *conn) await(x *exchange) {
 	c.mu.Lock()
 	alone := !c.pumping && c.outstanding(x.tag)
 	if alone {
-		c.unpark()
-		c.pumping = true
+		c.take()
 	}
 	c.mu.Unlock()
 	if alone {
@@ -213,11 +211,16 @@ func (c *conn) outstanding(tag string) bool {
 // start makes sure that the pump runs; c.mu is held.
 func (c *conn) start() {
 	if !c.pumping && c.err == nil {
-		c.unpark()
-		c.pumping = true
-		c.arm()
+		c.take()
 		c.s.pumps.Go(c.pump)
 	}
+}
+
+// take makes the caller, or whom he starts, the pump; c.mu is held.
+func (c *conn) take() {
+	c.unpark()
+	c.pumping = true
+	c.arm()
 }
 
 // arm allows the backend the time of the exchange at the head of the queue, from now on; c.mu is held. The read
@@ -233,10 +236,10 @@ func (c *conn) arm() {
 			at = quiet
 		}
 	}
-	if at.IsZero() && c.until.IsZero() || c.until.After(c.armed) && !c.until.After(at) && at.Sub(c.until) < c.s.srv.slack() {
+	if at.IsZero() && c.deadline.IsZero() || c.deadline.After(c.armed) && !c.deadline.After(at) && at.Sub(c.deadline) < c.s.srv.slack() {
 		return
 	}
-	c.until = at
+	c.deadline = at
 	c.nc.SetReadDeadline(at)
 }
 

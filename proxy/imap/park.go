@@ -161,8 +161,8 @@ func (c *conn) calm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.s.srv.lot != nil && len(c.queue) == 1 && c.queue[0].rests {
-		c.until = c.armed
-		c.nc.SetReadDeadline(c.until)
+		c.deadline = c.armed
+		c.nc.SetReadDeadline(c.deadline)
 	}
 }
 
@@ -205,8 +205,8 @@ func (c *conn) patient() bool {
 	if c.err != nil || !c.due.IsZero() && !time.Now().Before(c.due) {
 		return false
 	}
-	c.until, c.again = c.due, true
-	c.nc.SetReadDeadline(c.due)
+	c.deadline = c.due
+	c.nc.SetReadDeadline(c.deadline)
 	return true
 }
 

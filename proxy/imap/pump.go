@@ -120,7 +120,7 @@ func (c *conn) waiting() {
 	c.anew()
 }
 
-// anew allows the backend its time for the wait that begins, unless that is the rest of the one before.
+// anew allows the backend its time for the wait that begins, unless that is the rest of the one before: nothing has come.
 func (c *conn) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,11 +128,10 @@ func (c *conn) anew() {
 		quickAck(c.in, c.nc)
 		c.acked = c.in.total
 	}
-	c.seen = c.in.total
-	if len(c.queue) > 0 && !c.again && time.Since(c.armed) > time.Second {
+	if c.seen != c.in.total && len(c.queue) > 0 && time.Since(c.armed) > time.Second {
 		c.arm()
 	}
-	c.again = false
+	c.seen = c.in.total
 }
 
 // put takes a piece of a response for the client; relay has the lock.
