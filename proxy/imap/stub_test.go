@@ -128,6 +128,24 @@ func (b *stub) stop() {
 	b.wg.Wait()
 }
 
+// tell makes a stub say something to all who are connected.
+func (b *stub) tell(line string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for conn := range b.conns {
+		fmt.Fprintf(conn, "%s\r\n", line)
+	}
+}
+
+// hangUp closes the stub's connections.
+func (b *stub) hangUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for conn := range b.conns {
+		conn.Close()
+	}
+}
+
 // add makes a mailbox and registers it.
 func (b *stub) add(name mbox.Name, acl mbox.ACL, bodies ...string) {
 	b.mu.Lock()
@@ -306,7 +324,12 @@ func (c *stubConn) one() bool {
 			c.say("%s OK sunk", tag)
 			return true
 		default:
+			f, gone := strings.CutSuffix(f, "THEN-CLOSE")
 			c.say("%s", strings.ReplaceAll(f, "TAG", tag))
+			if gone {
+				c.conn.Close()
+				return true
+			}
 			return !strings.HasPrefix(f, "*")
 		}
 	})
