@@ -128,6 +128,16 @@ func (b *stub) stop() {
 	b.wg.Wait()
 }
 
+// bye sends everybody away who is connected.
+func (b *stub) bye() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for conn := range b.conns {
+		io.WriteString(conn, "* BYE idle for too long\r\n")
+		conn.Close()
+	}
+}
+
 // add makes a mailbox and registers it.
 func (b *stub) add(name mbox.Name, acl mbox.ACL, bodies ...string) {
 	b.mu.Lock()
