@@ -103,15 +103,16 @@ func (s *session) listRights(c *command) error {
 	if !s.effective(e).Has(mbox.Administer) {
 		return errPermission
 	}
+	// Cyrus: anybody may send mail to an INBOX.
 	always := mbox.Rights(0)
 	if owner, ok := s.cfg.Namespace.Owner(e.Name); ok && string(owner) == args[1] {
 		always = ownerRights
+	} else if e.Name.IsInbox() {
+		always = mbox.Post
 	}
-	line := "* LISTRIGHTS " + s.nameString(args[0]) + " " + astring(args[1]) + " " + quote(always.String())
-	for _, letter := range "lrswipkxtecdan0123456789" {
-		if !always.Has(mbox.ParseRights(string(letter))) {
-			line += " " + string(letter)
-		}
+	line := "* LISTRIGHTS " + s.nameString(args[0]) + " " + astring(args[1]) + " " + astring(always.String())
+	for _, letter := range (mbox.AllRights &^ always).String() {
+		line += " " + string(letter)
 	}
 	if err := s.say(line + "\r\n"); err != nil {
 		return err
