@@ -98,21 +98,6 @@ func has(t testing.TB, lines []string, want string) string {
 	return lines[i]
 }
 
-// only checks that one of lines is like want, and no more than one.
-func only(t testing.TB, lines []string, want string) string {
-	t.Helper()
-	n := 0
-	for _, l := range lines {
-		if like(want, l) {
-			n++
-		}
-	}
-	if n > 1 {
-		t.Errorf("%d times %q in %q", n, want, lines)
-	}
-	return has(t, lines, want)
-}
-
 func hasNot(t testing.TB, lines []string, bad string) {
 	t.Helper()
 	for _, l := range lines {
