@@ -296,6 +296,19 @@ func TestBreaker(t *testing.T) {
 		if st := b.status(); st.Breaker != "closed" || st.LastError != "refused" {
 			t.Errorf("%+v", st)
 		}
+
+		// Those who have seen it fail at the same moment do not come back at the same moment.
+		times := map[time.Time]bool{}
+		for range 10 {
+			var b breaker
+			for range breakAfter {
+				b.failed(time.Now(), time.Now(), false, fail)
+			}
+			times[b.retryAt] = true
+		}
+		if len(times) < 9 {
+			t.Errorf("ten of them come back at %d times", len(times))
+		}
 	})
 }
 

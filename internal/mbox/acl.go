@@ -13,26 +13,30 @@ type ACL string
 // Rights is a set of RFC 4314 rights and Cyrus's user-defined digits.
 type Rights uint32
 
-const rightLetters = "lrswipkxtecdan0123456789"
+const rightLetters = "lrswipkxtean0123456789"
 
 // Commonly tested rights.
 const (
-	Lookup      Rights = 1 << iota // l
-	Read                           // r
-	Seen                           // s
-	WriteFlags                     // w
-	Insert                         // i
-	Post                           // p
-	CreateMbox                     // k
-	DeleteMbox                     // x
-	DeleteMsg                      // t
-	Expunge                        // e
-	LegacyC                        // c
-	LegacyD                        // d
-	Administer                     // a
-	Annotate                       // n
-	AllStandard = Lookup | Read | Seen | WriteFlags | Insert | Post | CreateMbox | DeleteMbox |
-		DeleteMsg | Expunge | LegacyC | LegacyD | Administer | Annotate
+	Lookup     Rights = 1 << iota // l
+	Read                          // r
+	Seen                          // s
+	WriteFlags                    // w
+	Insert                        // i
+	Post                          // p
+	CreateMbox                    // k
+	DeleteMbox                    // x
+	DeleteMsg                     // t
+	Expunge                       // e
+	Administer                    // a
+	Annotate                      // n
+	AllRights  = 1<<len(rightLetters) - 1
+)
+
+// "c" and "d" are older words for two pairs of rights (RFC 4314 section 2.1.1). Cyrus: it writes them beside
+// either right of the pair, and reads them where it finds neither.
+const (
+	oldC = CreateMbox | DeleteMbox
+	oldD = DeleteMsg | Expunge
 )
 
 // ParseRights reads a string of right letters; unknown letters are ignored.
@@ -42,6 +46,12 @@ func ParseRights(s string) Rights {
 		if j := strings.IndexByte(rightLetters, s[i]); j >= 0 {
 			r |= 1 << j
 		}
+	}
+	if r&oldC == 0 && strings.Contains(s, "c") {
+		r |= oldC
+	}
+	if r&oldD == 0 && strings.Contains(s, "d") {
+		r |= oldD
 	}
 	return r
 }
@@ -55,6 +65,15 @@ func (r Rights) String() string {
 	for j := range len(rightLetters) {
 		if r&(1<<j) != 0 {
 			b.WriteByte(rightLetters[j])
+		}
+		if 1<<j != Expunge {
+			continue
+		}
+		if r&oldC != 0 {
+			b.WriteByte('c')
+		}
+		if r&oldD != 0 {
+			b.WriteByte('d')
 		}
 	}
 	return b.String()

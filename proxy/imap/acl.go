@@ -40,9 +40,8 @@ func (s *session) effective(e mbox.Entry) mbox.Rights {
 	return r
 }
 
-// aclTarget reads the arguments of a command about an ACL and finds the mailbox; need is a right of
-// which the caller must have one, none for no demand.
-func (s *session) aclTarget(c *command, n int) ([]string, mbox.Entry, error) {
+// aclTarget reads the arguments of a command about an ACL and finds the mailbox, which must pass a check.
+func (s *session) aclTarget(c *command, n int, check func(mbox.Entry) error) ([]string, mbox.Entry, error) {
 	args, err := c.exactly(n)
 	if err != nil {
 		return nil, mbox.Entry{}, err
@@ -52,19 +51,30 @@ func (s *session) aclTarget(c *command, n int) ([]string, mbox.Entry, error) {
 	}
 	e, err := s.resolve(args[0])
 	if err == nil {
-		e, err = s.allowed(e, s.shown)
+		e, err = s.allowed(e, check)
 	}
 	return args, e, err
 }
 
+// administers is a check for allowed: the user may see and change the ACL.
+func (s *session) administers(e mbox.Entry) error {
+	switch {
+	case s.effective(e).Has(mbox.Administer):
+		return nil
+	case s.visible(e):
+		return errPermission
+	}
+	return errNoMailbox
+}
+
+// anyOfMyRights are those of which it takes one to be told about all (RFC 4314 section 4).
+const anyOfMyRights = mbox.Lookup | mbox.Read | mbox.Insert | mbox.CreateMbox | mbox.DeleteMbox | mbox.Administer
+
 // getACL executes GETACL (RFC 4314 section 3.3) from the map.
 func (s *session) getACL(c *command) error {
-	args, e, err := s.aclTarget(c, 1)
+	args, e, err := s.aclTarget(c, 1, s.administers)
 	if err != nil {
 		return err
-	}
-	if !s.effective(e).Has(mbox.Administer) {
-		return errPermission
 	}
 	var b strings.Builder
 	b.WriteString("* ACL " + s.nameString(args[0]))
@@ -80,15 +90,16 @@ func (s *session) getACL(c *command) error {
 
 // myRights executes MYRIGHTS (RFC 4314 section 3.5) from the map.
 func (s *session) myRights(c *command) error {
-	args, e, err := s.aclTarget(c, 1)
+	args, e, err := s.aclTarget(c, 1, func(e mbox.Entry) error {
+		if s.effective(e)&anyOfMyRights == 0 {
+			return errNoMailbox
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	r := s.effective(e)
-	if r == 0 {
-		return errPermission
-	}
-	if err := s.say("* MYRIGHTS " + s.nameString(args[0]) + " " + astring(r.String()) + "\r\n"); err != nil {
+	if err := s.say("* MYRIGHTS " + s.nameString(args[0]) + " " + astring(s.effective(e).String()) + "\r\n"); err != nil {
 		return err
 	}
 	return ok("Completed")
@@ -96,22 +107,20 @@ func (s *session) myRights(c *command) error {
 
 // listRights executes LISTRIGHTS (RFC 4314 section 3.4) from the map.
 func (s *session) listRights(c *command) error {
-	args, e, err := s.aclTarget(c, 2)
+	args, e, err := s.aclTarget(c, 2, s.administers)
 	if err != nil {
 		return err
 	}
-	if !s.effective(e).Has(mbox.Administer) {
-		return errPermission
-	}
+	// Cyrus: anybody may send mail to an INBOX.
 	always := mbox.Rights(0)
 	if owner, ok := s.cfg.Namespace.Owner(e.Name); ok && string(owner) == args[1] {
 		always = ownerRights
+	} else if e.Name.IsInbox() {
+		always = mbox.Post
 	}
-	line := "* LISTRIGHTS " + s.nameString(args[0]) + " " + astring(args[1]) + " " + quote(always.String())
-	for _, letter := range "lrswipkxtecdan0123456789" {
-		if !always.Has(mbox.ParseRights(string(letter))) {
-			line += " " + string(letter)
-		}
+	line := "* LISTRIGHTS " + s.nameString(args[0]) + " " + astring(args[1]) + " " + astring(always.String())
+	for _, letter := range (mbox.AllRights &^ always).String() {
+		line += " " + string(letter)
 	}
 	if err := s.say(line + "\r\n"); err != nil {
 		return err

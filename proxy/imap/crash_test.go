@@ -2,6 +2,7 @@ package imap
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,14 @@ func crashMove(t *testing.T, r *rig, at, point, when string) {
 		} else if rest, ok := strings.CutPrefix(line, "x "); ok {
 			told = rest
 		}
+	}
+	if !slices.ContainsFunc([]string{"OK ...", "NO [UNAVAILABLE] ...", "NO [SERVERBUG] disk", "NO [CANNOT] The messages were copied but not removed..."},
+		func(want string) bool { return likeness(want).MatchString(told) }) {
+		t.Errorf("the client was told %q", told)
+	}
+	if at == "b2" { // of no consequence for who has a mailbox of b1 open
+		d.send("z NOOP")
+		d.until("z")
 	}
 	here, there := r.stubs["b1"].bodies("user.alice"), r.stubs["b2"].bodies("shared")
 	for _, body := range []string{"one", "two", "three"} {

@@ -44,9 +44,8 @@
 // Names travel to the backends as the client wrote them, so all must agree on the namespace; one that
 // does not is refused. In an APPEND of several messages only the first may be put together from parts
 // on other servers. SEARCH over several mailboxes cannot be saved. Referrals (RFC 2193) are neither
-// given nor passed on: a backend's own means "look again". NOTIFY, URLAUTH, IMAP4rev2 and ANNOTATEMORE
-// are not offered. UTF-8 names are not normalised. UNAUTHENTICATE is
+// given nor passed on: a backend's own means "look again". NOTIFY, URLAUTH, IMAP4rev2, ANNOTATEMORE,
+// OAUTHBEARER and XOAUTH2 are not offered. UTF-8 names are not normalised. UNAUTHENTICATE is
 // refused while the connection is compressed. A mailbox that moves while it is selected costs the
-// client a reconnection. A draining backend is skipped for new users; Cyrus's limits on the use of one
-// (serverlist_select_soft_usage_limit) are not known here.
+// client a reconnection.
 package imap

@@ -105,6 +105,9 @@ func (s *session) aside(server mbox.Server) (*signOn, error) {
 	if err == nil {
 		err = so.enable(s.enabled)
 	}
+	if err == nil {
+		err = s.checkNamespace(so)
+	}
 	if err != nil {
 		so.nc.Close()
 		return nil, err

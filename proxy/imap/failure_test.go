@@ -134,15 +134,7 @@ func TestFailedHandshakes(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- r.srv.Serve(ln, r.srv.cfg.TLS) }()
 	defer func() { ln.Close(); <-served }()
-	failures := func() float64 {
-		families, _ := metrics.Gather()
-		for _, f := range families {
-			if f.GetName() == "murder_imap_tls_failures_total" {
-				return f.GetMetric()[0].GetCounter().GetValue()
-			}
-		}
-		return -1
-	}
+	failures := func() float64 { return counted(metrics, "murder_imap_tls_failures_total") }
 	for i, c := range []struct {
 		name  string
 		begin func(net.Conn)

@@ -2,24 +2,20 @@ package imap
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"encoding/base64"
-	"errors"
-	"io"
-	"log/slog"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/xdg-go/scram"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"murder/internal/auth"
 	"murder/internal/backend"
@@ -110,105 +106,6 @@ func TestPerAddressBehindABalancer(t *testing.T) {
 	r.openAs("A", "192.0.2.7").expect("* OK ...")
 	r.openAs("B", "192.0.2.7").expect("* BYE [UNAVAILABLE] ...too many connections from one address...")
 	r.openAs("C", "192.0.2.8").expect("* OK ...")
-}
-
-// 20: SCRAM bound to the TLS connection, and to another one.
-func TestScramPlus(t *testing.T) {
-	r := newRig(t, func(c *Config) {
-		c.TLS = selfSigned(t)
-		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, Mechs: []string{auth.ScramSHA256Plus, auth.ScramSHA256}})
-	})
-	var other *tls.ConnectionState
-	for _, c := range []struct {
-		name   string
-		answer string
-	}{{"bound to this connection", "x OK ..."}, {"bound to another", "x NO [AUTHENTICATIONFAILED] ..."}} {
-		t.Run(c.name, func(t *testing.T) {
-			d := r.open(c.name)
-			if got := d.expect("* OK ..."); strings.Contains(got, "-PLUS") {
-				t.Error("binding is offered in clear")
-			}
-			d.send("s STARTTLS")
-			d.expect("s OK ...")
-			state := d.secure().ConnectionState()
-			if other == nil {
-				other = &state
-			}
-			d.send("c CAPABILITY")
-			d.expect("* CAPABILITY ...AUTH=SCRAM-SHA-256-PLUS...")
-			d.expect("c OK ...")
-			client, err := scram.SHA256.NewClient("alice", "pw", "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			binding, err := scram.NewTLSExporterBinding(other)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conv := client.NewConversationWithChannelBinding(binding)
-			first, _ := conv.Step("")
-			d.send("x AUTHENTICATE SCRAM-SHA-256-PLUS " + base64.StdEncoding.EncodeToString([]byte(first)))
-			for {
-				line, err := d.line()
-				if err != nil {
-					t.Fatal(err)
-				}
-				challenge, more := strings.CutPrefix(line, "+ ")
-				if !more {
-					if !likeness(c.answer).MatchString(line) {
-						t.Errorf("got %q, want %q", line, c.answer)
-					}
-					return
-				}
-				octets, _ := base64.StdEncoding.DecodeString(challenge)
-				answer, err := conv.Step(string(octets))
-				if err != nil {
-					t.Fatal(err)
-				}
-				d.send(base64.StdEncoding.EncodeToString([]byte(answer)))
-			}
-		})
-	}
-}
-
-// downSource is a source of accounts that cannot be asked.
-type downSource struct{}
-
-func (downSource) Verify(context.Context, string, string, auth.Conn) (auth.Account, error) {
-	return auth.Account{}, errors.New("no route to the directory")
-}
-
-// 19: passwords that cannot be checked are not wrong.
-func TestSourceIsDown(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Auth = auth.NewMechanisms(auth.Config{Source: downSource{}}) })
-	began := time.Now()
-	for i := range 3 {
-		d := r.open(string(rune('A' + i)))
-		d.expect("* OK ...")
-		d.send("a LOGIN alice pw")
-		d.expect("a NO [UNAVAILABLE] ...")
-		d.send("b AUTHENTICATE PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00alice\x00pw")))
-		d.expect("b NO [UNAVAILABLE] ...")
-	}
-	if time.Since(began) > 3*time.Second { // the pause for one wrong password
-		t.Error("counted as wrong passwords")
-	}
-}
-
-// 18: an unknown user and a wrong password get the same answer after the same time, whatever the source.
-func TestNobodyIsEnumerated(t *testing.T) {
-	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) {
-		c.Auth = auth.NewMechanisms(auth.Config{Source: accounts()})
-	}}}, func(t *testing.T, r *rig) {
-		d := r.open("A")
-		d.expect("* OK ...")
-		for _, cmd := range []string{"LOGIN alice wrong", "LOGIN nobody wrong", "LOGIN alice \"\"", "LOGIN nobody \"\""} {
-			takes(t, 3*time.Second, 3*time.Second, cmd, func() {
-				d.send("a " + cmd)
-				d.expect("a NO [AUTHENTICATIONFAILED] Authentication failed.")
-			})
-		}
-	})
 }
 
 // 61: members of a group see what it may see, and for five minutes at most when they are members no more.
@@ -359,55 +256,6 @@ func TestGreetingNeedsNobody(t *testing.T) {
 	})
 }
 
-// What deploy/fail2ban looks for is what is logged of a wrong password, once, and of nothing else.
-func TestFail2ban(t *testing.T) {
-	filter, err := os.ReadFile("../../deploy/fail2ban/murder.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var patterns []*regexp.Regexp
-	_, rest, _ := strings.Cut(string(filter), "failregex = ")
-	lines, _, _ := strings.Cut(rest, "ignoreregex")
-	for line := range strings.Lines(lines) {
-		if line = strings.TrimLeft(strings.TrimRight(line, "\n"), " "); line != "" {
-			patterns = append(patterns, regexp.MustCompile(strings.ReplaceAll(line, "<ADDR>", `([0-9a-fA-F.:]+)`)))
-		}
-	}
-	for name, handler := range map[string]func(io.Writer) slog.Handler{
-		"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
-		"json": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
-	} {
-		for _, peer := range []string{"192.0.2.7", "2001:db8::7"} {
-			t.Run(name+" "+peer, func(t *testing.T) {
-				var log lockedBuffer
-				r := newRig(t, fromTheNetwork, func(c *Config) {
-					c.Logger = slog.New(handler(&log))
-					c.Auth = auth.NewMechanisms(auth.Config{Source: accounts(), Pause: -1, AllowPlaintext: true, Logger: c.Logger})
-				})
-				d := r.open("A")
-				family := map[bool]string{false: "TCP4 " + peer + " 192.0.2.1", true: "TCP6 " + peer + " 2001:db8::1"}[strings.Contains(peer, ":")]
-				d.raw("PROXY " + family + " 4242 143\r\n")
-				d.expect("* OK ...")
-				d.send("a LOGIN alice wrong")
-				d.expect("a NO ...")
-				d.send("b LOGIN alice pw")
-				d.expect("b OK ...")
-				var found []string
-				for line := range strings.Lines(log.String()) {
-					for _, p := range patterns {
-						if m := p.FindStringSubmatch(line); m != nil {
-							found = append(found, m[1])
-						}
-					}
-				}
-				if !slices.Equal(found, []string{peer}) {
-					t.Errorf("found %q in %s", found, log.String())
-				}
-			})
-		}
-	}
-}
-
 // A backend that has been taken out of service, which no mailbox is at and no configuration names, no longer
 // keeps from the users what it could not do.
 func TestBackendTakenOutOfService(t *testing.T) {
@@ -479,5 +327,48 @@ func TestTwoUsersOneAfterTheOther(t *testing.T) {
 	}
 	if len(seen) != 4 || slices.Max(slices.Collect(maps.Values(seen))) > 1 {
 		t.Errorf("%v", seen)
+	}
+}
+
+// What operators count: commands by what came of them, for the client and at each backend, and who got in.
+func TestMetrics(t *testing.T) {
+	metrics := prometheus.NewRegistry()
+	r := newRig(t, func(c *Config) { c.Metrics = metrics })
+	d := r.login("A", "alice")
+	r.stubs["b1"].fail("STATUS", "TAG NO [SERVERBUG] disk")
+	for _, box := range []string{"INBOX", "INBOX", `"Shared Folders/shared"`} {
+		d.send("a STATUS " + box + " (MESSAGES)")
+		d.until("a")
+	}
+	r.stubs["b2"].stop()
+	d.send(`a STATUS "Shared Folders/shared" (MESSAGES)`)
+	d.expect("a NO [UNAVAILABLE] ...")
+	other := r.open("B")
+	other.expect("* OK ...")
+	other.send("a LOGIN alice wrong")
+	other.expect("a NO ...")
+	for _, c := range []struct {
+		want   float64
+		metric string
+		labels []string
+	}{
+		{2, "commands_total", []string{"verb=STATUS", "outcome=ok"}},
+		{1, "commands_total", []string{"verb=STATUS", "outcome=no"}},
+		{1, "commands_total", []string{"verb=STATUS", "outcome=unavailable"}},
+		{1, "backend_commands_total", []string{"backend=b1", "outcome=ok"}},
+		{1, "backend_commands_total", []string{"backend=b1", "outcome=no"}},
+		{1, "backend_commands_total", []string{"backend=b2", "outcome=ok"}},
+		{1, "backend_connections_total", []string{"backend=b1", "outcome=ok"}},
+		{1, "backend_connections_total", []string{"backend=b2", "outcome=ok"}},
+		{1, "backend_connections_total", []string{"backend=b2", "outcome=unreachable"}},
+		{1, "backend_connections", []string{"backend=b1"}},
+		{0, "backend_connections", []string{"backend=b2"}},
+		{1, "logins_total", []string{"outcome=ok"}},
+		{1, "logins_total", []string{"outcome=refused"}},
+		{2, "sessions", nil},
+	} {
+		eventually(t, fmt.Sprintf("%s %q is %v", c.metric, c.labels, c.want), func() bool { // nobody waits for the count
+			return counted(metrics, "murder_imap_"+c.metric, c.labels...) == c.want
+		})
 	}
 }

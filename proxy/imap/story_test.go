@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"murder/internal/auth"
@@ -126,7 +128,7 @@ func (o rigOptions) make(t testing.TB) *rig {
 		}
 		settings[b.name] = set
 	}
-	backends := backend.Config{Servers: settings, Logger: logger}
+	backends := backend.Config{Servers: settings, Logger: logger, Metrics: cfg.Metrics}
 	if o.net != nil {
 		backends.Dial = o.net.dial
 	}
@@ -450,6 +452,9 @@ func (r *rig) direct(words []string, text string) {
 		r.stubs[words[1]].stop()
 	case "start":
 		r.stubs[words[1]].start()
+	case "bye": // to everybody who is connected
+		r.stubs[words[1]].tell("* BYE idle for too long")
+		r.stubs[words[1]].hangUp()
 	case "fail": // fail b1 VERB what
 		r.stubs[words[1]].fail(words[2], strings.SplitN(text, " ", 4)[3])
 	case "sees":
@@ -496,6 +501,25 @@ func (r *rig) direct(words []string, text string) {
 func record(words []string) (mbox.Name, mbox.Location, mbox.ACL) {
 	name, _ := url.PathUnescape(words[0])
 	return mbox.Name(name), mbox.At(mbox.Server(words[1]), "default"), mbox.ACL(strings.ReplaceAll(words[2], "+", "\t"))
+}
+
+// counted adds up those series of a metric that have all of some labels, each written as name=value.
+func counted(from prometheus.Gatherer, metric string, labels ...string) (sum float64) {
+	families, _ := from.Gather()
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			has := 0
+			for _, l := range m.GetLabel() {
+				if slices.Contains(labels, l.GetName()+"="+l.GetValue()) {
+					has++
+				}
+			}
+			if f.GetName() == metric && has == len(labels) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 // selfSigned returns a TLS configuration for a server.

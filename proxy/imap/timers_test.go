@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"murder/internal/backend"
 	"murder/internal/mbox"
 )
@@ -125,7 +127,9 @@ func TestOurIdentityRefused(t *testing.T) {
 			s.Password = "wrong"
 		}
 	}
-	inVirtualTime(t, rigOptions{settings: wrong}, func(t *testing.T, r *rig) {
+	metrics := prometheus.NewRegistry()
+	measured := func(c *Config) { c.Metrics = metrics }
+	inVirtualTime(t, rigOptions{settings: wrong, config: []func(*Config){measured}}, func(t *testing.T, r *rig) {
 		attempts := func() (n int) {
 			for _, seen := range r.stubs["b2"].commands() {
 				if strings.HasPrefix(seen, ": AUTHENTICATE") {
@@ -146,6 +150,9 @@ func TestOurIdentityRefused(t *testing.T) {
 		}
 		if log := r.log.String(); !strings.Contains(log, "backend refuses our identity") || strings.Contains(log, "secret") {
 			t.Error(log)
+		}
+		if n := counted(metrics, "murder_backend_login_failures_total", "backend=b2", "service=imap"); n != 1 {
+			t.Errorf("%v refusals counted", n)
 		}
 		time.Sleep(signOnPause + time.Second)
 		d := r.login("later", "alice")

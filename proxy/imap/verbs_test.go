@@ -224,4 +224,10 @@ func TestVerbsOfTheRegistry(t *testing.T) {
 			}
 		}
 	}
+	// Words between servers, and those that others have for what is not offered here.
+	for _, name := range strings.Fields("SYNCAPPLY SYNCGET SYNCRESTART SYNCRESTORE LOCALCREATE LOCALDELETE LOCALAPPEND MUPDATEPUSH XMOVE SCAN XAPPLEPUSHSERVICE XWARMUP") {
+		if verbs[name] != nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
 }

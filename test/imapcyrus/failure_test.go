@@ -44,10 +44,7 @@ func TestBackendAway(t *testing.T) {
 		if err := world.Be2.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the breaker has seen it", func() bool {
-			r, err := p.Conn.Do("STATUS \"Shared Folders/shared\" (MESSAGES)")
-			return err == nil && r.Status == "OK"
-		})
+		p.ok("STATUS \"Shared Folders/shared\" (MESSAGES)")
 	})
 	t.Run("106 IDLE", func(t *testing.T) {
 		r, err := idle.Answer(tag)
@@ -57,7 +54,37 @@ func TestBackendAway(t *testing.T) {
 		has(t, r.Lines, "* BYE [UNAVAILABLE]...")
 	})
 
+	waits, works := at(t, "carol"), at(t, "carol")
+	for _, c := range []*client{waits, works} {
+		c.ok("SELECT INBOX")
+	}
+	if tag, err = waits.Send("IDLE"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := waits.Line(10 * time.Second); err != nil || !strings.HasPrefix(line, "+") {
+		t.Fatalf("IDLE: %q %v", line, err)
+	}
 	world.Be2.Kill()
+	t.Run("106 111 the server of the selected mailbox is gone", func(t *testing.T) {
+		within(t, time.Second, "an answer", func() {
+			r, err := works.Conn.Do("FETCH 1:1000 FLAGS")
+			has(t, append(r.Lines, r.Status+" "+r.Text), "...[UNAVAILABLE]...")
+			if err == nil {
+				line, err := works.Line(time.Second)
+				has(t, []string{line}, "* BYE [UNAVAILABLE]...")
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		within(t, 2*time.Second, "the end of IDLE", func() {
+			r, err := waits.Answer(tag)
+			if err == nil {
+				t.Errorf("%+v", r)
+			}
+			has(t, r.Lines, "* BYE [UNAVAILABLE]...")
+		})
+	})
 	t.Run("66 LIST needs nobody", func(t *testing.T) {
 		if now := a.ok(`LIST "" "*"`); strings.Join(now, "\n") != strings.Join(whole, "\n") {
 			t.Errorf("%q\n%q", whole, now)

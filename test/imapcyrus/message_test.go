@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"murder/test/cyrus"
 )
 
 func TestMessages(t *testing.T) {
@@ -26,6 +29,29 @@ func TestMessages(t *testing.T) {
 			c.do("OK [APPENDUID ...", "APPEND INBOX (\\Seen $x) \"01-Feb-2026 10:00:00 +0000\" {%d+}\r\n%s", len(m), m)
 			c.do("OK [APPENDUID ...:...", "APPEND INBOX {%d+}\r\n%s {%d+}\r\n%s {%d+}\r\n%s", len(m), m, len(m), m, len(m), m)
 			c.do("OK [APPENDUID ...", "APPEND INBOX ~{%d+}\r\n%s", len(m), m)
+		}
+		// A literal that is asked for, and what is said of the place.
+		var place []string
+		for _, c := range []*client{e, d} {
+			tag, err := c.Send("APPEND INBOX (\\Draft) {%d}", len(m))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line, err := c.Line(5 * time.Second); err != nil || !strings.HasPrefix(line, "+ ") {
+				t.Fatalf("%q %v", line, err)
+			}
+			if err := c.Raw(m + "\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			r, err := c.Answer(tag)
+			if err != nil || !like("[APPENDUID ...] Completed", r.Text) {
+				t.Fatalf("%+v %v", r, err)
+			}
+			place = strings.Fields(strings.Trim(strings.Split(r.Text, "]")[0], "["))
+			has(t, c.ok("STATUS INBOX (UIDVALIDITY)"), "* STATUS INBOX (UIDVALIDITY "+place[1]+")")
+			c.ok("EXAMINE INBOX")
+			has(t, c.ok("UID FETCH %s (FLAGS BODY.PEEK[])", place[2]), "* ... FETCH (FLAGS (...\\Draft) UID "+place[2]+" BODY[] ..."+m+")")
+			c.ok("UNSELECT")
 		}
 		for _, odd := range []string{"APPEND INBOX {0+}\r\n", "APPEND INBOX (\\Seen", "APPEND INBOX {3+}\r\nabc {x}"} {
 			r, err := at(t, "erin").Conn.Do("%s", odd)
@@ -63,7 +89,14 @@ func TestMessages(t *testing.T) {
 		has(t, e.ok("STATUS %s (MESSAGES)", pool), "...MESSAGES 4...")
 		e.append("Shared Folders/shared", message("fixed"))
 		e.ok("SELECT \"Shared Folders/shared\"")
+		inboxes := func() string { return strings.Join(e.ok("STATUS INBOX (MESSAGES UIDNEXT)"), "") }
+		before := inboxes()
 		e.do("NO [NOPERM]...", "MOVE 1 INBOX")
+		if now := inboxes(); now != before {
+			t.Errorf("%q, then %q", before, now)
+		}
+		has(t, e.ok("FETCH 1 FLAGS"), "* 1 FETCH (FLAGS (...))")
+		hasNot(t, e.ok("FETCH 1 FLAGS"), "...Deleted...")
 		e.ok("SELECT From")
 		has(t, e.ok("FETCH 1:* UID"), "* 2 FETCH...")
 	})
@@ -138,7 +171,58 @@ func TestMessages(t *testing.T) {
 		other.append("Parts", message("more news"))
 		e.ok("STATUS %s (MESSAGES)", pool)
 		has(t, e.ok("NOOP"), "* 4 EXISTS")
+		// What another session removes has its number until a command that names none.
+		other.ok("SELECT Parts")
+		other.ok(`STORE 2 +FLAGS.SILENT (\Deleted)`)
+		other.ok("EXPUNGE")
+		hasNot(t, e.ok("FETCH 1:4 UID"), "...EXPUNGE")
+		hasNot(t, e.ok("STORE 1 +FLAGS (x)"), "...EXPUNGE")
+		e.ok("STATUS %s (MESSAGES)", pool)
+		has(t, append(e.ok("NOOP"), e.ok("FETCH 1 UID")...), "* 2 EXPUNGE")
+		has(t, e.ok("FETCH 1:* UID"), "* 3 FETCH...")
 	})
+	t.Run("a mailbox is deleted while it is selected", func(t *testing.T) {
+		// What its server says then.
+		for user, node := range map[string]*cyrus.Node{"erin": world.Be1, "carol": world.Be2} {
+			deletedWhileSelected(t, user, node)
+		}
+	})
+}
+
+// deletedWhileSelected compares what a client is told through the frontend with what the server says. That it ends without
+// a word is told in ours.
+func deletedWhileSelected(t *testing.T, user string, node *cyrus.Node) {
+	t.Helper()
+	owner := direct(t, node, user)
+	var told [2][]string
+	for i, reader := range []*client{at(t, user), direct(t, node, user)} {
+		owner.ok("CREATE Doomed")
+		owner.append("Doomed", message("doomed"))
+		reader.ok("SELECT Doomed")
+		owner.ok("DELETE Doomed")
+		for _, cmd := range []string{"NOOP", "FETCH 1 FLAGS", "NOOP"} {
+			r, err := reader.Conn.Do("%s", cmd)
+			for _, l := range r.Lines {
+				if strings.HasPrefix(l, "* BYE") {
+					l = "* BYE"
+				}
+				told[i] = append(told[i], l)
+			}
+			if err != nil {
+				told[i] = append(told[i], "the end")
+				break
+			}
+			told[i] = append(told[i], r.Status)
+		}
+	}
+	want := told[1]
+	if n := len(want); want[n-1] == "the end" && (n == 1 || want[n-2] != "* BYE") {
+		want = slices.Insert(want, n-1, "* BYE")
+	}
+	if !slices.Equal(told[0], want) {
+		t.Errorf("%q, at %s %q", told[0], node.Name, told[1])
+	}
+	t.Logf("%s: %q", node.Name, told)
 }
 
 // 17: a message of 10 MB, compressed.

@@ -3,14 +3,17 @@
 package imapcyrus
 
 import (
+	"bufio"
+	"encoding/base64"
 	"fmt"
-	"os"
-	"strconv"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"murder/test/cyrus"
 )
 
 // 50 to 56: a user moves between servers while in use.
@@ -23,8 +26,35 @@ func TestMoveUser(t *testing.T) {
 	d.ok("SELECT INBOX")
 	d.ok(`STORE 1 +FLAGS (\Seen)`)
 	d.ok("SUBSCRIBE sub")
+	const content = "(UID FLAGS INTERNALDATE BODY.PEEK[])"
+	kept := strings.ReplaceAll(d.ok("UID FETCH 1 %s", content)[0], `\Recent `, "")
 	d.ok("UNSELECT")
 	before := d.ok("STATUS INBOX (MESSAGES UIDNEXT UIDVALIDITY UNSEEN)")
+	const script = "keep;\r\n# of dave\r\n"
+	sieve(t, world.Be2, "dave", fmt.Sprintf("PUTSCRIPT \"rules\" {%d+}\r\n%s", len(script), script))
+	sieve(t, world.Be2, "dave", "SETACTIVE \"rules\"")
+	// All that he had is at a server, as it was.
+	arrived := func(at *cyrus.Node) {
+		t.Helper()
+		again := dial(t, world.F2, "dave")
+		again.ok("SELECT INBOX")
+		if now := again.ok("UID FETCH 1 %s", content); strings.ReplaceAll(now[0], `\Recent `, "") != kept {
+			t.Errorf("%q, then %q", kept, now)
+		}
+		has(t, again.ok(`LSUB "" "*"`), "* LSUB ... sub")
+		has(t, again.ok("STATUS sub (MESSAGES)"), "...MESSAGES 1...")
+		after := again.ok("STATUS INBOX (UIDVALIDITY)")
+		validity := strings.Fields(before[0])
+		if !strings.Contains(after[0], " "+validity[len(validity)-3]+")") {
+			t.Errorf("%q then %q", before, after)
+		}
+		if got := sieve(t, at, "dave", "GETSCRIPT \"rules\""); !strings.Contains(got, script) {
+			t.Errorf("the script is %q", got)
+		}
+		if got := sieve(t, at, "dave", "LISTSCRIPTS"); !strings.Contains(got, "\"rules\" ACTIVE") {
+			t.Errorf("scripts are %q", got)
+		}
+	}
 	lives := func(server string) {
 		t.Helper()
 		for _, addr := range []string{world.F1, world.F2} {
@@ -85,7 +115,10 @@ func TestMoveUser(t *testing.T) {
 		wait.Wait()
 		t.Logf("%d sent, %d stored, %d told to wait", len(sent), len(done), len(told))
 		lives("be1.rig.test")
-		if r, err := idle.Conn.Do("NOOP"); err == nil && r.Status != "OK" && !like("[UNAVAILABLE]...", r.Text) {
+		switch r, err := idle.Conn.Do("NOOP"); {
+		case err != nil:
+			has(t, r.Lines, "* BYE [UNAVAILABLE]...")
+		case r.Status != "OK" && !like("[UNAVAILABLE]...", r.Text):
 			t.Errorf("%+v", r)
 		}
 		again := at(t, "dave")
@@ -96,42 +129,57 @@ func TestMoveUser(t *testing.T) {
 				t.Errorf("%s: %q", id, found)
 			}
 		}
-		has(t, again.ok("UID FETCH 1 FLAGS"), `...\Seen...`)
-		has(t, again.ok(`LSUB "" "*"`), "* LSUB ... sub")
-		has(t, again.ok("STATUS sub (MESSAGES)"), "...MESSAGES 1...")
-		after := again.ok("STATUS INBOX (UIDVALIDITY)")
-		validity := strings.Fields(before[0])
-		if !strings.Contains(after[0], validity[len(validity)-3]) {
-			t.Errorf("%q then %q", before, after)
-		}
+		arrived(world.Be1)
 	})
 	t.Run("51 XFER back", func(t *testing.T) {
 		admin.ok("XFER user/dave be2.rig.test")
 		lives("be2.rig.test")
-		again := at(t, "dave")
-		again.ok("SELECT INBOX")
-		has(t, again.ok("UID FETCH 1 FLAGS"), `...\Seen...`)
+		arrived(world.Be2)
 	})
 }
 
-// loops is how often TestReadYourWrites goes round: $MURDER_LOOPS, by default 1000 times.
-func loops() int {
-	if n, err := strconv.Atoi(os.Getenv("MURDER_LOOPS")); err == nil && n > 0 {
-		return n
+// sieve gives a command to a backend's timsieved and returns the answer, which must be OK.
+func sieve(t testing.TB, n *cyrus.Node, user, cmd string) string {
+	t.Helper()
+	nc, err := net.Dial("tcp", n.Addr(cyrus.SievePort))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return 1000
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	r := bufio.NewReader(nc)
+	answer := func() (text string) {
+		for {
+			line, err := r.ReadString('\n')
+			text += line
+			switch word, _, _ := strings.Cut(strings.TrimSpace(line), " "); {
+			case err != nil, word == "NO", word == "BYE":
+				t.Fatalf("%.40q: %q %v", cmd, text, err)
+			case word == "OK":
+				return text
+			}
+		}
+	}
+	answer()
+	login := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + Password))
+	fmt.Fprintf(nc, "AUTHENTICATE \"PLAIN\" \"%s\"\r\n", login)
+	answer()
+	fmt.Fprintf(nc, "%s\r\n", cmd)
+	return answer()
 }
 
 // writers is how many make changes at a time in TestReadYourWrites.
 const writers = 8
 
-// 37 and 38: what somebody has been told OK about on one frontend holds at the next command of anybody on the
+// 37 and 38, $MURDER_LOOPS times, by default 1000: what somebody has been told OK about on one frontend holds at the next command of anybody on the
 // other: a mailbox made, renamed, deleted, shared and no longer shared. In the middle the leader dies.
 func TestReadYourWrites(t *testing.T) {
-	n := loops()
+	n := setting("MURDER_LOOPS", 1000)
 	var rounds, looks, waited atomic.Int64
 	var slowest atomic.Int64
+	var unrest atomic.Bool // nobody leads, or did so a while ago
 	killLeader := sync.OnceFunc(func() {
+		unrest.Store(true)
 		leader, err := world.Cluster.Leader(t.Context())
 		if err == nil {
 			err = world.Cluster.Kill(leader)
@@ -151,7 +199,7 @@ func TestReadYourWrites(t *testing.T) {
 	for w := range writers {
 		all.Go(func() { // not t.Parallel, which runs no more than there are processors
 			t.Run(fmt.Sprint("writer ", w), func(t *testing.T) {
-				p := &pair{t: t, one: at(t, "carol"), two: dial(t, world.F2, "carol"), friend: dial(t, world.F2, "alice"), waited: &waited}
+				p := &pair{t: t, one: at(t, "carol"), two: dial(t, world.F2, "carol"), friend: dial(t, world.F2, "alice"), waited: &waited, unrest: &unrest}
 				for !t.Failed() {
 					i := rounds.Add(1)
 					if i > int64(n) {
@@ -180,17 +228,18 @@ type pair struct {
 	looks            int64
 	slowest          time.Duration
 	waited           *atomic.Int64
+	unrest           *atomic.Bool
 }
 
 // round makes one mailbox and changes it.
 func (p *pair) round(name string, i int64) {
 	p.insist("ALREADYEXISTS", "CREATE %s", name)
+	p.sees(p.one, true, "SELECT %s", name)
 	p.sees(p.two, true, "SELECT %s", name)
+	p.one.ok("UNSELECT")
 	switch i % 4 {
 	case 0:
 		has(p.t, p.two.ok(`LIST "" %s`, name), "* LIST ... "+name)
-		p.one.ok("SELECT %s", name)
-		p.one.ok("UNSELECT")
 	case 1:
 		p.two.ok("UNSELECT")
 		p.insist("NONEXISTENT", "RENAME %s %s-new", name, name)
@@ -224,7 +273,7 @@ func (p *pair) insist(done, format string, args ...any) {
 			return
 		}
 		p.waited.Add(1)
-		if !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second {
+		if !p.unrest.Load() || !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second {
 			p.t.Fatalf("%s: %+v", fmt.Sprintf(format, args...), r)
 		}
 	}
@@ -241,7 +290,7 @@ func (p *pair) sees(c *client, there bool, format string, args ...any) {
 			p.t.Fatal(cmd, err)
 		case there && r.Status == "OK", !there && like("[NONEXISTENT]...", r.Text):
 			return
-		case !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second:
+		case !p.unrest.Load() || !like("[UNAVAILABLE]...", r.Text) || time.Since(began) > 30*time.Second:
 			p.t.Fatalf("%s: %+v, want it there: %v", cmd, r, there)
 		}
 		p.waited.Add(1)
