@@ -176,6 +176,9 @@ func (f *follower) watch(s *session, name mbox.Name, server mbox.Server) {
 		f.watchers[name] = make(map[*session]mbox.Server)
 	}
 	f.watchers[name][s] = server
+	if e, ok := f.dir.View().Get(name); ok { // it may have been moved while it was being selected
+		f.notify(e, name)
+	}
 }
 
 func (f *follower) unwatch(s *session) {

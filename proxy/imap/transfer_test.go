@@ -209,6 +209,21 @@ func TestIdleAfterTheMove(t *testing.T) {
 	})
 }
 
+// Nor is one unaware whose mailbox has moved while its old server took its time to open it.
+func TestMovedWhileBeingSelected(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.Limits.BackendReply = 10 * time.Minute }}}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		r.stubs["b1"].fail("SELECT", `LATERTAG OK [READ-WRITE] opened`)
+		d.send("s SELECT INBOX")
+		synctest.Wait()
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		d.until("s")
+		d.send("n NOOP")
+		d.expect("n OK ...")
+		d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
+	})
+}
+
 // A backend that has ended IDLE by itself is not told that the client has done: that would be a command to it.
 func TestIdleEndedByTheBackend(t *testing.T) {
 	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
