@@ -196,10 +196,11 @@ func deletedWhileSelected(t *testing.T, user string, node *cyrus.Node) {
 	owner := direct(t, node, user)
 	var told [2][]string
 	for i, reader := range []*client{at(t, user), direct(t, node, user)} {
-		owner.ok("CREATE Doomed")
-		owner.append("Doomed", message("doomed"))
-		reader.ok("SELECT Doomed")
-		owner.ok("DELETE Doomed")
+		name := fmt.Sprint("Doomed", i) // Cyrus: of one name no more than one can be deleted in a second
+		owner.ok("CREATE %s", name)
+		owner.append(name, message("doomed"))
+		reader.ok("SELECT %s", name)
+		owner.ok("DELETE %s", name)
 		for _, cmd := range []string{"NOOP", "FETCH 1 FLAGS", "NOOP"} {
 			r, err := reader.Conn.Do("%s", cmd)
 			for _, l := range r.Lines {
