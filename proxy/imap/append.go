@@ -67,14 +67,11 @@ func (s *session) streamTo(server mbox.Server, c *command, head []byte) (*exchan
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	x := &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}
+	x := &exchange{tag: c.tag, hold: true, relayMore: true, more: make(chan struct{}, 1), all: b == s.sel}
 	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	b.out.Lock()
-	err = s.stream(c, b, x, head)
-	b.out.Unlock()
-	if err != nil {
+	if err := s.stream(c, b, x, head); err != nil {
 		return nil, err
 	}
 	b.push()
@@ -91,7 +88,7 @@ func (s *session) tooBig(c *command) bool {
 }
 
 // giveUp ends a command of which b has been sent a part with what no server takes for the end of one, drops
-// what the client still sends of it, and waits for the refusal. The lock on b.out is held. The error is
+// what the client still sends of it, and waits for the refusal. The error is
 // because, or about the client.
 func (s *session) giveUp(c *command, b *conn, x *exchange, because error) error {
 	b.out.puts(" (\r\n")

@@ -58,37 +58,33 @@ func (s *session) catenateTo(server mbox.Server, c *command, head []byte, at int
 	if err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	k := &catenate{s: s, c: c, dst: b, open: make(map[mbox.Server]*signOn), x: &exchange{tag: c.tag, hold: true, relayMore: true, all: b == s.sel}}
+	x := &exchange{tag: c.tag, hold: true, relayMore: true, more: make(chan struct{}, 1), all: b == s.sel}
+	k := &catenate{s: s, c: c, dst: b, x: x, open: make(map[mbox.Server]*signOn)}
 	defer func() {
 		for _, so := range k.open {
 			so.close()
 		}
 	}()
-	if err := b.begin(k.x); err != nil {
+	if err := b.begin(x); err != nil {
 		return nil, s.refuseLiteral(c, err)
 	}
-	b.out.Lock()
 	b.out.put(head[:at])
 	err = k.parts(head[at:])
 	if err == nil {
 		err = b.out.flush()
 	}
-	refused := errors.Is(err, errSyntax) || err == error(errTooBig)
-	if refused {
-		err = s.giveUp(c, b, k.x, err)
-		refused = !errors.Is(err, errClient)
-	}
-	b.out.Unlock()
-	if refused {
-		return nil, err
+	if errors.Is(err, errSyntax) || err == error(errTooBig) {
+		if err = s.giveUp(c, b, x, err); !errors.Is(err, errClient) {
+			return nil, err
+		}
 	}
 	if err != nil {
 		// An incomplete command must not stay open at a backend.
 		b.hangUp(err)
 		return nil, err
 	}
-	<-k.x.done
-	return k.x, k.x.err
+	<-x.done
+	return x, x.err
 }
 
 // parts passes everything from the first part on.

@@ -35,7 +35,7 @@ type conn struct {
 	server mbox.Server
 	nc     *backend.Conn
 	in     *reader
-	out    writer
+	out    writer // the driver's; or, while he waits for it, that of another pump which feeds it (see transfer)
 	caps   capSet
 	// enabled is what the session has enabled here, by the driver.
 	enabled int
@@ -58,8 +58,7 @@ type conn struct {
 	fault    error     // why the driver has hung up, which the pump is to find out
 	armed    time.Time // when the backend was last allowed time
 	due      time.Time // when it will have been silent for too long; zero: it may be
-	until    time.Time // the read deadline, which may be earlier (see quiet)
-	again    bool      // the wait that begins is the rest of the one before
+	deadline time.Time // of reading, which may be earlier (see quiet)
 	seen     int64     // octets that had come when the pump last waited
 	acked    int64     // octets that need no acknowledgement of their own (see quickAck)
 	parked   ticket    // of the pump, which is no goroutine meanwhile; 0 if it is not
@@ -89,14 +88,41 @@ type exchange struct {
 	// opens is set for a command whose OK selects a mailbox.
 	opens bool
 
-	whole     bool          // there is no literal in the command, so that nobody waits for more
-	relayMore bool          // the client waits for the "+"
-	more      chan struct{} // "+" came
-	done      chan struct{} // closed when the fields below are final
-	tagged    []byte
-	err       error
-	answered  bool // some octet of an answer was seen
-	finish    func(status)
+	// more takes one "+"; nil if nobody waits for that. It is relayed to the client if relayMore is set.
+	more      chan struct{}
+	relayMore bool
+
+	done     chan struct{} // closed when the fields below are final
+	tagged   []byte
+	err      error
+	answered bool // some octet of an answer was seen
+	finish   func(status)
+}
+
+// ended reports whether the fields of the answer are final.
+func (x *exchange) ended() bool {
+	select {
+	case <-x.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// granted waits for the consent to a literal, and reports whether it has come, whatever has happened since: a client that
+// has been told sends the literal, which must not be taken for commands.
+func (x *exchange) granted() bool {
+	select {
+	case <-x.more:
+		return true
+	case <-x.done:
+	}
+	select {
+	case <-x.more:
+		return true
+	default:
+		return false
+	}
 }
 
 // renew makes x ready to be sent again.
@@ -135,15 +161,10 @@ func (c *conn) enqueue(x *exchange) error {
 		if err := c.enqueue(first); err != nil {
 			return err
 		}
-		c.out.Lock()
 		c.out.puts(first.tag + " " + hello + "\r\n")
-		c.out.Unlock()
 	}
 	c.used, c.asked = time.Now(), true
 	x.done = make(chan struct{})
-	if !x.whole {
-		x.more = make(chan struct{}, 1)
-	}
 	if x.stall == 0 {
 		x.stall = c.s.cfg.Limits.BackendStall
 	}
@@ -169,8 +190,7 @@ func (c *conn) await(x *exchange) {
 	c.mu.Lock()
 	alone := !c.pumping && c.outstanding(x.tag)
 	if alone {
-		c.unpark()
-		c.pumping = true
+		c.take()
 	}
 	c.mu.Unlock()
 	if alone {
@@ -191,11 +211,16 @@ func (c *conn) outstanding(tag string) bool {
 // start makes sure that the pump runs; c.mu is held.
 func (c *conn) start() {
 	if !c.pumping && c.err == nil {
-		c.unpark()
-		c.pumping = true
-		c.arm()
+		c.take()
 		c.s.pumps.Go(c.pump)
 	}
+}
+
+// take makes the caller, or whom he starts, the pump; c.mu is held.
+func (c *conn) take() {
+	c.unpark()
+	c.pumping = true
+	c.arm()
 }
 
 // arm allows the backend the time of the exchange at the head of the queue, from now on; c.mu is held. The read
@@ -211,10 +236,10 @@ func (c *conn) arm() {
 			at = quiet
 		}
 	}
-	if at.IsZero() && c.until.IsZero() || c.until.After(c.armed) && !c.until.After(at) && at.Sub(c.until) < c.s.srv.slack() {
+	if at.IsZero() && c.deadline.IsZero() || c.deadline.After(c.armed) && !c.deadline.After(at) && at.Sub(c.deadline) < c.s.srv.slack() {
 		return
 	}
-	c.until = at
+	c.deadline = at
 	c.nc.SetReadDeadline(at)
 }
 
@@ -281,10 +306,7 @@ func (c *conn) room() {
 
 // push sends what has been gathered: whoever waits, for the backend or for the client, does that first.
 func (c *conn) push() {
-	c.out.Lock()
-	err := c.out.flush()
-	c.out.Unlock()
-	if err != nil {
+	if err := c.out.flush(); err != nil {
 		c.hangUp(err)
 	}
 }
@@ -303,20 +325,17 @@ func (c *conn) over() error {
 	return c.fault
 }
 
-// write sends p to the backend at once.
-func (c *conn) write(p []byte) error {
-	c.out.Lock()
-	defer c.out.Unlock()
-	if err := c.out.put(p); err != nil {
-		return err
-	}
-	return c.out.flush()
+// write sends p to the backend at once. Where that fails, no answer comes any more.
+func (c *conn) write(p []byte) {
+	c.out.put(p)
+	c.push()
 }
 
 // send sends a whole command whose literals are all announced as {n+}.
-func (c *conn) send(x *exchange, raw []byte) error {
+func (c *conn) send(x *exchange, raw []byte) {
 	if c.caps.has("LITERAL+") || !bytes.Contains(raw, []byte("+}\r\n")) {
-		return c.write(raw)
+		c.write(raw)
+		return
 	}
 	c.mu.Lock()
 	c.start() // somebody must hear the consent
@@ -325,36 +344,31 @@ func (c *conn) send(x *exchange, raw []byte) error {
 		i := bytes.IndexByte(raw, '\n') + 1
 		lit, ok, _ := imapwire.TrailingLiteral(bytes.TrimRight(raw[:i], "\r\n"))
 		if !ok {
-			return c.write(raw)
+			c.write(raw)
+			return
 		}
 		text := bytes.TrimSuffix(raw[:i], []byte("+}\r\n"))
-		if err := c.write(append(bytes.Clone(text), "}\r\n"...)); err != nil {
-			return err
-		}
-		select {
-		case <-x.more:
-		case <-x.done:
-			return nil // refused
+		c.write(append(bytes.Clone(text), "}\r\n"...))
+		if !x.granted() {
+			return
 		}
 		// The rest up to the next announcement goes with the literal.
 		end := i + int(lit.Size)
-		if err := c.write(raw[i:end]); err != nil {
-			return err
-		}
+		c.write(raw[i:end])
 		raw = raw[end:]
 	}
-	return nil
 }
 
 // do sends a whole command and waits for its answer, which is in x. The error is errLost.
 func (c *conn) do(x *exchange, format func(tag string) []byte) error {
 	x.hold = true
+	if !c.caps.has("LITERAL+") {
+		x.more = make(chan struct{}, 1)
+	}
 	if err := c.enqueue(x); err != nil {
 		return err
 	}
-	if err := c.send(x, format(x.tag)); err != nil {
-		c.hangUp(err)
-	}
+	c.send(x, format(x.tag))
 	c.await(x)
 	return x.err
 }

@@ -25,9 +25,7 @@ var (
 	errEnable = no("CANNOT", "The server of this mailbox lacks an extension that you have enabled")
 	// errCredentials is an operator's matter; the user only hears that the server is not available.
 	errCredentials = fmt.Errorf("our own identity is refused: %w", backend.ErrDown)
-	// errStale means that the server does not take such a login any more: nobody has been judged.
-	errStale    = fmt.Errorf("the server has changed: %w", errProtocol)
-	errProtocol = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
+	errProtocol    = fmt.Errorf("no IMAP server as expected: %w", backend.ErrDown)
 )
 
 // signOnPause is how long a backend that has refused our own identity is left alone, so that a wrong
@@ -92,7 +90,7 @@ func (a access) signOn(ctx context.Context, server mbox.Server, hello string, l 
 	known := a.caps.greeted(server)
 	so, err := a.attempt(ctx, server, hello, l, known)
 	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
-	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late && !(l.once() && so.judged(err)) {
+	if err != nil && known != nil && so != nil && ctx.Err() == nil && !late && !so.final {
 		// It may be another server by now. In good order it says what is wrong.
 		a.caps.greet(server, nil)
 		so, err = a.attempt(ctx, server, hello, l, nil)

@@ -172,9 +172,7 @@ func (t *transfer) copy() (string, error) {
 		}
 		return "", err
 	}
-	if err := t.dst.write([]byte("\r\n")); err != nil {
-		t.dst.hangUp(err)
-	}
+	t.dst.write([]byte("\r\n"))
 	<-t.x.done
 	if t.x.err != nil {
 		return "", t.x.err // the outcome is unknown
@@ -194,9 +192,7 @@ func (t *transfer) copy() (string, error) {
 
 // refusal returns the destination's answer if it has come before its time.
 func (t *transfer) refusal() error {
-	select {
-	case <-t.x.done:
-	default:
+	if !t.x.ended() {
 		return nil
 	}
 	if t.x.err != nil {
@@ -238,8 +234,6 @@ func (t *transfer) body(head []byte) (bool, error) {
 	if t.err == nil {
 		put = t.dst.out.put
 	}
-	t.dst.out.Lock()
-	defer t.dst.out.Unlock()
 	// A destination that is lost is noticed at the end; the source's answer is read in any case.
 	wait := t.src.in.wait
 	t.src.in.wait = func() { t.dst.out.flush(); t.src.anew() }
@@ -277,20 +271,16 @@ func (t *transfer) wanted(line []byte) (message, bool) {
 
 // open announces one message at the destination.
 func (t *transfer) open(m message, size int64) {
-	select {
-	case <-t.x.done:
+	if t.x.ended() {
 		t.fail(errLost) // refused already; what it said is told at the end
 		return
-	default:
 	}
 	var b []byte
 	if len(t.copied) == 0 {
 		b = appendName([]byte(t.x.tag+" APPEND"), t.to)
 	}
 	b = fmt.Appendf(b, " %s %s {%d+}\r\n", m.flags, m.date, size)
-	t.dst.out.Lock()
 	t.dst.out.put(b)
-	t.dst.out.Unlock()
 	t.copied = append(t.copied, m.uid)
 }
 

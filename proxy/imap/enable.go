@@ -3,6 +3,7 @@ package imap
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -93,16 +94,18 @@ func (s *session) compress(c *command) error {
 	if err != nil {
 		return err
 	}
-	// The client may have compressed what it sent right behind, only after this answer.
-	if err := s.say(c.tag + " OK DEFLATE active\r\n"); err != nil {
-		return err
+	// Whatever anybody says after this answer is compressed.
+	s.out.Lock()
+	s.out.puts(c.tag + " OK DEFLATE active\r\n")
+	err = s.out.flush()
+	s.out.dst, s.out.after = w, func() error { return errors.Join(w.Flush(), packet.Flush()) }
+	s.out.Unlock()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errClient, err)
 	}
 	s.srv.metrics.command(c, "OK", "")
 	s.deflated = true
 	s.inflate()
-	s.out.Lock()
-	s.out.dst, s.out.after = w, func() error { return errors.Join(w.Flush(), packet.Flush()) }
-	s.out.Unlock()
 	return nil
 }
 
@@ -122,5 +125,5 @@ func (s *session) inflate() {
 	s.in.total = total
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clear, s.deadline, s.short = near, time.Time{}, false
+	s.clear, s.deadline = near, time.Time{}
 }

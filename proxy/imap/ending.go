@@ -73,15 +73,10 @@ func (s *session) sever() {
 
 // lostSelected ends the session after the backend of its mailbox has gone.
 func (s *session) lostSelected(c *conn, cause error) {
-	s.mu.Lock()
-	moved := s.moved
-	s.mu.Unlock()
 	s.log().Warn("backend of the selected mailbox lost", "backend", c.server, "err", cause)
-	if moved {
-		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
-		return
+	if !s.endIfMoved() {
+		s.end("UNAVAILABLE", "Mailbox server lost")
 	}
-	s.end("UNAVAILABLE", "Mailbox server lost")
 }
 
 // guard keeps a panic to its session.

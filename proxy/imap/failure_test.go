@@ -66,6 +66,36 @@ func TestBackendDiesWithinAMessage(t *testing.T) {
 	}
 }
 
+// A backend that dies when it has just agreed to take a message: the client sends that, and it is not taken for commands.
+func TestBackendDiesAtTheConsent(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		for range 20 {
+			d.send(`x STATUS "Shared Folders/shared" (MESSAGES)`)
+			d.until("x")
+			for _, c := range r.connsAt("b2") {
+				c.out.dst = slowly{c.nc}
+			}
+			r.stubs["b2"].fail("APPEND{", "+ send itTHEN-CLOSE")
+			const message = "z CREATE Evil"
+			d.send(fmt.Sprintf(`a APPEND "Shared Folders/shared" {%d}`, len(message)))
+			d.expect("+ send it")
+			d.send(message)
+			d.expect("a NO [UNAVAILABLE] ...")
+			d.send("n NOOP")
+			d.expect("n OK ...")
+		}
+	})
+}
+
+// slowly is what somebody writes to who is the last to go on after it.
+type slowly struct{ io.Writer }
+
+func (w slowly) Write(p []byte) (int, error) {
+	defer synctest.Wait()
+	return w.Writer.Write(p)
+}
+
 // A backend that takes a message slowly stops the client: what lies in between is bounded.
 func TestBackendTakesSlowly(t *testing.T) {
 	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
@@ -221,12 +251,30 @@ func TestConnectionAfterTheCut(t *testing.T) {
 	})
 }
 
+// Whoever waits to say something until a message is complete says nothing when its backend is lost within it.
+func TestNothingIsSaidWithinAMessage(t *testing.T) {
+	r := newRig(t)
+	for i := range 20 {
+		d := r.login(fmt.Sprint(i), "alice")
+		d.send("a SELECT INBOX")
+		d.until("a")
+		r.stubs["b1"].tell("* 1 FETCH (BODY[] {100}\r\nabc")
+		d.expect("* 1 FETCH ...")
+		d.expect("abc")
+		d.send("b CAPABILITY")
+		eventually(t, "the command is executed", func() bool { return r.srv.Sessions()[0].Command == "CAPABILITY" })
+		r.stubs["b1"].hangUp()
+		if rest, _ := io.ReadAll(d.r); len(rest) > 0 {
+			t.Fatalf("in the message stands %q", rest)
+		}
+		eventually(t, "the session is gone", func() bool { return len(r.srv.Sessions()) == 0 })
+	}
+}
+
 // severed makes everything fail that is sent to b1 from now on.
 func (r *rig) severed() {
 	for _, c := range r.connsAt("b1") {
-		c.out.Lock()
 		c.out.dst = brokenPipe{}
-		c.out.Unlock()
 	}
 }
 
@@ -253,13 +301,16 @@ func TestLostBySending(t *testing.T) {
 			t.Errorf("in the message stands %q", rest)
 		}
 	})
-	for _, state := range []string{"selected", "idling"} {
+	for _, state := range []string{"selected", "about to idle", "idling"} {
 		inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
 			d := r.login("A", "alice")
 			d.send("a SELECT INBOX")
 			d.until("a")
 			end := "b NOOP"
-			if state == "idling" {
+			switch state {
+			case "about to idle":
+				end = "b IDLE"
+			case "idling":
 				d.send("b IDLE")
 				d.expect("+ idling")
 				d.expect("* 7 EXISTS")
@@ -268,11 +319,16 @@ func TestLostBySending(t *testing.T) {
 			time.Sleep(time.Minute) // and so nobody reads
 			r.severed()
 			d.send(end)
-			if state == "selected" {
-				d.expect("b NO [UNAVAILABLE] ...")
-			}
-			d.expect("* BYE [UNAVAILABLE] ...")
-			d.end()
+			takes(t, atOnce, atOnce, state, func() {
+				switch state {
+				case "selected":
+					d.expect("b NO [UNAVAILABLE] ...")
+				case "about to idle":
+					d.expect("+ idling")
+				}
+				d.expect("* BYE [UNAVAILABLE] ...")
+				d.end()
+			})
 		})
 	}
 }

@@ -31,7 +31,9 @@ func (s *session) idle(c *command) error {
 		return err
 	}
 	s.idling = &idling{tag: c.tag, start: now, limit: now.Add(s.cfg.Limits.Idle)}
-	s.renewIdle()
+	if !s.endIfMoved() {
+		s.renewIdle()
+	}
 	return nil
 }
 
@@ -84,14 +86,15 @@ func (s *session) startIdle() *exchange {
 	if s.sel == nil || !s.sel.caps.has("IDLE") {
 		return nil
 	}
-	x := &exchange{all: true, hold: true, rests: true, stall: idleRenew + time.Minute}
-	if s.sel.begin(x) != nil || s.sel.write([]byte(x.tag+" IDLE\r\n")) != nil {
+	x := &exchange{all: true, hold: true, rests: true, more: make(chan struct{}, 1), stall: idleRenew + time.Minute}
+	if s.sel.begin(x) != nil {
 		return nil
 	}
+	s.sel.write([]byte(x.tag + " IDLE\r\n"))
 	return x
 }
 
-// stopIdle ends IDLE at the backend, once that has agreed to it.
+// stopIdle ends IDLE at the backend, once that has agreed to it, unless it has ended already.
 func (s *session) stopIdle(x *exchange) error {
 	if x == nil {
 		return nil
@@ -100,11 +103,10 @@ func (s *session) stopIdle(x *exchange) error {
 	defer timeout.Stop()
 	select {
 	case <-x.more:
-		if err := s.sel.write([]byte("DONE\r\n")); err != nil {
-			s.sel.hangUp(err)
+		if !x.ended() { // else DONE would be a command
+			s.sel.write([]byte("DONE\r\n"))
 		}
 	case <-x.done:
-		return x.err
 	case <-timeout.C:
 		s.sel.hangUp(os.ErrDeadlineExceeded)
 	}

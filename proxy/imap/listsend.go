@@ -160,9 +160,7 @@ func (s *session) question(server mbox.Server, verb string, ext mbox.Extern, arg
 	}
 	raw := appendName([]byte(q.x.tag+" "+verb), string(ext))
 	raw = append(append(append(raw, ' '), args...), "\r\n"...)
-	b.out.Lock()
 	b.out.put(raw)
-	b.out.Unlock()
 	return q, nil
 }
 

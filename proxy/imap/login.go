@@ -262,8 +262,7 @@ func (s *session) unauthenticate(c *command) error {
 	s.admin, s.groups, s.view, s.promised = false, nil, mbox.Viewer{}, offer{}
 	s.enabled, s.special, s.unsynced = nil, specialUse{}, false
 	s.phase = fresh
-	s.sock.SetReadDeadline(time.Now().Add(s.cfg.Limits.PreAuth))
-	s.deadline, s.short = time.Time{}, false
+	s.allow(s.cfg.Limits.PreAuth)
 	return okCode("CAPABILITY "+s.capabilities(), "Unauthenticated")
 }
 

@@ -47,16 +47,13 @@ func (s *session) mayPark() bool {
 	return s.srv.lot != nil && s.phase != fresh && !s.deflated && !s.restless
 }
 
-// late is asked when a read has met the deadline. One within a command may have met that which was meant for the
-// pause before it: then it is to read on, for as long as a client may be silent.
+// late is asked when a read has met the deadline. One within a command has met that of the pause before it: then it is
+// to read on, for as long as a client may be silent.
 func (s *session) late() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting || !s.short {
+	if s.waiting || s.deadline.IsZero() {
 		return false
 	}
-	s.short, s.deadline = false, time.Time{}
-	s.clear.SetReadDeadline(time.Now().Add(s.cfg.Limits.Idle))
+	s.allow(s.cfg.Limits.Idle)
 	return true
 }
 
@@ -164,8 +161,8 @@ func (c *conn) calm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.s.srv.lot != nil && len(c.queue) == 1 && c.queue[0].rests {
-		c.until = c.armed
-		c.nc.SetReadDeadline(c.until)
+		c.deadline = c.armed
+		c.nc.SetReadDeadline(c.deadline)
 	}
 }
 
@@ -208,8 +205,8 @@ func (c *conn) patient() bool {
 	if c.err != nil || !c.due.IsZero() && !time.Now().Before(c.due) {
 		return false
 	}
-	c.until, c.again = c.due, true
-	c.nc.SetReadDeadline(c.due)
+	c.deadline = c.due
+	c.nc.SetReadDeadline(c.deadline)
 	return true
 }
 

@@ -19,24 +19,6 @@ import (
 	"murder/internal/mbox"
 )
 
-// tell makes a stub say something to all who are connected.
-func (b *stub) tell(line string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for conn := range b.conns {
-		fmt.Fprintf(conn, "%s\r\n", line)
-	}
-}
-
-// hangUp closes the stub's connections.
-func (b *stub) hangUp() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for conn := range b.conns {
-		conn.Close()
-	}
-}
-
 const soon = 5 * time.Millisecond
 
 // parkRig is a rig whose sessions park after that time, with TLS towards whom it is asked for.

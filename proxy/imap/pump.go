@@ -9,8 +9,15 @@ import (
 
 // pump reads answers, as a goroutine, until none is outstanding.
 func (c *conn) pump() {
+	ended := false
+	defer func() {
+		if !ended { // somebody may be waiting for an answer
+			c.lost(errors.New("panic"), false)
+		}
+	}()
 	defer c.s.guard("pump")
 	c.read(nil)
+	ended = true
 }
 
 // read is the pump: it handles response lines until no answer is outstanding, or until last has been
@@ -41,14 +48,12 @@ func (c *conn) read(last *exchange) {
 			}
 			continue
 		}
-		select {
-		case <-last.done:
+		if last.ended() {
 			c.mu.Lock()
 			c.pumping = false
 			c.listen()
 			c.mu.Unlock()
 			return
-		default:
 		}
 	}
 }
@@ -115,7 +120,7 @@ func (c *conn) waiting() {
 	c.anew()
 }
 
-// anew allows the backend its time for the wait that begins, unless that is the rest of the one before.
+// anew allows the backend its time for the wait that begins, unless that is the rest of the one before: nothing has come.
 func (c *conn) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,11 +128,10 @@ func (c *conn) anew() {
 		quickAck(c.in, c.nc)
 		c.acked = c.in.total
 	}
-	c.seen = c.in.total
-	if len(c.queue) > 0 && !c.again && time.Since(c.armed) > time.Second {
+	if c.seen != c.in.total && len(c.queue) > 0 && time.Since(c.armed) > time.Second {
 		c.arm()
 	}
-	c.again = false
+	c.seen = c.in.total
 }
 
 // put takes a piece of a response for the client; relay has the lock.
@@ -140,19 +144,26 @@ func (c *conn) put(p []byte) error {
 
 // relay passes one response line on to the client.
 func (c *conn) relay() bool {
+	err := c.pass()
+	if err != nil {
+		c.lost(err, !c.begun)
+	}
+	return err == nil
+}
+
+func (c *conn) pass() error {
 	c.s.out.Lock()
+	defer c.s.out.Unlock()
 	c.relaying, c.begun = true, false
 	err := c.in.copyResponse(c.put)
 	c.relaying = false
 	if err != nil {
 		c.s.out.flush() // the client may have all that came
+		if c.begun {
+			c.s.out.err = errLost // and nothing more
+		}
 	}
-	c.s.out.Unlock()
-	if err != nil {
-		c.lost(err, !c.begun)
-		return false
-	}
-	return true
+	return err
 }
 
 // skip drops one response line.
@@ -178,18 +189,20 @@ func (c *conn) continuation(x *exchange) bool {
 		c.lost(errors.New("continuation request that nobody asked for"), true)
 		return false
 	}
-	ok := true
-	if x.relayMore {
-		ok = c.relay()
-		c.s.flush()
+	if !x.relayMore {
+		if !c.skip() {
+			return false
+		}
+	} else if !c.relay() {
+		return false // the client has not been told
 	} else {
-		ok = c.skip()
+		c.s.flush()
 	}
 	select {
 	case x.more <- struct{}{}:
 	default:
 	}
-	return ok
+	return true
 }
 
 func (c *conn) taggedLine(head []byte, x *exchange) bool {

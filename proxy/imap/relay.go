@@ -14,15 +14,16 @@ func (s *session) relay(c *command) error {
 	s.noteCondstore(c.line)
 	b := s.sel
 	b.room()
-	x := &exchange{tag: c.tag, all: true, relayMore: true, whole: !c.open, finish: func(st status) {
+	x := &exchange{tag: c.tag, all: true, relayMore: true, finish: func(st status) {
 		s.srv.metrics.command(c, st.String(), "")
 		s.srv.metrics.atBackend(b.server, st)
 	}}
+	if c.open {
+		x.more = make(chan struct{}, 1)
+	}
 	if err := b.begin(x); err != nil {
 		return s.refuseLiteral(c, errBackendDown)
 	}
-	b.out.Lock()
-	defer b.out.Unlock()
 	return s.stream(c, b, x, c.line)
 }
 
@@ -41,7 +42,7 @@ func (s *session) noteCondstore(line []byte) {
 	}
 }
 
-// stream queues a command whose first line is head for b while it arrives from the client; the lock on b.out is held. A
+// stream queues a command whose first line is head for b while it arrives from the client. A
 // synchronising literal waits for the backend's consent, which the pump relays; if the backend
 // refuses instead, the client does not send the rest of its command. When the backend is lost, what
 // the client still sends of this command is dropped. The error is about the client only.
@@ -69,9 +70,7 @@ func (s *session) streamOn(c *command, b *conn, x *exchange, text []byte) error 
 				c.open = false // nobody grants the literal now
 				return nil
 			}
-			select {
-			case <-x.more:
-			case <-x.done:
+			if !x.granted() {
 				c.open = false
 				return nil
 			}
@@ -90,8 +89,7 @@ func (s *session) copyLiteral(c *command, b *conn) error {
 	var armed time.Time
 	arm := func() {
 		armed = time.Now()
-		s.clear.SetReadDeadline(armed.Add(s.cfg.Limits.Idle))
-		s.deadline, s.short = time.Time{}, false
+		s.allow(s.cfg.Limits.Idle)
 	}
 	s.in.wait = func() { // within the line behind it too
 		arm()

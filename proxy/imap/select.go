@@ -136,12 +136,8 @@ func (s *session) noop(c *command) error {
 	if s.sel == nil {
 		return ok("Completed")
 	}
-	s.mu.Lock()
-	moved := s.moved
-	s.mu.Unlock()
-	if moved {
+	if s.endIfMoved() {
 		s.sel.drain()
-		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
 		return ok("Completed")
 	}
 	return s.relay(c)
@@ -155,6 +151,17 @@ func (s *session) mailboxMoved() {
 	idle := s.command == "IDLE"
 	s.mu.Unlock()
 	if idle {
+		s.endIfMoved()
+	}
+}
+
+// endIfMoved asks the session to end if its selected mailbox is on another server now, and reports whether it is.
+func (s *session) endIfMoved() bool {
+	s.mu.Lock()
+	moved := s.moved && s.sel != nil
+	s.mu.Unlock()
+	if moved {
 		s.end("UNAVAILABLE", "Mailbox moved, reconnect")
 	}
+	return moved
 }

@@ -151,7 +151,7 @@ func (s *Server) newSession(nc net.Conn, peer, local netip.AddrPort) *session {
 		phase: fresh, first: true, since: now, began: now,
 	}
 	ss.in = ss.newReader(nc)
-	ss.out = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
+	ss.out.writer = writer{dst: nc, conn: nc, stall: s.cfg.Limits.Write}
 	ss.awaken()
 	nc.SetReadDeadline(now.Add(s.cfg.Limits.PreAuth))
 	return ss

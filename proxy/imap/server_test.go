@@ -77,6 +77,38 @@ func TestCompress(t *testing.T) {
 	d.expect("d NO [COMPRESSIONACTIVE] ...")
 }
 
+// News of the mailbox that come while compression begins are compressed if they come after the answer.
+func TestCompressWithNews(t *testing.T) {
+	r := newRig(t)
+	for i := range 150 {
+		d := r.login(fmt.Sprint(i), "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		stop := make(chan struct{})
+		var world sync.WaitGroup
+		world.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					r.stubs["b1"].tell("* 7 EXISTS")
+					time.Sleep(20 * time.Microsecond)
+				}
+			}
+		})
+		d.send("a COMPRESS DEFLATE")
+		d.until("a")
+		d.r = bufio.NewReader(flate.NewReader(d.r))
+		for range 10 {
+			d.expect("* 7 EXISTS")
+		}
+		close(stop)
+		world.Wait()
+		d.conn.Close()
+	}
+}
+
 // ENABLE is answered once and replayed, before anything else, on a backend opened later.
 func TestEnableReplay(t *testing.T) {
 	r := newRig(t)
@@ -299,9 +331,7 @@ func TestPipelineIsGathered(t *testing.T) {
 	d.until("a")
 	var sent writes
 	for _, c := range r.connsAt("b1") {
-		c.out.Lock()
 		sent.Writer, c.out.dst = c.out.dst, &sent
-		c.out.Unlock()
 	}
 	d.raw("b NOOP\r\nc NOOP with an argument\r\nd FETCH 1 FLAGS\r\ne CHECK\r\nf NOOP with an argument\r\n")
 	for _, tag := range []string{"c", "f"} {
@@ -400,6 +430,12 @@ func TestPanicIsContained(t *testing.T) {
 	d := r.login("B", "alice")
 	d.send("a XPANIC")
 	d.end()
+	d = r.login("B", "alice")
+	d.send("s SELECT INBOX")
+	d.until("s")
+	d.send("a XPUMP")
+	d.end()
+	eventually(t, "both are gone", func() bool { return len(r.srv.Sessions()) == 1 })
 	other.send("b NOOP")
 	other.expect("b OK ...")
 }

@@ -43,10 +43,10 @@ type session struct {
 	clear       net.Conn // takes the read deadline: sock, or where decompressed text comes from; by mu
 	peer, local netip.AddrPort
 	in          *reader
-	out         writer    // shared
+	out         sharedWriter
 	buf         []byte    // of the current line
 	part        int       // octets of buf that belong to a line not complete yet
-	deadline    time.Time // of clear, for the next command; zero when something else has set one
+	deadline    time.Time // of clear, for the pause before a command; zero while another one holds (see allow)
 	idleFrom    time.Time // since when a command has been waited for; zero while one is executed
 	idling      *idling   // while IDLE is executed
 	restUntil   time.Time // not zero: may be parked until then
@@ -61,7 +61,6 @@ type session struct {
 	deflated bool
 	unsynced bool // the map may lack an operation of this session
 	first    bool // nothing has been read yet
-	short    bool // deadline is that of the next pause (see late)
 	restless bool // cannot be parked
 	woken    bool // has just been parked, and so has written nothing
 	groups   []string
@@ -203,7 +202,7 @@ func (s *session) await(until time.Time) ([]byte, error) {
 	}
 	s.woken = false
 	if s.mayPark() && quiet.Before(until) {
-		line, err := s.awaitLine(quiet, true)
+		line, err := s.awaitLine(quiet)
 		if s.wish() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return line, err
 		}
@@ -212,11 +211,11 @@ func (s *session) await(until time.Time) ([]byte, error) {
 			return nil, errQuiet
 		}
 	}
-	return s.awaitLine(until, false)
+	return s.awaitLine(until)
 }
 
-// awaitLine is await without parking; short says that until is only when to park.
-func (s *session) awaitLine(until time.Time, short bool) ([]byte, error) {
+// awaitLine is await without parking.
+func (s *session) awaitLine(until time.Time) ([]byte, error) {
 	s.mu.Lock()
 	if s.ending != nil {
 		s.mu.Unlock()
@@ -228,7 +227,6 @@ func (s *session) awaitLine(until time.Time, short bool) ([]byte, error) {
 			s.deadline = until.Add(slack)
 			s.clear.SetReadDeadline(s.deadline)
 		}
-		s.short = short
 	}
 	s.waiting = true
 	s.mu.Unlock()
@@ -241,6 +239,12 @@ func (s *session) awaitLine(until time.Time, short bool) ([]byte, error) {
 	s.waiting = false
 	s.mu.Unlock()
 	return line, err
+}
+
+// allow gives the client that long for what it sends from now on, which is not the next command.
+func (s *session) allow(d time.Duration) {
+	s.deadline = time.Time{}
+	s.clear.SetReadDeadline(time.Now().Add(d))
 }
 
 // awaitCommand waits for a command for as long as a client may be idle, and meanwhile closes

@@ -28,7 +28,7 @@ type signOn struct {
 	nc     *backend.Conn
 	in     *reader
 	caps   capSet
-	ready  bool   // it has greeted
+	final  bool   // the login may have been judged, and must not be tried again
 	hello  string // what is to be said ahead of the login: who the client is; "" for nothing, or once it has been said
 	prefix string
 	seq    int
@@ -56,7 +56,7 @@ func (so *signOn) read() {
 type login interface {
 	// begin sends it. The capabilities before login are known then.
 	begin(*signOn) (*exchangeSASL, error)
-	// once reports whether a server that may have judged it must not be asked again: it may be wrong.
+	// once reports whether it must not be tried again where it may have been judged: it may be wrong.
 	once() bool
 	// end judges the server's word about it. With an error the connection is of no use.
 	end(so *signOn, st status, code, text string) error
@@ -80,13 +80,17 @@ func (so *signOn) run(ctx context.Context, l login, known capSet) (before capSet
 			return nil, err
 		}
 	}
-	so.ready, before = true, so.caps
+	before, so.final = so.caps, l.once()
 	st, code, text, err := so.conclude(x)
+	switch {
+	case errors.Is(err, errCredentials): // the server asks for what it did not ask before
+		so.final = false
+	case err == nil && st != statusOK && so.final && known != nil && !so.takes(x, st):
+		so.final = false
+		err = fmt.Errorf("%w: it takes no such login any more: %.200s", errProtocol, text)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if st != statusOK && known != nil && l.once() && !so.takes(x, st) {
-		return nil, fmt.Errorf("%w: %.200s", errStale, text)
 	}
 	return before, l.end(so, st, code, text)
 }
@@ -99,12 +103,6 @@ func (so *signOn) takes(x *exchangeSASL, st status) bool {
 		return !so.caps.has("LOGINDISABLED")
 	}
 	return so.caps.has("AUTH="+x.mech) && (!x.early || st == statusNo || so.caps.has("SASL-IR"))
-}
-
-// judged reports whether a login that failed may have been judged. It has not where the server asks for what it did not
-// ask before (errCredentials).
-func (so *signOn) judged(err error) bool {
-	return so.ready && !errors.Is(err, errStale) && !errors.Is(err, errCredentials)
 }
 
 // greet reads the greeting and secures the connection as the policy says.

@@ -39,6 +39,13 @@ func TestMain(m *testing.M) {
 	// What the resolver keeps must not be made within a test in virtual time: others could not use it.
 	net.DefaultResolver.LookupHost(context.Background(), "localhost")
 	verbs["XPANIC"] = &verb{name: "XPANIC", phases: anyPhase, run: func(*session, *command) error { panic("ordered by a test") }}
+	verbs["XPUMP"] = &verb{name: "XPUMP", phases: selected, run: func(s *session, _ *command) error {
+		x := &exchange{take: func([]byte) bool { panic("ordered by a test") }}
+		s.sel.begin(x)
+		s.sel.write([]byte(x.tag + " STATUS INBOX (MESSAGES)\r\n"))
+		<-x.done
+		return x.err
+	}}
 	goleak.VerifyTestMain(m)
 }
 
@@ -446,7 +453,8 @@ func (r *rig) direct(words []string, text string) {
 	case "start":
 		r.stubs[words[1]].start()
 	case "bye": // to everybody who is connected
-		r.stubs[words[1]].bye()
+		r.stubs[words[1]].tell("* BYE idle for too long")
+		r.stubs[words[1]].hangUp()
 	case "fail": // fail b1 VERB what
 		r.stubs[words[1]].fail(words[2], strings.SplitN(text, " ", 4)[3])
 	case "sees":

@@ -128,12 +128,20 @@ func (b *stub) stop() {
 	b.wg.Wait()
 }
 
-// bye sends everybody away who is connected.
-func (b *stub) bye() {
+// tell makes a stub say something to all who are connected.
+func (b *stub) tell(line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for conn := range b.conns {
-		io.WriteString(conn, "* BYE idle for too long\r\n")
+		fmt.Fprintf(conn, "%s\r\n", line)
+	}
+}
+
+// hangUp closes the stub's connections.
+func (b *stub) hangUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for conn := range b.conns {
 		conn.Close()
 	}
 }
@@ -316,7 +324,12 @@ func (c *stubConn) one() bool {
 			c.say("%s OK sunk", tag)
 			return true
 		default:
+			f, gone := strings.CutSuffix(f, "THEN-CLOSE")
 			c.say("%s", strings.ReplaceAll(f, "TAG", tag))
+			if gone {
+				c.conn.Close()
+				return true
+			}
 			return !strings.HasPrefix(f, "*")
 		}
 	})

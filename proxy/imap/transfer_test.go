@@ -181,6 +181,53 @@ func TestIdleNotAgreedTo(t *testing.T) {
 	})
 }
 
+// A client that begins IDLE when its mailbox has moved is told at once.
+func TestIdleAfterTheMove(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		synctest.Wait()
+		d.send("i IDLE")
+		takes(t, atOnce, atOnce, "leaving", func() {
+			d.expect("+ idling")
+			d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
+		})
+		r.dir.set("user.alice", "b1!default", "alice\tlrswip\t")
+		d = r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		synctest.Wait()
+		d.send("u UNSELECT") // and so it is nothing to him
+		d.until("u")
+		d.send("i IDLE")
+		d.expect("+ idling")
+		d.send("DONE")
+		d.expect("i OK ...")
+	})
+}
+
+// A backend that has ended IDLE by itself is not told that the client has done: that would be a command to it.
+func TestIdleEndedByTheBackend(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		for range 20 {
+			r.stubs["b1"].fail("IDLE", `+ idling\nTAG OK enough`)
+			d.send("i IDLE")
+			d.expect("+ idling")
+			synctest.Wait()
+			d.send("DONE")
+			d.expect("i OK ...")
+			d.send("n NOOP")
+			d.expect("n OK ...")
+		}
+	})
+}
+
 // A session that waits for a backend and cannot be cut does not keep the server from ending.
 func TestShutdownReturns(t *testing.T) {
 	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {

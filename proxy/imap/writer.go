@@ -9,10 +9,8 @@ import (
 )
 
 // writer gathers what is sent to one peer, so that an answer is one packet, and holds no buffer
-// while it has nothing to send. The lock covers a whole response line: driver and pump both write
-// to the client. Errors stay: after one, everything is dropped.
+// while it has nothing to send. Errors stay: after one, everything is dropped.
 type writer struct {
-	sync.Mutex
 	dst   io.Writer
 	conn  net.Conn     // takes the deadline
 	after func() error // flushes dst itself (compression), if not nil
@@ -25,10 +23,16 @@ type writer struct {
 	total atomic.Int64 // octets accepted
 }
 
-// Write implements io.Writer; the caller holds the lock.
+// sharedWriter is the client's, to whom driver and pumps write. The lock covers a whole response line.
+type sharedWriter struct {
+	sync.Mutex
+	writer
+}
+
+// Write implements io.Writer.
 func (w *writer) Write(p []byte) (int, error) { return len(p), w.put(p) }
 
-// put queues p; the caller holds the lock.
+// put queues p.
 func (w *writer) put(p []byte) error {
 	if w.err != nil || len(p) == 0 {
 		return w.err
@@ -58,7 +62,7 @@ func (w *writer) put(p []byte) error {
 
 func (w *writer) puts(s string) error { return w.put([]byte(s)) }
 
-// flush sends what is queued; the caller holds the lock.
+// flush sends what is queued.
 func (w *writer) flush() error {
 	if w.n > 0 {
 		w.send(w.pool[:w.n])

@@ -151,7 +151,8 @@ func number(name string, otherwise int) int {
 // How does the frontend compare with what a site could use instead, in front of the same Cyrus backend,
 // in the same run? For each operation all targets take turns, MURDER_BENCH_ROUNDS times for
 // MURDER_BENCH_MS milliseconds each; a ratio is that to the mean of direct in the same round, and
-// the table has the median and the range. Lines begin with "#".
+// the table has the median and the range. A relay shows what a Go program pays that only copies octets. Lines begin
+// with "#".
 func BenchmarkIMAPPeers(b *testing.B) {
 	w := start(b)
 	if w.rig == nil {
@@ -170,7 +171,12 @@ func BenchmarkIMAPPeers(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	targets = append(targets, others...)
+	relay, stopRelay, err := startRelay(n.Host(9)+":1143", direct.addr)
+	defer stopRelay()
+	if err != nil {
+		b.Fatal(err)
+	}
+	targets = append(append(targets, others...), relay)
 	fe := w.rig.Node("fe1")
 	if !fe.Running() {
 		if err := fe.Start(); err != nil {

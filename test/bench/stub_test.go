@@ -23,10 +23,10 @@ const stubEnv = "MURDER_BENCH_STUB"
 // startStub starts one.
 func startStub(addr string) (*exec.Cmd, error) { return startOwn(stubEnv, addr) }
 
-// startOwn starts this program again, as what env makes of it.
-func startOwn(env, addr string) (*exec.Cmd, error) {
+// startOwn starts this program again, as what env makes of it, listening at addr.
+func startOwn(env, addr string, more ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), env+"="+addr)
+	cmd.Env = append(os.Environ(), env+"="+strings.Join(append([]string{addr}, more...), " "))
 	cmd.Stderr = os.Stderr
 	input, err := cmd.StdinPipe() // which ends with us
 	if err != nil {

@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv(echoEnv); addr != "" {
 		beOwn(addr, serveEcho)
 	}
+	if where := os.Getenv(relayEnv); where != "" {
+		beRelay(where)
+	}
 	code := m.Run()
 	if shared.world != nil {
 		for i := len(shared.close) - 1; i >= 0; i-- {
