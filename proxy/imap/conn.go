@@ -47,8 +47,8 @@ type conn struct {
 	hello string
 
 	// Of the pump.
-	relaying bool // within relay, with the lock on the client's writer
-	begun    bool // relay has passed something on
+	relaying bool // within pass, with the lock on the client's writer
+	begun    bool // pass has passed something on
 
 	mu       sync.Mutex
 	queue    []*exchange

@@ -10,6 +10,12 @@ import (
 // A session whose client has said nothing for a moment holds no goroutine: its socket is in the lot, and a
 // goroutine is started when there is something to read, when the session has to do something by itself, or when
 // it is to end. The same goes for the pump of the connection that has its mailbox selected. Both are sleepers.
+//
+// Nothing is lost on the way into the lot and out of it. Whoever parks has sent what he had gathered, and holds nothing that
+// has been read: his last read has ended by its deadline, which TLS looks at only when it has no whole record left; or there
+// is no TLS, and his buffer is empty. He enters under his lock. What is in the socket by then wakes him at once, as does what
+// comes later, and for both wake takes that lock. Whoever reads next leaves the lot under it, gives the peer a new deadline,
+// and tries to read before he waits.
 
 // hotFor is how long a goroutine goes on waiting for its peer before it parks: those who are busy never do. In IDLE it
 // parks at once, so that when all clients come back together not each of them needs two goroutines.
@@ -58,8 +64,7 @@ func (s *session) late() bool {
 }
 
 // park gives the session to the lot, until s.restUntil at the latest. After true it may belong to another
-// goroutine already. Nothing can be lost: the read that has found nothing has used up what had been read from
-// the socket, below TLS too, and octets that have come since make the socket ready.
+// goroutine already.
 func (s *session) park() bool {
 	until := s.restUntil
 	s.restUntil = time.Time{}

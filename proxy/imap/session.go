@@ -194,7 +194,10 @@ func (s *session) await(until time.Time) ([]byte, error) {
 		if s.sel != nil {
 			s.sel.push()
 		}
-		s.flush() // a pump that is within a message may keep the writer for long, and then nothing is ours
+		if s.out.TryLock() { // else it is a pump's, maybe for a long message, who flushes when he waits
+			s.out.flush()
+			s.out.Unlock()
+		}
 	}
 	quiet := time.Now().Add(s.srv.hot)
 	if s.idling != nil && !s.woken {

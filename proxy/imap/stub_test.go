@@ -496,7 +496,9 @@ func (c *stubConn) run(cmd *command) bool {
 		})
 		return true
 	case "STATUS":
-		c.withBox(cmd, func(ext string, _ mbox.Name, bx *box) { c.say("* STATUS %s (MESSAGES %d)", quote(ext), len(bx.list)) })
+		c.withBox(cmd, func(ext string, name mbox.Name, _ *box) {
+			c.say("* STATUS %s (MESSAGES %d)", quote(ext), c.b.count(name))
+		})
 		return true
 	case "APPEND":
 		c.append(cmd)
@@ -633,8 +635,8 @@ func (c *stubConn) open(cmd *command) {
 		c.say("%s NO Mailbox does not exist", cmd.tag)
 		return
 	}
-	c.sel, c.told = name, len(bx.list)
-	c.say("* %d EXISTS", len(bx.list))
+	c.sel, c.told = name, c.b.count(name)
+	c.say("* %d EXISTS", c.told)
 	c.say("* OK [UIDVALIDITY %d] here: %s", bx.validity, c.b.name)
 	c.say("%s OK [READ-WRITE] opened", cmd.tag)
 }

@@ -196,7 +196,7 @@ func deletedWhileSelected(t *testing.T, user string, node *cyrus.Node) {
 	owner := direct(t, node, user)
 	var told [2][]string
 	for i, reader := range []*client{at(t, user), direct(t, node, user)} {
-		name := fmt.Sprint("Doomed", i) // Cyrus: of one name no more than one can be deleted in a second
+		name := fmt.Sprint("Doomed", i) // of those deleted within a second Cyrus keeps one of a name
 		owner.ok("CREATE %s", name)
 		owner.append(name, message("doomed"))
 		reader.ok("SELECT %s", name)
