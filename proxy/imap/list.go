@@ -110,7 +110,9 @@ func (s *session) parseList(c *command) (*listing, error) {
 	var patterns []string
 	if c.next() == '(' {
 		l.extended = true
-		patterns, err = c.list()
+		if patterns, err = c.list(); err == nil && len(patterns) == 0 {
+			err = fmt.Errorf("%w: a pattern is missing", errSyntax)
+		}
 	} else {
 		var one string
 		one, err = c.astring(true)
@@ -164,7 +166,7 @@ func (l *listing) parseReturn(c *command) error {
 			if strings.EqualFold(options[i], "METADATA") { // RFC 9590
 				which = &l.metadata
 			}
-			if i++; i == len(options) || !strings.HasPrefix(options[i], "(") {
+			if i++; i == len(options) || !strings.HasPrefix(options[i], "(") || options[i] == "()" {
 				return fmt.Errorf("%w: STATUS and METADATA need a list", errSyntax)
 			}
 			*which = options[i]

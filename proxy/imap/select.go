@@ -9,7 +9,8 @@ import (
 
 // selectMailbox executes SELECT and EXAMINE (RFC 9051 section 6.3.2). The client sees what the
 // backend says, and exactly one CLOSED code when another mailbox was open (RFC 7162 section
-// 3.2.11): from the backend when both are there, else from us. Whatever fails, the old mailbox is closed.
+// 3.2.11): from the backend when both are there, else from us. Whatever fails, the old mailbox is closed,
+// unless its own backend does not understand the command.
 func (s *session) selectMailbox(c *command) error {
 	ext, err := c.mailbox()
 	if err != nil {
@@ -35,7 +36,8 @@ func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, err
 	if err != nil {
 		return nil, err
 	}
-	if s.sel == b {
+	here, old, oldExt := s.sel == b, s.selName, s.selExt
+	if here {
 		// The backend closes the old mailbox by itself, and says so.
 		s.deselect()
 	} else {
@@ -48,17 +50,24 @@ func (s *session) selectAt(c *command, ext string, e mbox.Entry) (*exchange, err
 	if err != nil {
 		return nil, err
 	}
-	if st, _, _ := condition(x.tagged); st == statusOK {
-		b = s.at(server)
+	switch st, _, _ := condition(x.tagged); {
+	case st == statusOK:
 		s.selName = ""
 		s.mu.Lock()
 		s.moved = false
 		s.mu.Unlock()
-		s.setSelected(b, ext)
-		s.srv.follow.watch(s, e.Name, server)
-		b.setSelected(true)
+		s.opened(s.at(server), e.Name, ext)
+	case st == statusBad && here && s.at(server) == b:
+		s.opened(b, old, oldExt) // Cyrus: what is not understood closes nothing
 	}
 	return x, nil
+}
+
+// opened notes which mailbox is selected.
+func (s *session) opened(b *conn, name mbox.Name, ext string) {
+	s.setSelected(b, ext)
+	s.srv.follow.watch(s, name, b.server)
+	b.setSelected(true)
 }
 
 // deselect notes that nothing is selected; what the backend thinks is the caller's business.
@@ -117,9 +126,7 @@ func (s *session) unselect(c *command) error {
 		return err
 	}
 	if st, _, _ := condition(x.tagged); st != statusOK {
-		s.setSelected(b, ext)
-		s.srv.follow.watch(s, name, b.server)
-		b.setSelected(true)
+		s.opened(b, name, ext)
 	}
 	return s.tagged(c, x)
 }
