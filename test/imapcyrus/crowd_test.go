@@ -173,7 +173,7 @@ func (m *member) act() {
 			delete(m.has, id)
 		}
 	case 6:
-		has(m.t, m.must(`LIST "" "*" RETURN (STATUS (MESSAGES))`), "* STATUS "+m.box+" ("+fmt.Sprintf("MESSAGES %d)", len(m.has)))
+		has(m.t, m.must(`LIST "" (%s "Shared Folders/%%") RETURN (STATUS (MESSAGES))`, m.box), "* STATUS "+m.box+" ("+fmt.Sprintf("MESSAGES %d)", len(m.has)))
 	case 7:
 		if m.must("SELECT %s", crowded); m.ok {
 			m.must("UID FETCH 1:* FLAGS")
