@@ -57,6 +57,7 @@ func newPath(t testing.TB, in []byte, slow bool) *path {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { nc.Close() }) // only so many may be open at a time without a greeting
 	p := &path{to: nc.Conn.(*sinkConn)}
 	cfg := &Config{Directory: newMemory(), Logger: slog.New(slog.DiscardHandler)}
 	cfg.Limits.fill()
@@ -145,7 +146,7 @@ func newCommand(t testing.TB, in []byte, slow bool) (*path, *command) {
 	p := newPath(t, in, slow)
 	c := p.command()
 	if c != nil {
-		t.Cleanup(func() { p.b.nc.Close(); p.s.in.release() })
+		t.Cleanup(p.s.in.release)
 	}
 	return p, c
 }

@@ -60,6 +60,8 @@ func FuzzCommand(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	cfg := new(Config)
+	lister := &session{cfg: cfg, view: cfg.Namespace.View("alice", false, false)}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := newReader(bytes.NewReader(in))
 		defer r.release()
@@ -72,7 +74,7 @@ func FuzzCommand(f *testing.F) {
 			return
 		}
 		for _, read := range []func(){
-			func() { c.exactly(2) }, func() { c.eat(' '); c.list() }, func() { (&session{cfg: new(Config)}).parseList(c) },
+			func() { c.exactly(2) }, func() { c.eat(' '); c.list() }, func() { lister.parseList(c) },
 			func() { metadataTarget(c) }, func() { parseSurvey(in) }, func() { parseListLine(in, "LIST") },
 		} {
 			c.parser = parser{b: in, pos: min(c.args, len(in))}
