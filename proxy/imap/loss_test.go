@@ -140,6 +140,49 @@ func TestMovedWhileSelected(t *testing.T) {
 	}
 }
 
+// A client that begins IDLE when its mailbox has moved is told at once.
+func TestIdleAfterTheMove(t *testing.T) {
+	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		synctest.Wait()
+		d.send("i IDLE")
+		takes(t, atOnce, atOnce, "leaving", func() {
+			d.expect("+ idling")
+			d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
+		})
+		r.dir.set("user.alice", "b1!default", "alice\tlrswip\t")
+		d = r.login("A", "alice")
+		d.send("s SELECT INBOX")
+		d.until("s")
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		synctest.Wait()
+		d.send("u UNSELECT") // and so it is nothing to him
+		d.until("u")
+		d.send("i IDLE")
+		d.expect("+ idling")
+		d.send("DONE")
+		d.expect("i OK ...")
+	})
+}
+
+// One that has moved while its old server took its time to open it is known to have moved, too.
+func TestMovedWhileBeingSelected(t *testing.T) {
+	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.Limits.BackendReply = 10 * time.Minute }}}, func(t *testing.T, r *rig) {
+		d := r.login("A", "alice")
+		r.stubs["b1"].fail("SELECT", `LATERTAG OK [READ-WRITE] opened`)
+		d.send("s SELECT INBOX")
+		synctest.Wait()
+		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
+		d.until("s")
+		d.send("n NOOP")
+		d.expect("n OK ...")
+		d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
+	})
+}
+
 // A client that vanishes takes its connections to the backends with it. Nothing is expunged, and nothing completed.
 func TestClientVanishes(t *testing.T) {
 	for _, last := range []string{"", "x STORE 1 +FLAGS", "x IDLE\r\n", "x EXPUNGE", "x APPEND INBOX {100+}\r\nhalf", "x APPEND INBOX {4+}\r\nhalf",

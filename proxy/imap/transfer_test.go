@@ -181,49 +181,6 @@ func TestIdleNotAgreedTo(t *testing.T) {
 	})
 }
 
-// A client that begins IDLE when its mailbox has moved is told at once.
-func TestIdleAfterTheMove(t *testing.T) {
-	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
-		d := r.login("A", "alice")
-		d.send("s SELECT INBOX")
-		d.until("s")
-		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
-		synctest.Wait()
-		d.send("i IDLE")
-		takes(t, atOnce, atOnce, "leaving", func() {
-			d.expect("+ idling")
-			d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
-		})
-		r.dir.set("user.alice", "b1!default", "alice\tlrswip\t")
-		d = r.login("A", "alice")
-		d.send("s SELECT INBOX")
-		d.until("s")
-		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
-		synctest.Wait()
-		d.send("u UNSELECT") // and so it is nothing to him
-		d.until("u")
-		d.send("i IDLE")
-		d.expect("+ idling")
-		d.send("DONE")
-		d.expect("i OK ...")
-	})
-}
-
-// Nor is one unaware whose mailbox has moved while its old server took its time to open it.
-func TestMovedWhileBeingSelected(t *testing.T) {
-	inVirtualTime(t, rigOptions{config: []func(*Config){func(c *Config) { c.Limits.BackendReply = 10 * time.Minute }}}, func(t *testing.T, r *rig) {
-		d := r.login("A", "alice")
-		r.stubs["b1"].fail("SELECT", `LATERTAG OK [READ-WRITE] opened`)
-		d.send("s SELECT INBOX")
-		synctest.Wait()
-		r.dir.set("user.alice", "b2!default", "alice\tlrswip\t")
-		d.until("s")
-		d.send("n NOOP")
-		d.expect("n OK ...")
-		d.expect("* BYE [UNAVAILABLE] Mailbox moved...")
-	})
-}
-
 // A backend that has ended IDLE by itself is not told that the client has done: that would be a command to it.
 func TestIdleEndedByTheBackend(t *testing.T) {
 	inVirtualTime(t, rigOptions{}, func(t *testing.T, r *rig) {
